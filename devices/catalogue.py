@@ -1,0 +1,193 @@
+"""The catalogue: one table of metrics, read from `catalogue.toml` and from a city's own file with the same columns."""
+
+import enum
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Final
+
+from devices.errors import CatalogueError
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+class Domain(enum.StrEnum):
+    """The parts of a city that citybeat's metrics belong to."""
+
+    TRAFFIC = "traffic"
+    ENVIRONMENT = "environment"
+    ENERGY = "energy"
+
+
+class Kind(enum.StrEnum):
+    """What a metric's numbers are, and so how they are aggregated."""
+
+    GAUGE = "gauge"  # a quantity at an instant: arithmetic mean
+    AMOUNT = "amount"  # a quantity per interval, stamped at its end: sum
+    COUNTER = "counter"  # a running total: increase
+    DIRECTION = "direction"  # degrees: circular mean
+    LEVEL = "level"  # decibels: energetic mean
+    STATE = "state"  # 0 or 1: share of samples at 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One row of the catalogue; the columns are explained at the top of `catalogue.toml`. Infinite: open or unlimited."""
+
+    name: str  # FIWARE Smart Data Models spelling
+    domain: Domain
+    unit: str  # UCUM
+    kind: Kind
+    unece: str = ""  # UN/CEFACT code, where there is one
+    low: float = -math.inf
+    high: float = math.inf
+    suspect_low: float = -math.inf
+    suspect_high: float = math.inf
+    rating_low: float | None = None  # times the rating
+    rating_high: float | None = None  # times the rating
+    rating_per_hour: bool = False
+    range_per_interval: bool = False
+    step_floor: float = math.inf  # unit of the metric
+    step_per_minute: float = 0.0  # unit of the metric, a minute
+    step_rating_per_hour: float = 0.0  # times the rating, an hour
+    interval: float = 60.0  # s
+    sentinels: tuple[float, ...] = ()  # codes for "missing", wherever they lie
+    source: str = ""  # where the bounds come from
+
+    def plausible(self, *, rating: float | None = None, interval: float | None = None) -> tuple[float, float]:
+        """The plausible range of a sensor that declared this rating and interval.
+
+        Parameters
+        ----------
+        rating : float, optional
+            In the metric's unit, or a unit an hour where `rating_per_hour`. Without one, a bound that hangs on it is open.
+        interval : float, optional
+            Seconds between readings; the catalogue's, unless given.
+
+        Returns
+        -------
+        tuple of float
+            Lower and upper bound, both inclusive.
+
+        Examples
+        --------
+        >>> builtin()["precipitation"].plausible(interval=600)
+        (0.0, 500.0)
+        >>> builtin()["activeEnergyPerInterval"].plausible(rating=10, interval=900)
+        (0.0, 2.5)
+        """
+        seconds = self.interval if interval is None else interval
+        low, high = self.low, self.high
+        if self.range_per_interval:
+            low, high = low * seconds / self.interval, high * seconds / self.interval
+        if rating is not None:
+            scale = rating * (seconds / 3600 if self.rating_per_hour else 1.0)
+            low = max(low, -math.inf if self.rating_low is None else self.rating_low * scale)
+            high = min(high, math.inf if self.rating_high is None else self.rating_high * scale)
+        return low, high
+
+
+Catalogue = Mapping[str, Metric]
+
+
+def parse(text: str, *, origin: str) -> dict[str, Metric]:
+    """Read metrics from TOML.
+
+    Parameters
+    ----------
+    text : str
+        A table a metric, columns as in `catalogue.toml`.
+    origin : str
+        Where the text came from; stands in error messages.
+
+    Raises
+    ------
+    CatalogueError
+        Not TOML, an unknown or missing column, a wrong type, a name that is no identifier, or bounds that exclude each other.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise CatalogueError(f"{origin}: not TOML: {exc}") from exc
+    return {name: _metric(name, row, origin) for name, row in tables.items()}
+
+
+def builtin() -> Catalogue:
+    """The catalogue that ships with citybeat."""
+    return _BUILTIN
+
+
+def extended(text: str, *, origin: str) -> Catalogue:
+    """The shipped catalogue and a city's own metrics; a metric of the same name replaces the shipped one.
+
+    Raises
+    ------
+    CatalogueError
+        As `parse`.
+    """
+    return MappingProxyType({**_BUILTIN, **parse(text, origin=origin)})
+
+
+_COLUMNS: Final = {field.name: field.type for field in fields(Metric)}
+_TEXT: Final = {"domain", "unit", "kind", "unece", "source"}
+_BOOL: Final = {"rating_per_hour", "range_per_interval"}
+
+
+def _metric(name: str, row: Any, origin: str) -> Metric:
+    where = f"{origin}: metric {name!r}"
+    if not _NAME.fullmatch(name):
+        raise CatalogueError(f"{where}: a name is a letter, then letters, digits or _, at most 64")
+    if not isinstance(row, dict):
+        raise CatalogueError(f"{where}: expected a table of columns")
+    columns: dict[str, Any] = {"name": name}
+    for column, value in row.items():
+        if column not in _COLUMNS or column == "name":
+            known = ", ".join(sorted(_COLUMNS.keys() - {"name"}))
+            raise CatalogueError(f"{where}: unknown column {column!r}; known are {known}")
+        columns[column] = _column(where, column, value)
+    for column in ("domain", "unit", "kind"):
+        if column not in columns:
+            raise CatalogueError(f"{where}: column {column!r} is missing")
+    metric = Metric(**columns)
+    if not metric.low <= metric.high or not metric.suspect_low <= metric.suspect_high:
+        raise CatalogueError(f"{where}: the low bound is above the high one")
+    if not metric.interval > 0:
+        raise CatalogueError(f"{where}: column 'interval' must be above 0 seconds")
+    return metric
+
+
+def _column(where: str, column: str, value: Any) -> Any:
+    enums: dict[str, type[enum.StrEnum]] = {"domain": Domain, "kind": Kind}
+    if column in enums:
+        allowed = [member.value for member in enums[column]]
+        if value not in allowed:
+            raise CatalogueError(f"{where}: column {column!r} is {value!r}; one of {', '.join(allowed)} is expected")
+        return enums[column](value)
+    if column in _TEXT:
+        if not isinstance(value, str):
+            raise CatalogueError(f"{where}: column {column!r} must be text")
+        return value
+    if column in _BOOL:
+        if not isinstance(value, bool):
+            raise CatalogueError(f"{where}: column {column!r} must be true or false")
+        return value
+    if column == "sentinels":
+        if not isinstance(value, list) or not all(_is_number(item) for item in value):
+            raise CatalogueError(f"{where}: column 'sentinels' must be a list of numbers")
+        return tuple(float(item) for item in value)
+    if not _is_number(value) or math.isnan(value):
+        raise CatalogueError(f"{where}: column {column!r} must be a number")
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_BUILTIN: Final[Catalogue] = MappingProxyType(
+    parse(files("devices").joinpath("catalogue.toml").read_text("utf-8"), origin="catalogue.toml"),
+)

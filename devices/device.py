@@ -1,0 +1,84 @@
+"""Devices as they are registered: what a sensor, a device and a source are called, and what a registration may say."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from devices.catalogue import Domain
+from devices.errors import DeviceError
+
+#: A source's name is its MQTT user name and a level of its topics.
+SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Broker users that are ours; no source may have one of these names.
+RESERVED_SOURCES: Final = frozenset({"provision", "ingest", "admin"})
+#: A colon is allowed, since URNs (urn:dev:mac:…) are common device ids; a slash is not, it separates parts of URLs and topics.
+DEVICE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+def check_source(name: str) -> str:
+    """Return the name, if a source may have it.
+
+    Raises
+    ------
+    DeviceError
+        It does not match `SOURCE_NAME`, or is reserved.
+    """
+    if not SOURCE_NAME.fullmatch(name):
+        raise DeviceError(f"source {name!r}: a letter or digit, then letters, digits, '.', '_' or '-', at most 64")
+    if name in RESERVED_SOURCES:
+        raise DeviceError(f"source {name!r} is reserved; choose another name")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensor:
+    """One metric of a device, and what its registration overrides. None: as the catalogue says."""
+
+    metric: str  # a name of the catalogue
+    low: float | None = None  # plausible range, unit of the metric
+    high: float | None = None
+    suspect_low: float | None = None
+    suspect_high: float | None = None
+    rating: float | None = None  # what the device is built for; see Metric.plausible for its unit
+    interval: float | None = None  # s between readings
+    sentinels: tuple[float, ...] = ()  # codes for "missing", beside the default ones
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "suspect_low", "suspect_high", "rating", "interval"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value):
+                raise DeviceError(f"sensor {self.metric!r}: {name} is not a number")
+        if self.interval is not None and not self.interval > 0:
+            raise DeviceError(f"sensor {self.metric!r}: interval must be above 0 seconds")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """A thing in the city with sensors. Retired, never deleted, while it has history."""
+
+    id: str
+    source: str  # the MQTT identity that it publishes through
+    domain: Domain
+    sensors: tuple[Sensor, ...]
+    name: str = ""  # for people
+    latitude: float | None = None  # degrees north, WGS 84
+    longitude: float | None = None  # degrees east, WGS 84
+    district: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not DEVICE_ID.fullmatch(self.id):
+            raise DeviceError(f"device {self.id!r}: a letter or digit, then letters, digits, '.', '_', ':' or '-', at most 128")
+        check_source(self.source)
+        metrics = [sensor.metric for sensor in self.sensors]
+        if len(set(metrics)) != len(metrics):
+            raise DeviceError(f"device {self.id!r}: a metric stands twice among its sensors")
+        if (self.latitude is None) != (self.longitude is None):
+            raise DeviceError(f"device {self.id!r}: latitude and longitude are given together or not at all")
+        if self.latitude is not None and self.longitude is not None:
+            if not -90 <= self.latitude <= 90:
+                raise DeviceError(f"device {self.id!r}: latitude {self.latitude} is not within -90 and 90")
+            if not -180 <= self.longitude <= 180:
+                raise DeviceError(f"device {self.id!r}: longitude {self.longitude} is not within -180 and 180")

@@ -1,0 +1,199 @@
+"""The MQTT connection: messages in, acknowledgements out. The only module of this room that knows paho.
+
+A message is acknowledged when the pipeline says so, which is after its readings are committed. What goes wrong with paho and
+acknowledgements otherwise is listed where each precaution stands.
+"""
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from devices.errors import CitybeatError
+from ingest.inbox import Inbox
+from ingest.message import SUBSCRIPTION, Message
+
+_LOG: Final = logging.getLogger(__name__)
+_REFUSED: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})  # protocol, client id, credentials, authorisation, banned, method
+_TAKEN_OVER: Final = 0x8E
+#: s between two tries to connect; the broker of a city restarts in seconds.
+_RECONNECT: Final = (1, 5)
+
+
+class GatewayError(CitybeatError):
+    """The broker will not serve us, or the connection's thread died; waiting would not help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """How we present ourselves to the broker."""
+
+    url: str  # mqtt://user:password@host:port, or mqtts://
+    #: Stable, or the broker would keep our queue under a name that nobody comes back to.
+    client_id: str = "citybeat-ingest"
+    #: s the broker keeps our queue while we are away: a week, longer than any holiday nobody looks.
+    expiry: int = 7 * 86_400
+    #: Unacknowledged messages the broker may send us: twice the largest batch, so that the next comes in while one is committed.
+    receive_maximum: int = 10_000
+    #: s between pings on a silent connection.
+    keepalive: int = 30
+
+
+class Gateway:
+    """One connection with a persistent session, in a thread of its own."""
+
+    def __init__(self, session: Session, inbox: Inbox) -> None:
+        self._session: Final = session
+        self._inbox: Final = inbox
+        self._url: Final = urlsplit(session.url)
+        if self._url.scheme not in {"mqtt", "mqtts"} or not self._url.hostname:
+            raise GatewayError("CITYBEAT_MQTT_URL must look like mqtt://user:password@host:1883 (or mqtts://)")
+        self._failure: GatewayError | None = None
+        self._threads: list[threading.Thread] = []
+        #: Counts connections. Held while acknowledging, so that none of an old connection's slips into a new one.
+        self._epoch = 0
+        self._epoch_lock: Final = threading.Lock()
+        self._connected: Final = threading.Event()
+        self._client: Final = self._new_client()
+
+    def start(self) -> None:
+        """Begin to connect, and to receive once connected."""
+        before = set(threading.enumerate())
+        connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho types all but this
+        connect.SessionExpiryInterval = self._session.expiry
+        connect.ReceiveMaximum = self._session.receive_maximum  # absent, delivery stops at 20
+        self._client.connect_async(
+            self._url.hostname or "",
+            self._url.port or (8883 if self._url.scheme == "mqtts" else 1883),
+            keepalive=self._session.keepalive,
+            clean_start=False,  # the default wipes the session at every start of the process
+            properties=connect,
+        )
+        self._client.loop_start()
+        self._threads = [thread for thread in threading.enumerate() if thread not in before]
+
+    def check(self) -> None:
+        """Raise what went wrong for good.
+
+        Raises
+        ------
+        GatewayError
+            The broker refuses us, another client took our session, or the network thread is dead (`is_connected()` stays true).
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not all(thread.is_alive() for thread in self._threads):
+            raise GatewayError("the MQTT network thread died")
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until subscribed; False after `timeout` seconds without."""
+        return self._connected.wait(timeout)
+
+    def acknowledge(self, messages: Sequence[Message]) -> int:
+        """Acknowledge committed messages, in order; how many. Those of an earlier connection will be delivered again.
+
+        A lost session may give a message's identifier to another one: an acknowledgement over the wrong connection would lose that.
+        """
+        with self._epoch_lock:
+            current = [message for message in messages if message.epoch == self._epoch]
+            for message in current:
+                if message.qos > 0:
+                    self._client.ack(message.mid, message.qos)
+        return len(current)
+
+    def stop(self) -> None:
+        """Send what is still to be sent, and disconnect; the session stays."""
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._threads = []
+
+    # --- callbacks: on the network thread; an exception here would kill it silently ---------------------------------------------
+
+    def _new_client(self) -> Client:
+        client = Client(CallbackAPIVersion.VERSION2, self._session.client_id, protocol=MQTTv5, manual_ack=True)
+        if self._url.username is not None:
+            client.username_pw_set(unquote(self._url.username), unquote(self._url.password or ""))
+        if self._url.scheme == "mqtts":
+            client.tls_set_context(ssl.create_default_context())
+        client.reconnect_delay_set(*_RECONNECT)
+        client.on_connect = self._guarded(self._on_connect)
+        client.on_disconnect = self._guarded(self._on_disconnect)
+        client.on_subscribe = self._guarded(self._on_subscribe)
+        client.on_message = self._guarded(self._on_message)
+        return client
+
+    def _guarded(self, callback: Any) -> Any:
+        def call(*args: Any) -> None:
+            try:
+                callback(*args)
+            except Exception as exc:
+                _LOG.exception("MQTT callback failed")
+                self._fail(f"the MQTT connection's callback failed: {exc!r}")
+
+        return call
+
+    def _fail(self, why: str) -> None:
+        self._failure = self._failure or GatewayError(why)
+
+    def _on_connect(
+        self, client: Client, _data: Any, flags: ConnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if code.is_failure:
+            if code.value in _REFUSED:
+                self._fail(f"the broker at {self._place} refuses us: {code}; check user and password in CITYBEAT_MQTT_URL")
+            else:
+                _LOG.warning("the broker at %s does not take us now: %s", self._place, code)
+            return
+        with self._epoch_lock:
+            self._epoch += 1
+        if flags.session_present:
+            # Whatever was not acknowledged comes again over this connection; what still waits here would only be stored twice over.
+            again = self._inbox.discard(lambda message: message.qos > 0)
+            _LOG.info("connected to %s, session resumed, %d waiting messages will be delivered again", self._place, again)
+        else:
+            _LOG.info("connected to %s, new session", self._place)
+        # Retained messages only when the subscription is new: otherwise each reconnect would bring every source's status again.
+        client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
+
+    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self._fail(f"the broker at {self._place} does not let us subscribe to {SUBSCRIPTION}: {codes[0]}")
+            return
+        self._connected.set()
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._connected.clear()
+        if code.value == _TAKEN_OVER:
+            self._fail(f"another client took over the session {self._session.client_id!r}; give each ingest its own client id")
+        elif code.is_failure:
+            _LOG.warning("connection to %s lost: %s", self._place, code)
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        self._inbox.put(
+            Message(
+                topic=message.topic,
+                payload=bytes(message.payload),
+                received_at=time.time_ns() // 1000,
+                redelivered=message.dup,
+                qos=message.qos,
+                mid=message.mid,
+                epoch=self._epoch,
+            )
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"{self._url.hostname}:{self._url.port or 1883}"

@@ -1,0 +1,124 @@
+"""What a reading is worth: missing, refused, or stored with flags. Pure: the clock is the time of receipt."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+
+from devices.batch import MICROSECOND, Batch, Bools, Int16, Int32, Int64
+from devices.errors import Reason
+from devices.flags import Flag
+from devices.registry import Registry
+from devices.wire import Decoded, Refusal
+
+#: No quantity of a city is larger in any unit, and sums of squares of a century of such values still fit a float64 (1.8e308).
+MAX_MAGNITUDE: Final = 1e100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What times are accepted."""
+
+    #: us since 1970 UTC. Clocks that lost power restart at 1970 (Unix), 1980 (DOS, GPS) or 2000 (clock chips): before this a time
+    #: is a fault, not history.
+    oldest: int = 978_307_200 * MICROSECOND  # 2001-01-01
+    #: us. A reading that arrives later than this after its time is LATE: five minutes is a gateway's outage, not its buffering.
+    late_after: int = 300 * MICROSECOND
+    #: us. A synchronised clock is off by milliseconds; from five seconds on the reading says that its clock is ahead: FUTURE.
+    future_after: int = 5 * MICROSECOND
+    #: us. Beyond it the time is a fault: it would make chunks that no retention ever drops.
+    future_limit: int = 600 * MICROSECOND
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What became of the readings of m messages."""
+
+    batch: Batch  # to be stored, in order of arrival
+    missing: Int32  # (m,) readings without a value
+    refused: list[Refusal]
+
+
+def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Registry, limits: Limits) -> Judged:
+    """Judge resolved readings.
+
+    Parameters
+    ----------
+    decoded : Decoded, n readings of m messages
+        NaN is missing; an infinite value is refused.
+    series : (n,) int32
+        0: refused already, left out.
+    received_at : (m,) int64
+        Time of receipt of each message, us since 1970 UTC.
+    registry : Registry
+        Bounds and sentinels. A value on a bound is inside it.
+    limits : Limits
+
+    Returns
+    -------
+    Judged
+        A missing reading is missing whatever its time says.
+    """
+    value, time = decoded.value, decoded.time
+    missing = (series > 0) & (np.isnan(value) | (value[:, None] == registry.sentinels[series]).any(axis=1))
+    open_ = (series > 0) & ~missing
+    receipt = received_at[decoded.message]
+    refused: list[Refusal] = []
+    for reason, wrong in (
+        (Reason.TOO_OLD, time < limits.oldest),
+        (Reason.TOO_FAR_AHEAD, time > receipt + limits.future_limit),
+        (Reason.NOT_FINITE, np.abs(value) > MAX_MAGNITUDE),
+    ):
+        rows = np.flatnonzero(open_ & wrong)
+        open_[rows] = False
+        refused += [_refusal(decoded, int(row), reason) for row in rows]
+    rows = np.flatnonzero(open_)
+    batch = Batch(
+        time=time[rows],
+        received_at=receipt[rows],
+        series=series[rows],
+        value=value[rows],
+        flags=decoded.flags[rows] | _flags(decoded, rows, series[rows], receipt[rows], registry, limits),
+        message=decoded.message[rows],
+        index=decoded.index[rows],
+    )
+    counts = np.bincount(decoded.message[missing], minlength=len(received_at)).astype(np.int32)
+    return Judged(batch=batch, missing=counts, refused=refused)
+
+
+def _flags(decoded: Decoded, rows: Int64, series: Int32, receipt: Int64, registry: Registry, limits: Limits) -> Int16:
+    value, time = decoded.value[rows], decoded.time[rows]
+    implausible = (value < registry.low[series]) | (value > registry.high[series])
+    suspect = ~implausible & ((value < registry.suspect_low[series]) | (value > registry.suspect_high[series]))
+    return (
+        _bit(Flag.RANGE, implausible)
+        | _bit(Flag.SUSPECT, suspect)
+        | _bit(Flag.LATE, receipt - time > limits.late_after)
+        | _bit(Flag.FUTURE, time - receipt > limits.future_after)
+    )
+
+
+def _bit(flag: Flag, rows: Bools) -> Int16:
+    return rows.astype(np.int16) * np.int16(flag)
+
+
+def _refusal(decoded: Decoded, row: int, reason: Reason) -> Refusal:
+    message, index = int(decoded.message[row]), int(decoded.index[row])
+    detail = (
+        f"value {decoded.value[row]} is beyond ±{MAX_MAGNITUDE:g}"
+        if reason is Reason.NOT_FINITE
+        else f"time {_iso(int(decoded.time[row]))}"
+    )
+    if reason is Reason.TOO_OLD and decoded.time[row] >= 0:
+        seconds = int(decoded.time[row]) // 1000  # what the time would be, had the sender meant seconds
+        detail += f"; {_iso(seconds * MICROSECOND)} if these were seconds" if _YEAR_2001 < seconds < _YEAR_2100 else ""
+    return Refusal(message=message, index=index, reason=reason, detail=detail)
+
+
+_YEAR_2001: Final = 978_307_200  # s
+_YEAR_2100: Final = 4_102_444_800  # s
+
+
+def _iso(us: int) -> str:
+    return datetime.fromtimestamp(us // MICROSECOND, UTC).replace(microsecond=us % MICROSECOND).isoformat()

@@ -1,0 +1,88 @@
+"""One ingest process: the network thread fills the inbox, this thread empties it, batch by batch, until told to stop."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ingest.counters import Counters
+from ingest.gateway import Gateway, Session
+from ingest.inbox import BatchSize, Inbox
+from ingest.pipeline import Pipeline
+
+_LOG: Final = logging.getLogger(__name__)
+#: s. How soon an idle worker looks at the registry's notifications, its threads and the stop signal.
+_IDLE: Final = 0.2
+#: s between two rounds of forgetting what is only needed for a short while.
+_HOUSEKEEPING: Final = 3600.0
+#: s that a stopping worker takes for the messages it already has; whatever remains is delivered again.
+_DRAIN: Final = 8.0
+
+
+def run(
+    pipeline: Pipeline,
+    session: Session,
+    size: BatchSize,
+    stop: threading.Event,
+    *,
+    report: Callable[[dict[str, Any]], None] | None = None,
+    report_every: float = 1.0,
+) -> Counters:
+    """Take messages, commit, acknowledge; until `stop` is set.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Not open yet.
+    session : Session
+    size : BatchSize
+    stop : threading.Event
+        When set: no batch is begun that has not arrived yet, the rest is acknowledged, and the function returns.
+    report : callable, optional
+        Gets `Counters.as_dict` every `report_every` seconds, and at the end.
+
+    Raises
+    ------
+    GatewayError
+        The broker refuses us, or the network thread died.
+    StorageError
+        The database refuses us, or a batch.
+    """
+    counters = Counters()
+    inbox = Inbox()
+    gateway = Gateway(session, inbox)
+    pipeline.open()
+    gateway.start()
+    tidied = reported = time.monotonic()
+    leave_at: float | None = None  # when to stop, once told to
+    try:
+        while leave_at is None or (len(inbox) and time.monotonic() < leave_at):
+            gateway.check()
+            pipeline.poll_registry()
+            messages = inbox.take(size, _IDLE)
+            if messages:
+                began = time.monotonic()
+                written = pipeline.process(messages, stop.is_set)
+                if written is None:
+                    _LOG.warning(
+                        "stopped while the database was away; %d messages stay with the broker", len(messages) + len(inbox)
+                    )
+                    break
+                gateway.acknowledge(messages)
+                counters.add(written, lag=time.time() - messages[0].received_at / 1e6, commit=time.monotonic() - began)
+            now = time.monotonic()
+            if report and now - reported >= report_every:
+                report(counters.as_dict(waiting=len(inbox)))
+                reported = now
+            if now - tidied >= _HOUSEKEEPING:
+                pipeline.housekeep()
+                tidied = now
+            if stop.is_set() and leave_at is None:
+                leave_at = now + _DRAIN
+    finally:
+        gateway.stop()
+        pipeline.close()
+        if report:
+            report(counters.as_dict(waiting=len(inbox)))
+    return counters

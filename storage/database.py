@@ -1,0 +1,87 @@
+"""Connections, and the driver's errors in our words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors as pg
+
+from devices.errors import CitybeatError
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+#: s. Longer than a local server ever needs, shorter than an operator waits.
+CONNECT_TIMEOUT: Final = 10
+
+
+class StorageError(CitybeatError):
+    """The database refused something that we did wrong."""
+
+
+class DatabaseUnavailableError(StorageError):
+    """The database cannot be reached, or closed the connection; whether a COMMIT under way took effect is unknown."""
+
+
+class TransientError(StorageError):
+    """The database gave up a transaction that may well succeed when it is tried again (deadlock, serialisation, lock time-out)."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's errors into ours.
+
+    Raises
+    ------
+    TransientError, DatabaseUnavailableError, StorageError
+    """
+    try:
+        yield
+    except (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable) as exc:
+        raise TransientError(_line(exc)) from exc
+    except (pg.InvalidPassword, pg.InvalidAuthorizationSpecification, pg.InvalidCatalogName) as exc:
+        raise StorageError(f"{_line(exc)}; check CITYBEAT_DATABASE_URL") from exc
+    except (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, psycopg.InterfaceError) as exc:
+        raise DatabaseUnavailableError(_line(exc)) from exc
+    except psycopg.OperationalError as exc:
+        # Without an SQLSTATE the driver, not the server, speaks: no connection. Class 08 is connections, 53 resources.
+        if exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"}:
+            raise DatabaseUnavailableError(_line(exc)) from exc
+        raise StorageError(_line(exc)) from exc
+    except psycopg.Error as exc:
+        raise StorageError(_line(exc)) from exc
+
+
+def connect(url: str, *, application: str, autocommit: bool = True) -> Connection:
+    """A new connection, in UTC, with synchronous commit whatever the server's default.
+
+    Parameters
+    ----------
+    url : str
+        postgresql://user:password@host:port/database
+    application : str
+        Shown in pg_stat_activity.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        No server answers.
+    StorageError
+        It refuses us.
+    """
+    with translated():
+        return psycopg.connect(
+            url,
+            autocommit=autocommit,
+            application_name=f"citybeat {application}",
+            connect_timeout=CONNECT_TIMEOUT,
+            options="-c timezone=UTC -c synchronous_commit=on",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=15_000,
+        )
+
+
+def _line(exc: psycopg.Error) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__

@@ -1,0 +1,141 @@
+-- The write path: what one batch does, in one transaction.
+
+-- name: lock_sources
+-- One writer a source at a time; in key order, so that two writers never wait for each other.
+SELECT pg_advisory_xact_lock(%(space)s, id) FROM (SELECT unnest(%(sources)s::int[]) AS id ORDER BY id) AS ordered;
+
+-- name: begin_batch
+-- No row: this batch was committed before. Waits for a transaction of the same id that is still under way.
+INSERT INTO batches (id) VALUES (%(id)s) ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: temporary_tables
+-- Where rows land before they are merged; emptied at every commit, made once a connection.
+CREATE TEMPORARY TABLE incoming_readings (LIKE readings) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE incoming_1m (LIKE readings_1m) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE incoming_latest (LIKE latest) ON COMMIT DELETE ROWS;
+
+-- name: copy_readings
+-- The straight path: rows that are new for certain.
+COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY);
+
+-- name: copy_incoming_readings
+-- The other path, first half.
+COPY incoming_readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY);
+
+-- name: insert_incoming_readings
+-- The other path, second half: tells which rows were new.
+COPY (
+    INSERT INTO readings (time, received_at, value, series_id, flags)
+    SELECT time, received_at, value, series_id, flags FROM incoming_readings
+    ON CONFLICT DO NOTHING
+    RETURNING series_id, time
+) TO STDOUT (FORMAT BINARY);
+
+-- name: stored_values
+-- Values stored under these keys. The bounds let the planner leave out chunks; LATERAL finds the rest by key.
+SELECT k.ord, r.value
+FROM unnest(%(series)s::int[], %(times)s::int8[]) WITH ORDINALITY AS k(series_id, us, ord)
+CROSS JOIN LATERAL (
+    SELECT value FROM readings
+    WHERE series_id = k.series_id AND time = timestamptz 'epoch' + k.us * interval '1 microsecond'
+        AND time BETWEEN %(oldest)s AND %(newest)s
+    LIMIT 1
+) r;
+
+-- name: copy_1m
+-- Partials of one minute.
+COPY incoming_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY);
+
+-- name: merge_1m
+-- Every column merges by +, least, greatest, or "earlier/later wins", whatever the kind. In key order against deadlocks.
+INSERT INTO readings_1m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2
+FROM incoming_1m ORDER BY series_id, bucket
+ON CONFLICT (series_id, bucket) DO UPDATE SET
+    n = r.n + EXCLUDED.n,
+    n_bad = r.n_bad + EXCLUDED.n_bad,
+    vmin = least(r.vmin, EXCLUDED.vmin),
+    vmax = greatest(r.vmax, EXCLUDED.vmax),
+    first_at = least(r.first_at, EXCLUDED.first_at),
+    vfirst = CASE WHEN EXCLUDED.first_at < r.first_at THEN EXCLUDED.vfirst ELSE r.vfirst END,
+    last_at = greatest(r.last_at, EXCLUDED.last_at),
+    vlast = CASE WHEN EXCLUDED.last_at > r.last_at THEN EXCLUDED.vlast ELSE r.vlast END,
+    s1 = r.s1 + EXCLUDED.s1,
+    s2 = r.s2 + EXCLUDED.s2;
+
+-- name: copy_latest
+-- Newest reading, and newest good one, of each series in the batch.
+COPY incoming_latest (series_id, time, received_at, value, flags, good_at, good_value) FROM STDIN (FORMAT BINARY);
+
+-- name: merge_latest
+-- Later wins, for the newest reading and for the newest good one each.
+INSERT INTO latest AS l (series_id, time, received_at, value, flags, good_at, good_value)
+SELECT series_id, time, received_at, value, flags, good_at, good_value FROM incoming_latest ORDER BY series_id
+ON CONFLICT (series_id) DO UPDATE SET
+    time = greatest(l.time, EXCLUDED.time),
+    received_at = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.received_at ELSE l.received_at END,
+    value = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.value ELSE l.value END,
+    flags = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.flags ELSE l.flags END,
+    good_at = greatest(l.good_at, EXCLUDED.good_at),
+    good_value = CASE WHEN EXCLUDED.good_at > l.good_at THEN EXCLUDED.good_value ELSE l.good_value END
+WHERE EXCLUDED.time > l.time OR EXCLUDED.good_at > l.good_at;
+
+-- name: newest
+-- Time of every series' newest reading, to tell at start which rows can go straight in.
+COPY (SELECT series_id, time FROM latest) TO STDOUT (FORMAT BINARY);
+
+-- name: seen
+-- Which of these messages were received before, by source, boot and number.
+SELECT m.ord FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[]) WITH ORDINALITY AS m(source_id, boot, seq, ord)
+JOIN seqs s USING (source_id, boot) WHERE s.seen @> m.seq;
+
+-- name: add_seqs
+-- Message numbers of this batch.
+INSERT INTO seqs AS s (source_id, boot, seen, first_at, last_at)
+SELECT source_id, boot, range_agg(int8range(seq, seq + 1)), min(at), max(at)
+FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[], %(received_at)s::timestamptz[]) AS m(source_id, boot, seq, at)
+GROUP BY source_id, boot ORDER BY source_id, boot
+ON CONFLICT (source_id, boot) DO UPDATE
+SET seen = s.seen + EXCLUDED.seen, first_at = least(s.first_at, EXCLUDED.first_at), last_at = greatest(s.last_at, EXCLUDED.last_at);
+
+-- name: add_ledger
+-- Counts of this batch, by minute of receipt and source.
+INSERT INTO ledger AS l
+    (minute, source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)
+VALUES (%(minute)s, %(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,
+        %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s)
+ON CONFLICT (minute, source_id) DO UPDATE SET
+    messages = l.messages + EXCLUDED.messages,
+    undecodable = l.undecodable + EXCLUDED.undecodable,
+    redelivered = l.redelivered + EXCLUDED.redelivered,
+    received = l.received + EXCLUDED.received,
+    stored = l.stored + EXCLUDED.stored,
+    duplicate = l.duplicate + EXCLUDED.duplicate,
+    conflict = l.conflict + EXCLUDED.conflict,
+    missing = l.missing + EXCLUDED.missing,
+    quarantined = l.quarantined + EXCLUDED.quarantined,
+    overflow = l.overflow + EXCLUDED.overflow;
+
+-- name: quarantine_room
+-- Bytes in quarantine by source, to keep each within its quota.
+SELECT source_id, quarantine_bytes FROM source_state WHERE source_id = ANY(%(sources)s::int[]);
+
+-- name: add_quarantine
+-- One message with readings that were refused, or that could not be read at all.
+INSERT INTO quarantine (received_at, source_id, topic, payload, refused, reasons, readings)
+VALUES (%(received_at)s, %(source)s, %(topic)s, %(payload)s, %(refused)s, %(reasons)s, %(readings)s);
+
+-- name: add_quarantine_bytes
+-- What this batch added.
+INSERT INTO source_state AS s (source_id, quarantine_bytes) VALUES (%(source)s, %(bytes)s)
+ON CONFLICT (source_id) DO UPDATE SET quarantine_bytes = s.quarantine_bytes + EXCLUDED.quarantine_bytes;
+
+-- name: set_status
+-- What a source last said of itself.
+INSERT INTO source_state AS s (source_id, status, status_at) VALUES (%(source)s, %(status)s, %(at)s)
+ON CONFLICT (source_id) DO UPDATE SET status = EXCLUDED.status, status_at = EXCLUDED.status_at
+WHERE s.status_at IS NULL OR s.status_at <= EXCLUDED.status_at;
+
+-- name: forget_batches
+-- Ids older than any retry can be.
+DELETE FROM batches WHERE committed_at < now() - interval '1 day';

@@ -1,0 +1,183 @@
+"""The registry of metrics, sources, devices and series: written here, read by ingest as one snapshot."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from psycopg.types.json import Jsonb
+
+from devices import registry as snapshot
+from devices.catalogue import Catalogue, Metric
+from devices.device import Device, Sensor, check_source
+from devices.errors import DeviceError
+from devices.registry import Registry, SeriesRow
+from storage import sql
+from storage.database import Connection, StorageError, translated
+
+_SQL: Final = sql.load("registry")
+#: The source under which messages are accounted whose topic names none.
+NO_SOURCE: Final = "?"
+
+
+def sync_catalogue(connection: Connection, catalogue: Catalogue) -> None:
+    """Write the catalogue to `metrics`, where it differs.
+
+    Raises
+    ------
+    StorageError
+        A metric that has series would change its kind: its rollups would mean something else from one row to the next.
+    """
+    definitions = {name: _definition(metric) for name, metric in catalogue.items()}
+    with translated(), connection.transaction():
+        stored: dict[str, Any] = dict(connection.execute(_SQL["metrics_as_synced"]).fetchall())
+        changed = [name for name, definition in definitions.items() if stored.get(name) != definition]
+        if not changed:
+            return
+        for name, kind in connection.execute(_SQL["kind_in_use"], {"names": changed}):
+            if catalogue[name].kind != kind:
+                raise StorageError(
+                    f"metric {name!r} has series and is a {kind}; it cannot become a {catalogue[name].kind}. Choose another name"
+                )
+        rows = [
+            {**_columns(catalogue[name], "name", "domain", "unit", "kind"), "definition": Jsonb(definitions[name])}
+            for name in changed
+        ]
+        connection.cursor().executemany(_SQL["sync_metric"], rows)
+
+
+def register(connection: Connection, devices: Sequence[Device]) -> None:
+    """Register devices with their sensors, all or none; what is registered already is replaced where it differs.
+
+    A sensor that the new description lacks stays: it may have history.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    devices : sequence of Device
+
+    Raises
+    ------
+    DeviceError
+        A device stands twice, or a sensor measures something that is not in the catalogue; the message names it.
+    """
+    with translated(), connection.transaction():
+        if len({device.id for device in devices}) < len(devices):
+            raise DeviceError("a device stands twice in one registration")
+        known = {row[0] for row in connection.execute(_SQL["metric_names"])}
+        for device in devices:
+            for sensor in device.sensors:
+                if sensor.metric not in known:
+                    raise DeviceError(
+                        f"device {device.id!r}: no metric {sensor.metric!r} in the catalogue; a file named by CITYBEAT_CATALOGUE adds it"
+                    )
+        ensure_sources(connection, sorted({device.source for device in devices}))
+        described = [
+            {
+                **_columns(device, "id", "name", "domain", "source", "latitude", "longitude", "district"),
+                "tags": dict(device.tags),
+            }
+            for device in devices
+        ]
+        sensors = [
+            {
+                **_columns(sensor, "metric", "low", "high", "suspect_low", "suspect_high", "rating", "interval", "sentinels"),
+                "device": device.id,
+            }
+            for device in devices
+            for sensor in device.sensors
+        ]
+        connection.execute(_SQL["put_devices"], {"rows": Jsonb(described)})
+        connection.execute(_SQL["put_series"], {"rows": Jsonb(sensors)})
+
+
+def retire(connection: Connection, device: str) -> bool:
+    """Take a device out of service; its history stays. False: there is no such device in service."""
+    with translated():
+        return connection.execute(_SQL["retire_device"], {"id": device}).rowcount == 1
+
+
+def ensure_sources(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Ids of these sources; those that are new are added.
+
+    Raises
+    ------
+    DeviceError
+        A name that no source can have.
+    """
+    wanted = [name if name == NO_SOURCE else check_source(name) for name in names]
+    with translated():
+        found: dict[str, int] = dict(connection.execute(_SQL["source_ids"], {"names": wanted}).fetchall())
+        if len(found) < len(set(wanted)):
+            connection.execute(_SQL["add_sources"], {"names": sorted(set(wanted) - found.keys())})
+            found = dict(connection.execute(_SQL["source_ids"], {"names": wanted}).fetchall())
+    return found
+
+
+def version(connection: Connection) -> int:
+    """The number that grows with every change of the registry."""
+    with translated():
+        row = connection.execute(_SQL["version"]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def listen(connection: Connection) -> None:
+    """Ask to be told of changes; `notified` says whether there were any."""
+    with translated():
+        connection.execute(_SQL["listen"])
+
+
+def notified(connection: Connection) -> bool:
+    """Whether the registry changed since the last call, as far as the server has told; does not wait."""
+    with translated():
+        return any(True for _ in connection.notifies(timeout=0))
+
+
+def load(connection: Connection, catalogue: Catalogue) -> Registry:
+    """A snapshot of the registry, consistent in itself.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    catalogue : Catalogue
+        Where the bounds come from that no registration overrides. A series whose metric it lacks is left out, and so its readings
+        are quarantined: that happens when a city's own metrics file is not given to every process.
+    """
+    with translated(), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        number = version(connection)
+        sources: dict[str, int] = dict(connection.execute(_SQL["all_sources"]).fetchall())
+        devices = {row[0]: row[1:] for row in connection.execute(_SQL["all_devices"])}
+        series = [row for row in connection.execute(_SQL["all_series"]) if row[2] in catalogue]
+    rows = [_series_row(row, devices[row[1]][0], devices[row[1]][1], catalogue[row[2]]) for row in series]
+    return snapshot.build(version=number, sources=sources, devices=devices, rows=rows)
+
+
+def _series_row(row: Sequence[Any], source: int, retired: bool, metric: Metric) -> SeriesRow:
+    number, device, _, low, high, suspect_low, suspect_high, rating, interval, sentinels = row
+    sensor = Sensor(
+        metric=metric.name,
+        low=low,
+        high=high,
+        suspect_low=suspect_low,
+        suspect_high=suspect_high,
+        rating=rating,
+        interval=interval,
+        sentinels=tuple(sentinels),
+    )
+    return SeriesRow(id=number, device=device, source=source, retired=retired, metric=metric, sensor=sensor)
+
+
+def _columns(thing: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in names}
+
+
+def _definition(metric: Metric) -> Mapping[str, Any]:
+    """The catalogue's row as JSON holds it; an open bound is left out."""
+    row = {key: value for key, value in dataclasses.asdict(metric).items() if not (isinstance(value, float) and math.isinf(value))}
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(row))
+    return plain

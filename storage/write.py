@@ -1,0 +1,409 @@
+"""The write path: one batch, one transaction.
+
+`Store.batch` opens it under the locks of the batch's sources; the methods of `Transaction` are its steps, in the order in which
+ingest calls them. Nothing here judges a reading: flags, refusals and partials come in as arrays, and the database's answers go out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg.types.json import Jsonb
+
+from devices.batch import NEVER, Batch, Float64, Int64, Partials
+from devices.flags import is_bad
+from storage import sql
+from storage.database import StorageError, connect, translated
+from storage.pgcopy import RowFormat
+
+_SQL: Final = sql.load("write")
+#: First key of our advisory locks on sources; the second is the source's id.
+SOURCE_LOCKS: Final = 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
+_KEYS: Final = RowFormat(series_id="int4", time="timestamptz")
+_PARTIALS: Final = RowFormat(
+    series_id="int4",
+    bucket="timestamptz",
+    n="int4",
+    n_bad="int4",
+    vmin="float8",
+    vmax="float8",
+    first_at="timestamptz",
+    vfirst="float8",
+    last_at="timestamptz",
+    vlast="float8",
+    s1="float8",
+    s2="float8",
+)
+_LATEST: Final = RowFormat(
+    series_id="int4",
+    time="timestamptz",
+    received_at="timestamptz",
+    value="float8",
+    flags="int2",
+    good_at="timestamptz",
+    good_value="float8",
+)
+
+#: Outcomes of a reading, as `Insertion.outcome` has them.
+NEW: Final = 0
+DUPLICATE: Final = 1
+CONFLICT: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Insertion:
+    """What the database said to each reading of a batch."""
+
+    outcome: NDArray[np.int8]  # (n,) NEW, DUPLICATE, CONFLICT
+    kept: Float64  # (n,) the value that is stored under the reading's series and time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """Counts of one minute of receipt and one source."""
+
+    minute: int  # us since 1970 UTC
+    source: int  # id
+    messages: int = 0
+    undecodable: int = 0  # messages
+    redelivered: int = 0  # messages
+    received: int = 0  # readings, as all below
+    stored: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    missing: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """A message with what was refused of it."""
+
+    received_at: int  # us since 1970 UTC
+    source: int  # id
+    topic: str
+    payload: bytes
+    refused: Sequence[tuple[int | None, str, str]]  # index of the reading (None: the message), reason, detail
+    readings: int  # how many of them the ledger has as quarantined
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numbers:
+    """Numbered messages, as four lists of one length."""
+
+    sources: Sequence[int]  # ids
+    boots: Sequence[str]
+    seqs: Sequence[int]
+    received_at: Sequence[int]  # us since 1970 UTC
+
+
+class Transaction:
+    """The steps of one batch. Made by `Store.batch`."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], quota: int, *, committed: bool) -> None:
+        self._connection: Final = connection
+        self._cursor: Final = connection.cursor(binary=True)
+        self._quota: Final = quota
+        #: This batch was committed by an earlier try: there is nothing left to do.
+        self.committed: Final = committed
+
+    def seen(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Which of these messages were committed before.
+
+        Returns
+        -------
+        (m,) bool
+        """
+        known = np.zeros(len(numbers.seqs), np.bool_)
+        if len(known):
+            rows = self._cursor.execute(
+                _SQL["seen"],
+                {"sources": list(numbers.sources), "boots": list(numbers.boots), "seqs": list(numbers.seqs)},
+            )
+            known[[row[0] - 1 for row in rows]] = True
+        return known
+
+    def insert(self, batch: Batch, newest: Int64) -> Insertion:
+        """Store the readings that are not there yet.
+
+        Parameters
+        ----------
+        batch : Batch, n readings
+            Sorted by series, then time; within one series and time in order of arrival.
+        newest : (s,) int64
+            By series id, the time of its newest reading as far as the caller knows (NEVER: none). Rows newer than that go straight
+            in; it is only a hint: where it is wrong, the rows take the slower path, with the same result.
+
+        Returns
+        -------
+        Insertion
+            Of several new readings of one series and time, the first to arrive is stored; the others are duplicates or conflicts.
+        """
+        n = len(batch)
+        outcome = np.full(n, NEW, np.int8)
+        kept = batch.value.copy()
+        if n == 0:
+            return Insertion(outcome=outcome, kept=kept)
+        repeats = (batch.series[1:] == batch.series[:-1]) & (batch.time[1:] == batch.time[:-1])
+        first = np.concatenate([[True], ~repeats])
+        heads = np.flatnonzero(first)
+        straight = batch.time[heads] > newest[batch.series[heads]]
+        if not self._insert_straight(batch, heads[straight]):
+            straight[:] = False
+        careful = heads[~straight]
+        if len(careful):
+            old = careful[~self._insert_carefully(batch, careful)]
+            if len(old):
+                kept[old] = self._stored(batch, old)
+                outcome[old] = np.where(kept[old] == batch.value[old], DUPLICATE, CONFLICT)
+        followers = np.flatnonzero(~first)
+        if len(followers):
+            kept[followers] = kept[heads[np.cumsum(first)[followers] - 1]]
+            outcome[followers] = np.where(kept[followers] == batch.value[followers], DUPLICATE, CONFLICT)
+        return Insertion(outcome=outcome, kept=kept)
+
+    def merge_1m(self, partials: Partials) -> None:
+        """Add one-minute partials of new readings to `readings_1m`."""
+        if len(partials) == 0:
+            return
+        columns = {name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns}
+        self._copy("copy_1m", _PARTIALS.encode(**columns))
+        self._cursor.execute(_SQL["merge_1m"])
+
+    def merge_latest(self, new: Batch) -> None:
+        """Bring `latest` up to date with new readings, sorted by series, then time."""
+        if len(new) == 0:
+            return
+        last = np.flatnonzero(np.concatenate([new.series[1:] != new.series[:-1], [True]]))
+        good = np.flatnonzero(~is_bad(new.flags))
+        # The last good row at or before the last row of each series, if it is of that series.
+        place = np.searchsorted(good, last, side="right") - 1
+        row = good[place] if len(good) else np.zeros(len(last), np.int64)
+        has_good = (place >= 0) & (new.series[row] == new.series[last])
+        self._copy(
+            "copy_latest",
+            _LATEST.encode(
+                series_id=new.series[last],
+                time=new.time[last],
+                received_at=new.received_at[last],
+                value=new.value[last],
+                flags=new.flags[last],
+                good_at=np.where(has_good, new.time[row], NEVER),
+                good_value=np.where(has_good, new.value[row], 0.0),
+            ),
+        )
+        self._cursor.execute(_SQL["merge_latest"])
+
+    def quarantine(self, rows: Sequence[Quarantined]) -> dict[tuple[int, int], int]:
+        """Keep refused messages, within each source's quota.
+
+        Returns
+        -------
+        dict
+            Readings that were quarantined but whose message found no room, by (minute of receipt in us, source id).
+        """
+        if not rows:
+            return {}
+        used = dict.fromkeys({row.source for row in rows}, 0)
+        used |= dict(self._cursor.execute(_SQL["quarantine_room"], {"sources": list(used)}).fetchall())
+        before = dict(used)
+        overflow: dict[tuple[int, int], int] = {}
+        kept = []
+        for row in rows:
+            if used[row.source] + len(row.payload) > self._quota:
+                key = (row.received_at // 60_000_000 * 60_000_000, row.source)
+                overflow[key] = overflow.get(key, 0) + row.readings
+                continue
+            used[row.source] += len(row.payload)
+            kept.append(
+                {
+                    "received_at": _datetime(row.received_at),
+                    "source": row.source,
+                    "topic": row.topic,
+                    "payload": row.payload,
+                    "refused": Jsonb([list(entry) for entry in row.refused]),
+                    "reasons": sorted({entry[1] for entry in row.refused}),
+                    "readings": row.readings,
+                }
+            )
+        self._cursor.executemany(_SQL["add_quarantine"], kept)
+        grown = [{"source": s, "bytes": size - before[s]} for s, size in sorted(used.items()) if size > before[s]]
+        self._cursor.executemany(_SQL["add_quarantine_bytes"], grown)
+        return overflow
+
+    def add_ledger(self, tallies: Sequence[Tally], overflow: Mapping[tuple[int, int], int]) -> None:
+        """Add counts to the ledger, in key order."""
+        ordered = sorted(tallies, key=lambda tally: (tally.minute, tally.source))
+        rows = [
+            {
+                **asdict(tally),
+                "minute": _datetime(tally.minute),
+                "overflow": overflow.get((tally.minute, tally.source), 0),
+            }
+            for tally in ordered
+        ]
+        self._cursor.executemany(_SQL["add_ledger"], rows)
+
+    def add_seqs(self, numbers: Numbers) -> None:
+        """Note the numbers of this batch's messages."""
+        if numbers.seqs:
+            self._cursor.execute(
+                _SQL["add_seqs"],
+                {
+                    "sources": list(numbers.sources),
+                    "boots": list(numbers.boots),
+                    "seqs": list(numbers.seqs),
+                    "received_at": [_datetime(at) for at in numbers.received_at],
+                },
+            )
+
+    def set_status(self, source: int, status: str, at: int) -> None:
+        """Note what a source said of itself at a time (us since 1970 UTC)."""
+        self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": _datetime(at)})
+
+    # --- steps of insert ---------------------------------------------------------------------------------------------------
+
+    def _insert_straight(self, batch: Batch, rows: NDArray[np.int64]) -> bool:
+        """COPY into `readings`. False: one of the rows was there after all, and none is stored."""
+        if len(rows) == 0:
+            return True
+        try:
+            with self._connection.transaction():
+                self._copy("copy_readings", _encode(batch, rows))
+        except psycopg.errors.UniqueViolation:
+            return False
+        return True
+
+    def _insert_carefully(self, batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """INSERT … ON CONFLICT DO NOTHING by way of a temporary table; which of the rows (sorted by key) are new."""
+        self._copy("copy_incoming_readings", _encode(batch, rows))
+        with self._cursor.copy(_SQL["insert_incoming_readings"]) as copy:
+            stored = _KEYS.decode(b"".join(bytes(part) for part in copy))
+        # Both are sets of distinct keys: after sorting them together, a stored key stands right behind the row it belongs to.
+        series = np.concatenate([batch.series[rows], stored["series_id"]])
+        time = np.concatenate([batch.time[rows], stored["time"]])
+        order = np.lexsort((np.arange(len(series)), time, series))
+        pairs = np.flatnonzero((np.diff(series[order]) == 0) & (np.diff(time[order]) == 0))
+        new = np.zeros(len(rows), np.bool_)
+        new[order[pairs]] = True
+        return new
+
+    def _stored(self, batch: Batch, rows: NDArray[np.int64]) -> Float64:
+        """Values that are stored under the keys of these rows."""
+        times = batch.time[rows]
+        values = np.full(len(rows), np.nan)
+        found = self._cursor.execute(
+            _SQL["stored_values"],
+            {
+                "series": batch.series[rows].tolist(),
+                "times": times.tolist(),
+                "oldest": _datetime(int(times.min())),
+                "newest": _datetime(int(times.max())),
+            },
+        ).fetchall()
+        for number, value in found:
+            values[number - 1] = value
+        if len(found) != len(rows):
+            raise StorageError(f"{len(rows) - len(found)} readings were refused as stored already, but are not there")
+        return values
+
+    def _copy(self, name: str, data: bytes) -> None:
+        with self._cursor.copy(_SQL[name]) as copy:
+            copy.write(data)
+
+
+class Store:
+    """One connection that writes batches.
+
+    Parameters
+    ----------
+    url : str
+        The database.
+    quarantine_quota : int
+        Bytes of payloads that each source may have in quarantine; what comes beyond is counted, not kept.
+
+    Raises
+    ------
+    DatabaseUnavailableError, StorageError
+        No connection.
+    """
+
+    def __init__(self, url: str, *, quarantine_quota: int) -> None:
+        self._quota: Final = quarantine_quota
+        self._connection: Final = connect(url, application="ingest writer")
+        with translated():
+            self._connection.execute(_SQL["temporary_tables"])
+
+    @contextmanager
+    def batch(self, batch_id: UUID, sources: Sequence[int]) -> Iterator[Transaction]:
+        """A transaction that holds the locks of these sources; commits at the end of the block, rolls back on an error.
+
+        Parameters
+        ----------
+        batch_id : UUID
+            The same at every try. After an error whose outcome is unknown, a try with the same id finds `Transaction.committed`.
+        sources : sequence of int
+            Ids of every source that the batch writes for.
+
+        Raises
+        ------
+        TransientError
+            Try again on this connection.
+        DatabaseUnavailableError
+            Try again on a new one; whether the transaction was committed is unknown.
+        StorageError
+            Trying again would not help.
+        """
+        with translated(), self._connection.transaction():
+            cursor = self._connection.execute(_SQL["begin_batch"], {"id": batch_id})
+            committed = cursor.fetchone() is None
+            if not committed:
+                self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": sorted(set(sources))})
+            yield Transaction(self._connection, self._quota, committed=committed)
+
+    def newest(self, size: int) -> Int64:
+        """By series id, the time of its newest reading in microseconds; NEVER where there is none.
+
+        Parameters
+        ----------
+        size : int
+            Length of the array at least.
+        """
+        with translated(), self._connection.cursor().copy(_SQL["newest"]) as copy:
+            rows = _KEYS.decode(b"".join(bytes(part) for part in copy))
+        ids = rows["series_id"]
+        newest = np.full(max(size, int(ids.max(initial=0)) + 1), NEVER, np.int64)
+        newest[ids] = rows["time"]
+        return newest
+
+    def housekeep(self) -> None:
+        """Forget what is only needed for a short while."""
+        with translated():
+            self._connection.execute(_SQL["forget_batches"])
+
+    def close(self) -> None:
+        """Close the connection; a transaction under way is rolled back."""
+        self._connection.close()
+
+
+def _encode(batch: Batch, rows: NDArray[np.int64]) -> bytes:
+    return _READINGS.encode(
+        time=batch.time[rows],
+        received_at=batch.received_at[rows],
+        value=batch.value[rows],
+        series_id=batch.series[rows],
+        flags=batch.flags[rows],
+    )
+
+
+def _datetime(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
