@@ -1,4 +1,4 @@
-"""Every setting of citybeat, with its unit, default and reason. Environment variables, prefix `CITYBEAT_`; docs/settings.md lists them."""
+"""Every setting of citybeat, with unit, default and reason: environment variables, prefix `CITYBEAT_` (docs/settings.md)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,27 +31,43 @@ class Settings(BaseSettings):
     stack: Literal["auto", "docker", "root"] = Field(
         "auto", description="How local servers are run; auto: Docker where an engine answers, else the private root."
     )
-    database_url: str | None = Field(None, description="postgresql://user:password@host:port/database; given: none is started here.")
-    mqtt_url: str | None = Field(None, description="mqtt://user:password@host:port (or mqtts://); given: no broker is started here.")
+    database_url: str | None = Field(
+        None, description="postgresql://user:password@host:port/database; given: none is started here."
+    )
+    mqtt_url: str | None = Field(
+        None, description="mqtt://user:password@host:port (or mqtts://); given: no broker is started here."
+    )
     pg_port: Port = Field(5433, description="TCP port of the local TimescaleDB; 5432 is often taken.")
     mqtt_port: Port = Field(1884, description="TCP port of the local Mosquitto; 1883 is often taken.")
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
-    api_port: Port = Field(8080, description="TCP port of the API.")
+    api_port: Port = Field(8000, description="TCP port of the API.")
     catalogue: Path | None = Field(None, description="TOML file of a city's own metrics, columns as in devices/catalogue.toml.")
 
-    client_id: str = Field("citybeat-ingest", description="MQTT client id of ingest: stable, since the broker keeps its queue by it.")
+    credentials: Path | None = Field(
+        None, description="JSON file of broker passwords by source, for the simulator at a given broker; the local one has its own."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Of ingest's log, on standard error.")
+
+    client_id: str = Field(
+        "citybeat-ingest", description="MQTT client id of ingest: stable, since the broker keeps its queue by it."
+    )
     max_message_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes; a larger payload is quarantined unread.")
     batch_messages: PositiveInt = Field(5_000, description="Messages a transaction at most; Receive Maximum is twice that.")
     batch_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes of payload a transaction at most.")
     batch_linger_s: PositiveFloat = Field(0.03, description="Seconds that a batch waits for company after its first message.")
-    oldest_s: float = Field(978_307_200, description="Seconds since 1970 UTC; an earlier time is a clock's fault (default 2001-01-01).")
+    oldest_s: float = Field(
+        978_307_200, description="Seconds since 1970 UTC; an earlier time is a clock's fault (default 2001-01-01)."
+    )
     late_after_s: PositiveFloat = Field(300, description="Seconds after its time from which on a reading is flagged LATE.")
     future_after_s: PositiveFloat = Field(5, description="Seconds ahead of our clock from which on a reading is flagged FUTURE.")
     future_limit_s: PositiveFloat = Field(600, description="Seconds ahead of our clock beyond which a reading is quarantined.")
     quarantine_quota_bytes: PositiveInt = Field(
-        64 * 1024 * 1024, description="Bytes of payloads kept in quarantine for each source; what comes beyond is counted, not kept."
+        64 * 1024 * 1024,
+        description="Bytes of payloads kept in quarantine for each source; what comes beyond is counted, not kept.",
     )
-    chunk_days_raw: PositiveFloat = Field(7, description="Days a chunk of readings; one day makes thousands out of an imported history.")
+    chunk_days_raw: PositiveFloat = Field(
+        7, description="Days a chunk of readings; one day makes thousands out of an imported history."
+    )
     chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup.")
 
     def load_catalogue(self) -> Catalogue:

@@ -166,22 +166,21 @@ def _parse_all(payloads: Sequence[bytes]) -> list[Any]:
 def _parse(payload: bytes) -> Any:
     try:
         return orjson.loads(payload)
-    except orjson.JSONDecodeError as exc:
-        return _parse_leniently(payload, str(exc))
+    except orjson.JSONDecodeError:
+        return _parse_leniently(payload)
 
 
-def _parse_leniently(payload: bytes, why: str) -> Any:
-    """NaN and Infinity are not JSON, but Python's and C's printers write them; a sensor without a value is no broken message."""
+def _parse_leniently(payload: bytes) -> Any:
+    """JSON as Python reads it: NaN, Infinity and numbers beyond float64 too, as Python's and C's printers write them.
+
+    One sensor without a proper value is no broken message.
+    """
     try:
-        text = payload.decode("utf-8")
+        return json.loads(payload.decode("utf-8"))
     except UnicodeDecodeError as exc:
         return _Refused(Reason.INVALID_UTF8, f"byte {exc.start} is not UTF-8")
-    if "NaN" not in text and "Infinity" not in text:
-        return _Refused(Reason.MALFORMED, why[:_DETAIL] if payload.strip() else "no payload")
-    try:
-        return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        return _Refused(Reason.MALFORMED, str(exc)[:_DETAIL])
+        return _Refused(Reason.MALFORMED, str(exc)[:_DETAIL] if payload.strip() else "no payload")
 
 
 # --- shapes --------------------------------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from psycopg import sql
+from psycopg.sql import SQL
 
 from devices.catalogue import Catalogue
-from storage import registry
+from storage import registry, sql
 from storage.database import Connection, StorageError, translated
 
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_SQL: Final = sql.load("migrate")
 #: Key of the advisory lock that migrations take; any fixed number of ours.
 _LOCK: Final = 0x63697479
 
@@ -82,16 +83,13 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
     """
     available = migrations()
     with translated(), connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (number int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        applied = {row[0]: row[1:] for row in connection.execute("SELECT number, name, checksum FROM schema_migrations")}
+        connection.execute(_SQL["lock"], {"key": _LOCK})
+        connection.execute(_SQL["make_table"])
+        applied = {row[0]: row[1:] for row in connection.execute(_SQL["applied"])}
         _check(applied, available)
         done = [_apply(connection, migration) for migration in available if migration.number not in applied]
         for table, days in chunk_days.items():
-            connection.execute("SELECT set_chunk_time_interval(%s, make_interval(secs => %s))", (table, days * 86_400))
+            connection.execute(_SQL["set_chunk_interval"], {"table": table, "seconds": days * 86_400})
         registry.sync_catalogue(connection, catalogue)
     return done
 
@@ -105,10 +103,10 @@ def check(connection: Connection) -> None:
         It is older or newer, or there is none; the message says what to do.
     """
     with translated():
-        exists = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
+        exists = connection.execute(_SQL["table_exists"]).fetchone()
         if exists is None or not exists[0]:
             raise SchemaError("the database has no schema yet; run `citybeat migrate`")
-        applied = {row[0]: row[1:] for row in connection.execute("SELECT number, name, checksum FROM schema_migrations")}
+        applied = {row[0]: row[1:] for row in connection.execute(_SQL["applied"])}
     available = migrations()
     _check(applied, available)
     if len(applied) < len(available):
@@ -128,9 +126,7 @@ def _check(applied: dict[int, tuple[str, str]], available: Iterable[Migration]) 
 
 
 def _apply(connection: Connection, migration: Migration) -> str:
-    connection.execute(sql.SQL(migration.text))
-    connection.execute(
-        "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-        (migration.number, migration.name, migration.checksum),
-    )
+    connection.execute(SQL(migration.text))
+    noted = {"number": migration.number, "name": migration.name, "checksum": migration.checksum}
+    connection.execute(_SQL["note"], noted)
     return f"{migration.number:04d}_{migration.name}"

@@ -71,7 +71,7 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
             for sensor in device.sensors:
                 if sensor.metric not in known:
                     raise DeviceError(
-                        f"device {device.id!r}: no metric {sensor.metric!r} in the catalogue; a file named by CITYBEAT_CATALOGUE adds it"
+                        f"device {device.id!r}: no metric {sensor.metric!r} in the catalogue; CITYBEAT_CATALOGUE can add it"
                     )
         ensure_sources(connection, sorted({device.source for device in devices}))
         described = [

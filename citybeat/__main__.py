@@ -1,0 +1,5 @@
+"""`python -m citybeat`."""
+
+from citybeat.cli import main
+
+main()

@@ -1,0 +1,241 @@
+"""The command line. Each command reads the settings, wires rooms together, and fails with one clear line."""
+
+import json
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import api.app
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+import citybeat
+import stack
+from citybeat import context, devices_file
+from citybeat import up as up_command
+from citybeat.context import failures, say
+from citybeat.settings import Settings
+from citybeat.simulate import app as simulate_app
+from devices.catalogue import Domain
+from devices.device import Device, Sensor, check_source
+from devices.errors import CitybeatError
+from ingest import worker
+from storage import accounts, registry
+from storage import migrate as migrations
+
+app = typer.Typer(
+    name="citybeat", help=citybeat.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
+)
+stack_app = typer.Typer(help="TimescaleDB and Mosquitto on this machine.", no_args_is_help=True)
+devices_app = typer.Typer(help="The registry of devices, and the passwords of sources.", no_args_is_help=True)
+app.add_typer(stack_app, name="stack")
+app.add_typer(devices_app, name="devices")
+app.add_typer(simulate_app, name="simulate")
+
+_OUT = Console()
+
+
+def main() -> None:
+    """Entry point of the `citybeat` script."""
+    app()
+
+
+@app.command()
+def up(
+    duration: Annotated[
+        str | None, typer.Option("--for", help="Stop after this long, e.g. 30s, 5m, 1h; default: at Ctrl-C.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=0, help="Simulated devices; 0: none.")] = 200,
+    report: Annotated[Path | None, typer.Option(help="Write the final report here, as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulated city: the same seed, the same readings.")] = 1,
+) -> None:
+    """Start everything (servers, schema, ingest, API, simulated city), show it live, and account for it at the end."""
+    with failures():
+        settings = Settings()
+        _check_api_port(settings)
+        raise typer.Exit(up_command.up(settings, duration=up_command.seconds(duration), devices=devices, seed=seed, report=report))
+
+
+@app.command()
+def ingest(
+    stats: Annotated[bool, typer.Option("--stats", help="Print totals as a line of JSON every second.")] = False,
+) -> None:
+    """Take readings off MQTT into the database, until SIGTERM or Ctrl-C."""
+    with failures():
+        settings = Settings()
+        context.logging_to_stderr(settings.log_level)
+        stop = context.stop_on_signals()
+        with context.servers(settings) as servers:
+            with context.database(settings, application="ingest start"):
+                pass  # the schema is checked once, before the first message
+            worker.run(
+                settings.pipeline(servers.database_url),
+                settings.session(servers.mqtt_url),
+                settings.batch_size(),
+                stop,
+                report=context.emit if stats else None,
+            )
+
+
+@app.command(name="api")
+def serve_api() -> None:
+    """Serve the HTTP API, until SIGTERM or Ctrl-C."""
+    with failures():
+        settings = Settings()
+        _check_api_port(settings)
+        with context.servers(settings) as servers:
+            application = api.app.create_app(database_url=servers.database_url, catalogue=settings.load_catalogue())
+            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema and catalogue up to date; nothing happens the second time."""
+    with failures():
+        settings = Settings()
+        with context.database(settings, application="migrate", migrated=False) as connection:
+            done = migrations.migrate(connection, settings.load_catalogue(), chunk_days=settings.chunk_days())
+        say(f"applied {', '.join(done)}" if done else "the schema is up to date")
+
+
+@app.command()
+def ledger() -> None:
+    """Show what became of every reading, and whether the accounts balance."""
+    with failures(), context.database(Settings(), application="ledger") as connection:
+        totals = accounts.totals(connection)
+        for name, count in asdict(totals).items():
+            _OUT.print(f"{name:12} {count:>14,}")
+        wrong = accounts.discrepancies(connection)
+        _OUT.print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong))
+        raise typer.Exit(1 if wrong else 0)
+
+
+# --- stack -------------------------------------------------------------------------------------------------------------------
+
+
+@stack_app.command("up")
+def stack_up() -> None:
+    """Start the servers, and leave them running."""
+    with failures():
+        settings = Settings().for_stack()
+        stack.up(settings, say)
+        _print_status()
+
+
+@stack_app.command("down")
+def stack_down() -> None:
+    """Stop the servers."""
+    with failures():
+        stack.down(Settings().for_stack())
+
+
+@stack_app.command("status")
+def stack_status() -> None:
+    """Show the servers; exit status 1 unless each runs or is a given one."""
+    with failures():
+        raise typer.Exit(0 if _print_status() else 1)
+
+
+@stack_app.command("reset")
+def stack_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Stop the servers and DELETE their data; programs and passwords stay."""
+    with failures():
+        settings = Settings()
+        if not yes:
+            typer.confirm(f"Delete all readings in {settings.home}?", abort=True)
+        stack.reset(settings.for_stack())
+
+
+def _print_status() -> bool:
+    states = stack.status(Settings().for_stack())
+    for server in states:
+        _OUT.print(f"{server.name:12} {server.state:8} {server.pid or '':>8} {server.detail}", highlight=False, soft_wrap=True)
+    return all(server.state in {"running", "given"} for server in states)
+
+
+# --- devices -----------------------------------------------------------------------------------------------------------------
+
+
+@devices_app.command("add")
+def devices_add(
+    device: Annotated[str, typer.Argument(help="Its id, e.g. env-0007.")],
+    source: Annotated[str, typer.Option(help="The MQTT user that it publishes through.")],
+    domain: Annotated[Domain, typer.Option()],
+    metric: Annotated[list[str], typer.Option(help="A metric of the catalogue; repeat for more.")],
+    name: Annotated[str, typer.Option()] = "",
+    latitude: Annotated[float | None, typer.Option()] = None,
+    longitude: Annotated[float | None, typer.Option()] = None,
+    district: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Register one device."""
+    with failures():
+        described = Device(
+            id=device,
+            source=source,
+            domain=domain,
+            sensors=tuple(Sensor(metric=each) for each in metric),
+            name=name,
+            latitude=latitude,
+            longitude=longitude,
+            district=district,
+        )
+        with context.database(Settings(), application="devices") as connection:
+            registry.register(connection, [described])
+
+
+@devices_app.command("import")
+def devices_import(file: Annotated[Path, typer.Argument(help="JSON: an array of devices, docs/registry.md.")]) -> None:
+    """Register devices from a file, all or none."""
+    with failures():
+        listed = devices_file.parse(file)
+        with context.database(Settings(), application="devices") as connection:
+            registry.register(connection, listed)
+        say(f"registered {len(listed)} devices")
+
+
+@devices_app.command("list")
+def devices_list() -> None:
+    """Show the registered devices."""
+    with failures():
+        settings = Settings()
+        with context.database(settings, application="devices") as connection:
+            snapshot = registry.load(connection, settings.load_catalogue())
+        metrics: dict[str, list[str]] = {device: [] for device in sorted(snapshot.devices)}
+        for device, metric in snapshot.series:
+            metrics[device].append(metric)
+        names = {number: name for name, number in snapshot.sources.items()}
+        table = Table("device", "source", "metrics")
+        for device, measured in metrics.items():
+            number = snapshot.series[device, measured[0]] if measured else 0
+            retired = " (retired)" if measured and snapshot.retired[number] else ""
+            table.add_row(device + retired, names.get(int(snapshot.owner[number]), ""), ", ".join(measured))
+        _OUT.print(table)
+
+
+@devices_app.command("retire")
+def devices_retire(device: str) -> None:
+    """Take a device out of service; its history stays."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        if not registry.retire(connection, device):
+            raise CitybeatError(f"no device {device!r} is in service")
+
+
+@devices_app.command("credentials")
+def devices_credentials(sources: list[str]) -> None:
+    """Print the broker passwords of sources as JSON; a source that has none gets one."""
+    with failures():
+        print(json.dumps(stack.credentials(Settings().for_stack(), [check_source(source) for source in sources])))
+
+
+def _check_api_port(settings: Settings) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.api_host, settings.api_port))
+        except OSError as exc:
+            raise CitybeatError(
+                f"the API cannot listen on {settings.api_host}:{settings.api_port} ({exc.strerror}); set CITYBEAT_API_PORT"
+            ) from exc

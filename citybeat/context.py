@@ -1,0 +1,105 @@
+"""What every command needs: its settings, the servers, a connection, a stop signal, and one way to fail."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+import stack
+from citybeat.settings import Settings
+from devices.device import Device
+from devices.errors import CitybeatError
+from simulator.errors import SimulatorError
+from stack import Servers, StackError
+from storage import migrate, registry
+from storage.database import Connection, connect
+
+
+def say(line: str) -> None:
+    """Tell the operator something; standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn what is expected to go wrong into one line and exit status 1; anything else is a bug and shows its traceback."""
+    try:
+        yield
+    except ValidationError as exc:
+        for error in exc.errors():
+            name = "_".join(str(part) for part in error["loc"]).upper()
+            say(f"citybeat: CITYBEAT_{name}={error['input']!r}: {error['msg']}")
+        raise typer.Exit(1) from exc
+    except (CitybeatError, StackError, SimulatorError) as exc:
+        say(f"citybeat: {exc}")
+        raise typer.Exit(1) from exc
+
+
+def logging_to_stderr(level: str = "INFO") -> None:
+    """Log lines for operators; a payload or a secret never stands in one."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+@contextmanager
+def servers(settings: Settings) -> Iterator[Servers]:
+    """The servers that are given or run already; else local ones, for as long as the command takes."""
+    with stack.running(settings.for_stack(), say) as running:
+        yield running
+
+
+@contextmanager
+def database(settings: Settings, *, application: str, migrated: bool = True) -> Iterator[Connection]:
+    """A connection in autocommit mode, with the schema checked."""
+    with servers(settings) as running, connect(running.database_url, application=application) as connection:
+        if migrated:
+            migrate.check(connection)
+        yield connection
+
+
+def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | None]:
+    """Broker passwords of these sources: from CITYBEAT_CREDENTIALS where the broker is a given one, else ours, made at need.
+
+    Raises
+    ------
+    StackError
+        The local broker does not take a new user.
+    CitybeatError
+        The file of credentials cannot be used, or lacks a source.
+    """
+    if settings.mqtt_url is None:
+        return stack.credentials(settings.for_stack(), list(sources))
+    if settings.credentials is None:
+        return dict.fromkeys(sources)
+    try:
+        known = json.loads(settings.credentials.read_text("utf-8"))
+        return {source: str(known[source]) for source in sources}
+    except (OSError, ValueError, TypeError) as exc:
+        raise CitybeatError(f"CITYBEAT_CREDENTIALS={settings.credentials}: {exc}") from exc
+    except KeyError as exc:
+        raise CitybeatError(f"CITYBEAT_CREDENTIALS={settings.credentials}: no password for source {exc.args[0]!r}") from exc
+
+
+def register(database_url: str, devices: Sequence[Device]) -> None:
+    """Register devices, with a connection of its own: what the simulator is handed."""
+    with connect(database_url, application="registration") as connection:
+        registry.register(connection, devices)
+
+
+def emit(thing: Mapping[str, Any]) -> None:
+    """One JSON object on one line of standard output: how `citybeat up` listens to the commands that it runs."""
+    print(json.dumps(thing), flush=True)

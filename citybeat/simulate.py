@@ -1,0 +1,106 @@
+"""`citybeat simulate`: the simulator, handed what it may not know: the registry and the brokers' passwords."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from citybeat import context
+from citybeat.context import failures, say
+from citybeat.settings import Settings
+from devices.errors import CitybeatError
+from simulator import city
+from simulator import replay as replaying
+from simulator import run as running
+from simulator.feed import Progress
+from simulator.maps import load_map
+from storage import migrate as migrations
+from storage.database import connect
+
+app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True)
+
+
+@app.command()
+def run(
+    devices: Annotated[int, typer.Option(min=1)] = 200,
+    gateways: Annotated[int, typer.Option(min=1, help="MQTT connections that the devices share.")] = 8,
+    seed: Annotated[int, typer.Option(help="The same seed, the same city and the same readings.")] = 1,
+    speed: Annotated[float, typer.Option(help="Simulated seconds a second; simulated time is never ahead of the clock.")] = 1.0,
+    duration: Annotated[float | None, typer.Option(help="Seconds; default: until Ctrl-C.")] = None,
+    start: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Where simulated time starts.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
+) -> None:
+    """Publish the readings of a simulated city."""
+    with failures():
+        settings = Settings()
+        stop = context.stop_on_signals()
+        sources = [f"gw-{number:02d}" for number in range(1, gateways + 1)]
+        layout = city.build(devices=devices, gateways=sources, seed=seed)
+        with context.servers(settings) as servers:
+            _migrated(servers.database_url)
+            context.register(servers.database_url, layout.devices)
+            report = running.run(
+                layout,
+                url=_address(servers.mqtt_url),
+                passwords=context.passwords(settings, sorted({device.source for device in layout.devices})),
+                stop=stop,
+                speed=speed,
+                start=start,
+                duration=duration,
+                progress=_emit_progress if as_json else _print_progress,
+            )
+        _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
+
+
+@app.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Recorded files, replayed one after the other.")],
+    map_file: Annotated[Path, typer.Option("--map", exists=True, dir_okay=False, help="What the columns are: docs/replay.md.")],
+    speed: Annotated[float | None, typer.Option(help="Times real time; default: as fast as it is acknowledged.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
+) -> None:
+    """Publish recorded files as devices, which are registered first."""
+    with failures():
+        settings = Settings()
+        stop = context.stop_on_signals()
+        replay_map = load_map(map_file.read_text("utf-8"), origin=str(map_file))
+        with context.servers(settings) as servers:
+            _migrated(servers.database_url)
+            report = replaying.replay(
+                files,
+                replay_map,
+                url=_address(servers.mqtt_url),
+                passwords=context.passwords(settings, sorted({device.source for device in replay_map.devices})),
+                register=lambda listed: context.register(servers.database_url, listed),
+                speed=speed,
+                progress=_emit_progress if as_json else _print_progress,
+                stop=stop,
+            )
+        _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
+
+
+def _address(mqtt_url: str) -> str:
+    """The broker without ingest's user and password: each source has its own."""
+    scheme, _, rest = mqtt_url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _migrated(database_url: str) -> None:
+    with connect(database_url, application="simulator start") as connection:
+        migrations.check(connection)
+
+
+def _emit_progress(progress: Progress) -> None:
+    context.emit({"readings": progress.readings, "messages": progress.messages, "sent_readings": progress.sent_readings})
+
+
+def _print_progress(progress: Progress) -> None:
+    say(f"{progress.elapsed:8.1f} s  {progress.messages:>10,} messages  {progress.readings:>12,} readings acknowledged")
+
+
+def _finish(report: dict[str, Any], *, as_json: bool, complete: bool) -> None:
+    print(json.dumps({"report": report}) if as_json else json.dumps(report, indent=2))
+    if not complete:
+        raise CitybeatError("the broker refused messages, or left some unanswered; the report says which")

@@ -1,0 +1,39 @@
+"""The servers on one machine: TimescaleDB and Mosquitto, from given URLs, from Docker, or from a private Debian root.
+
+Imports nothing of ours and nothing but the standard library: `make` runs parts of it before anything is installed.
+"""
+
+from stack.errors import (
+    CredentialsError,
+    PortTakenError,
+    RootBuildError,
+    SandboxError,
+    ServerFailedError,
+    SettingsConflictError,
+    StackError,
+    ToolMissingError,
+)
+from stack.lifecycle import credentials, down, reset, running, status, up
+from stack.model import Servers, ServerStatus, StackSettings
+from stack.process import spawn
+
+__all__ = [
+    "CredentialsError",
+    "PortTakenError",
+    "RootBuildError",
+    "SandboxError",
+    "ServerFailedError",
+    "ServerStatus",
+    "Servers",
+    "SettingsConflictError",
+    "StackError",
+    "StackSettings",
+    "ToolMissingError",
+    "credentials",
+    "down",
+    "reset",
+    "running",
+    "spawn",
+    "status",
+    "up",
+]

@@ -1,0 +1,80 @@
+"""What `make` needs of the stack before citybeat is installed, or when it no longer is.
+
+`python -m stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m stack down HOME` stops the
+servers of a home; `python -m stack env HOME` writes `.env` and the broker's users for `docker compose up`.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stack import docker, lifecycle, root
+from stack.errors import StackError
+from stack.model import Home, StackSettings
+
+
+def install(packages: list[str]) -> None:
+    """Install Debian packages; only as root, and only what the private root needs.
+
+    Raises
+    ------
+    StackError
+        When apt-get fails; with the end of its output.
+    """
+    print(f"installing {' '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+        done = subprocess.run(
+            ["apt-get", "--quiet", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 and arguments[0] == "install":  # an update may fail for a source that we do not need
+            tail = "\n".join(done.stdout.splitlines()[-10:])
+            raise StackError(f"apt-get {' '.join(arguments)} failed:\n{tail}")
+
+
+def prepare(target: Path) -> None:
+    """Build the private root, unless Docker will provide the servers.
+
+    Raises
+    ------
+    StackError
+        When a tool is missing and may not be installed, or the root cannot be built.
+    """
+    if docker.engine_answers():
+        return
+    missing = root.missing_packages()
+    if missing and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        install(missing)
+    # Root can do without bubblewrap, which may not be able to work in a container anyway.
+    root.require_tools(["mmdebstrap"] if os.geteuid() == 0 else list(root.TOOLS))
+    root.ensure(target, print)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    parser.add_argument("what", choices=["prepare", "down", "env"])
+    parser.add_argument("directory", type=Path)
+    options = parser.parse_args()
+    try:
+        if options.what == "prepare":
+            prepare(options.directory.absolute())
+        elif options.what == "down":
+            lifecycle.down(StackSettings(home=options.directory))
+        else:
+            docker.write_deployment(Home.of(StackSettings(home=options.directory)), Path(".env"))
+            print("wrote .env; now: docker compose up --detach --wait")
+    except StackError as error:
+        sys.exit(f"citybeat: {error}")
+
+
+if __name__ == "__main__":
+    main()

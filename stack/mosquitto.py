@@ -1,0 +1,68 @@
+"""Mosquitto of one home: its local settings, its users, and its command line."""
+
+import signal
+from pathlib import Path
+
+from stack import probe
+from stack.model import MOSQUITTO, Home
+from stack.passwords import INGEST, Passwords, password_file, write_private
+from stack.plan import Program
+from stack.process import LOOPBACK
+from stack.sandbox import Sandbox
+
+STORE = "mosquitto"  # directory of the broker's store, in the home's servers/
+
+CONFIG_ACL = Path(__file__).parent / "config" / "mosquitto" / "acl"
+
+# On SIGTERM it writes its store: a full queue of 500,000 messages takes a few seconds.
+STOP = [(signal.SIGTERM.name, 30.0)]
+
+
+def program(home: Home, sandbox: Sandbox, port: int) -> Program:
+    """Write the broker's local settings, and describe how it is run."""
+    store = home.servers / STORE
+    store.mkdir(mode=0o700, exist_ok=True)
+    sandbox.own(store)
+    lines = [
+        "# Made at every start; the settings themselves are in the directory that is included.",
+        f"listener {port} {LOOPBACK}",
+        f"persistence_location /{STORE}",
+        "password_file /secrets/passwd",
+        "acl_file /secrets/acl",
+        "include_dir /config/mosquitto/conf.d",
+    ]
+    (home.config / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+    argv = ["/usr/sbin/mosquitto", "-c", "/config/mosquitto.conf"]
+    return Program(name=MOSQUITTO, argv=argv, log=str(home.log(MOSQUITTO)), stop=STOP)
+
+
+def write_users(home: Home, sandbox: Sandbox | None, passwords: Passwords) -> None:
+    """Replace the password file; a running broker takes it on SIGHUP.
+
+    Parameters
+    ----------
+    sandbox
+        None for the container: there another user reads the file, so everybody who reaches it may. It has only hashes.
+    """
+    path = home.secrets / "passwd"
+    write_private(path, password_file(passwords.broker), mode=0o600 if sandbox is not None else 0o644)
+    if sandbox is not None:
+        # The broker warns of an ACL file that others may read, and will refuse it one day.
+        write_private(home.secrets / "acl", CONFIG_ACL.read_text())
+        sandbox.own(home.secrets)
+        for file in (path, home.secrets / "acl"):
+            sandbox.own(file)
+
+
+def ready(passwords: Passwords, port: int, user: str = INGEST) -> probe.Answer:
+    """Ask whether the broker lets a user in."""
+    return probe.broker(LOOPBACK, port, user, passwords.broker[user])
+
+
+def url(passwords: Passwords, port: int) -> str:
+    return f"mqtt://{INGEST}:{passwords.broker[INGEST]}@{LOOPBACK}:{port}"
+
+
+def data_directories(home: Home) -> list[Path]:
+    """What has to go for the broker to know no session and no message."""
+    return [home.servers / STORE]

@@ -1,0 +1,144 @@
+"""TimescaleDB of one home: its cluster made once, its command line, and the database and roles in it."""
+
+import secrets
+import shutil
+import signal
+from pathlib import Path
+
+from stack import probe
+from stack.errors import CredentialsError, ServerFailedError
+from stack.model import TIMESCALEDB, Home
+from stack.passwords import OWNER, READER, SUPERUSER, Passwords, write_private
+from stack.plan import Program
+from stack.process import LOOPBACK
+from stack.sandbox import Sandbox
+
+DATABASE = "citybeat"
+BIN = "/usr/lib/postgresql/17/bin"
+DATA = "postgres"  # directory of the cluster, in the home's servers/
+
+# Fast shutdown ends sessions and writes a checkpoint: at most shared_buffers, on a slow disk under load. Then an immediate
+# one, after which the next start recovers from the log; nothing committed is lost by either.
+STOP = [(signal.SIGINT.name, 60.0), (signal.SIGQUIT.name, 10.0)]
+
+# Collation by code point from PostgreSQL itself: no index ever depends on a C library's version.
+INITDB_OPTIONS = (
+    "--encoding=UTF8",
+    "--locale=C.UTF-8",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--auth=scram-sha-256",
+    "--data-checksums",
+)
+
+# citybeat may create databases (tests copy templates) but is no superuser.
+SET_UP = r"""
+SELECT 'CREATE ROLE citybeat LOGIN CREATEDB' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'citybeat') \gexec
+ALTER ROLE citybeat PASSWORD :'owner_password';
+SELECT 'CREATE DATABASE citybeat OWNER citybeat' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'citybeat') \gexec
+\connect citybeat
+CREATE EXTENSION IF NOT EXISTS timescaledb;
+\i /config/postgres/roles.sql
+"""
+
+
+def program(home: Home, sandbox: Sandbox, port: int) -> Program:
+    """Write the server's local settings, and describe how it is run."""
+    lines = [
+        "# Made at every start; the settings themselves are in the file that is included.",
+        "include '/config/postgres/postgresql.conf'",
+        "hba_file = '/config/postgres/pg_hba.conf'",
+        f"listen_addresses = '{LOOPBACK}'",
+        f"port = {port}",
+        "unix_socket_directories = ''  # a home's path may be longer than the 107 bytes that a socket's may have",
+    ]
+    if sandbox.kind == "chroot":
+        lines.append("dynamic_shared_memory_type = mmap  # there is no /dev/shm in it")
+    (home.config / "postgresql.conf").write_text("\n".join(lines) + "\n")
+    argv = [f"{BIN}/postgres", "-D", f"/{DATA}", "-c", "config_file=/config/postgresql.conf"]
+    return Program(name=TIMESCALEDB, argv=argv, log=str(home.log(TIMESCALEDB)), stop=STOP)
+
+
+def make_cluster(home: Home, sandbox: Sandbox, passwords: Passwords) -> bool:
+    """Make the cluster unless it is there; True when it was made.
+
+    Raises
+    ------
+    ServerFailedError
+        When initdb fails; with its output.
+    """
+    data = home.servers / DATA
+    if data.exists():
+        sandbox.own(data)
+        data.chmod(0o700)
+        return False
+    # Made under another name and renamed: one that was interrupted is never taken for a cluster.
+    for leftover in home.servers.glob(f"{DATA}.new-*"):
+        shutil.rmtree(leftover)
+    new = home.servers / f"{DATA}.new-{secrets.token_hex(4)}"
+    new.mkdir(mode=0o700)
+    password = new.with_name(new.name + "-password")
+    password.mkdir(mode=0o700)
+    write_private(password / "it", passwords.database[SUPERUSER])
+    sandbox.own(new)
+    sandbox.own(password)
+    try:
+        status, output = sandbox.run(
+            [f"{BIN}/initdb", "-D", f"/{new.name}", "-U", SUPERUSER, f"--pwfile=/{password.name}/it", *INITDB_OPTIONS]
+        )
+        if status != 0:
+            raise ServerFailedError(f"initdb failed (exit status {status}):\n{output.strip()}")
+        new.rename(data)
+    finally:
+        shutil.rmtree(password, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+    (home.servers / "database.ready").unlink(missing_ok=True)
+    return True
+
+
+def set_up(home: Home, sandbox: Sandbox, passwords: Passwords, port: int, build: str) -> None:
+    """Make role, database and extension in a running server, unless this build of the root has done so.
+
+    Raises
+    ------
+    CredentialsError
+        When the cluster does not know our superuser's password.
+    ServerFailedError
+        When psql fails otherwise; with its output.
+    """
+    marker = home.servers / "database.ready"
+    if marker.exists() and marker.read_text() == build:
+        return
+    # Passwords go through standard input: command lines can be read by every user of the machine.
+    variables = f"\\set owner_password '{passwords.database[OWNER]}'\n"
+    variables += f"\\set reader_password '{passwords.database[READER]}'\n\\set owner {OWNER}\n"
+    argv = [f"{BIN}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK, "-p", str(port), "-U", SUPERUSER, "-d"]
+    environment = {"PGPASSWORD": passwords.database[SUPERUSER]}
+    status, output = 0, ""
+    if marker.exists():  # a rebuilt root may bring a newer TimescaleDB; updating it has to be a session's first command
+        update = [*argv, DATABASE, "-c", "ALTER EXTENSION timescaledb UPDATE"]
+        status, output = sandbox.run(update, env=environment)
+    if status == 0:
+        status, output = sandbox.run([*argv, "postgres"], env=environment, text=variables + SET_UP)
+    if "password authentication failed" in output:
+        raise CredentialsError(
+            f"{home.credentials} does not have the password of the database in {home.servers / DATA}: restore the file, "
+            "or delete the data with `citybeat stack reset`"
+        )
+    if status != 0:
+        raise ServerFailedError(f"setting the database up failed:\n{output.strip()}")
+    marker.write_text(build)
+
+
+def ready(port: int) -> probe.Answer:
+    """Ask whether the server accepts connections."""
+    return probe.database(LOOPBACK, port, OWNER, DATABASE)
+
+
+def url(passwords: Passwords, port: int) -> str:
+    return f"postgresql://{OWNER}:{passwords.database[OWNER]}@{LOOPBACK}:{port}/{DATABASE}"
+
+
+def data_directories(home: Home) -> list[Path]:
+    """What has to go for the database to be empty."""
+    return [home.servers / DATA, home.servers / "database.ready"]

@@ -1,0 +1,128 @@
+"""DESIGN section 1: who may import whom. The ASTs are walked, so that an import inside a function counts too."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = {
+    "devices": set(),
+    "stack": set(),
+    "storage": {"devices"},
+    "simulator": {"devices"},
+    "dashboards": {"devices"},
+    "ingest": {"devices", "storage"},
+    "api": {"devices", "storage"},
+    "citybeat": {"devices", "stack", "storage", "simulator", "dashboards", "ingest", "api"},
+}
+#: Where a package may be imported: a folder, or one file of it.
+ONLY_IN = {
+    "psycopg": ["storage"],
+    "psycopg_pool": ["storage"],
+    "paho": ["ingest/gateway.py", "simulator/publisher.py"],
+    "fastapi": ["api"],
+    "fastapi_offline": ["api"],
+    "starlette": ["api"],
+    "uvicorn": ["citybeat"],
+    "typer": ["citybeat"],
+    "rich": ["citybeat"],
+    "grafana_client": ["dashboards"],
+    "grafana_foundation_sdk": ["dashboards"],
+    "yaml": ["simulator"],
+}
+#: Core modules: no I/O, no clock, no environment.
+PURE = [
+    *(ROOT / "devices").glob("*.py"),
+    ROOT / "ingest/decode.py",
+    ROOT / "ingest/resolve.py",
+    ROOT / "ingest/validate.py",
+    ROOT / "ingest/downsample.py",
+    ROOT / "ingest/message.py",
+    ROOT / "storage/pgcopy.py",
+    ROOT / "simulator/signals.py",
+    ROOT / "simulator/city.py",
+    ROOT / "citybeat/report.py",
+]
+IMPURE_MODULES = {
+    "os",
+    "io",
+    "socket",
+    "time",
+    "subprocess",
+    "pathlib",
+    "logging",
+    "sqlite3",
+    "threading",
+    "asyncio",
+    "http",
+    "urllib",
+}
+IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today", "getenv"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_there_is_something_to_check():
+    found = {path.relative_to(ROOT).parts[0] for path in modules()}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_rooms_import_only_what_they_may(path):
+    room = path.relative_to(ROOT).parts[0]
+    ours = {imported.split(".")[0] for imported in imports(path)} & set(ROOMS)
+    assert ours <= ROOMS[room] | {room}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_packages_stay_in_their_rooms(path):
+    for imported in imports(path):
+        places = ONLY_IN.get(imported.split(".")[0])
+        assert places is None or any(name(path) == place or name(path).startswith(f"{place}/") for place in places), imported
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if path.relative_to(ROOT).parts[0] == "stack"], ids=name)
+def test_stack_needs_the_standard_library_only(path):
+    outside = {imported.split(".")[0] for imported in imports(path)} - set(sys.stdlib_module_names) - {"stack"}
+    assert not outside
+
+
+@pytest.mark.parametrize("path", PURE, ids=name)
+def test_the_core_does_no_io_and_reads_no_clock(path):
+    assert not {imported.split(".")[0] for imported in imports(path)} & IMPURE_MODULES
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            assert called not in IMPURE_CALLS, f"line {node.lineno}: {called}()"
+
+
+STATEMENT = re.compile(
+    r"\s*(SELECT\s+[\w*%(]|INSERT INTO\b|UPDATE \w+ SET\b|DELETE FROM\b|CREATE (TABLE|INDEX|EXTENSION|TEMP)|"
+    r"COPY (\(|\w+ [(TF])|TRUNCATE \w|LISTEN \w)"
+)
+
+
+def test_sql_stands_in_files():
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.relative_to(ROOT).parts[0] != "dashboards":
+                assert not STATEMENT.match(node.value), f"{name(path)}:{node.lineno}"
