@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import api.app
 import typer
 import uvicorn
 from rich.console import Console
 from rich.table import Table
 
+import api.app
 import citybeat
 import stack
 from citybeat import context, devices_file

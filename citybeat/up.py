@@ -4,9 +4,8 @@ import json
 import re
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +30,8 @@ _TICK: Final = 0.5
 _LINE_EVERY: Final = 5.0
 #: s after the simulator's end until every acknowledged message must have been committed.
 _DRAIN: Final = 30.0
-#: s for the API to answer for the first time.
-_API_START: Final = 30.0
+#: s for a part to be up.
+_START: Final = 30.0
 
 
 def seconds(text: str | None) -> float | None:
@@ -86,9 +85,7 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
     with context.servers(settings) as servers, connect(servers.database_url, application="up") as database:
         migrate.migrate(database, settings.load_catalogue(), chunk_days=settings.chunk_days())
         base = accounts.totals(database)
-        with _children(devices, seed) as children:
-            _await_api(settings, children, stop)
-            say(f"API: http://{settings.api_host}:{settings.api_port}/docs")
+        with _children(settings, stop, devices, seed) as children:
             _watch(database, children, stop, base=base, began=began, duration=duration)
             simulator = children.get("simulate")
             if simulator is not None:
@@ -109,31 +106,39 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
 
 
 @contextmanager
-def _children(devices: int, seed: int) -> Iterator[dict[str, Child]]:
-    """Ingest, API and simulator; all ended when the block is left."""
+def _children(settings: Settings, stop: threading.Event, devices: int, seed: int) -> Iterator[dict[str, Child]]:
+    """Ingest, API and simulator, up and running; all ended when the block is left."""
     children: dict[str, Child] = {}
     try:
         children["ingest"] = Child("ingest", "--stats")
+        children["api"] = Child("api")
+        # A broker acknowledges what nobody subscribes to, and forgets it: before ingest's session exists nothing may be published.
+        _await(children, stop, lambda: children["ingest"].said.get("ready", False), "ingest is not subscribed")
         if devices > 0:
             children["simulate"] = Child("simulate", "run", "--json", "--devices", str(devices), "--seed", str(seed))
-        children["api"] = Child("api")
+        address = f"http://{settings.api_host}:{settings.api_port}"
+        _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
+        say(f"API: {address}/docs")
         yield children
     finally:
         stop_all(list(children.values()))
 
 
-def _await_api(settings: Settings, children: Mapping[str, Child], stop: threading.Event) -> None:
-    deadline = time.monotonic() + _API_START
-    while not stop.is_set():
+def _await(children: Mapping[str, Child], stop: threading.Event, condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + _START
+    while not condition() and not stop.wait(0.05):
         for child in children.values():
             child.check()
-        try:
-            with urllib.request.urlopen(f"http://{settings.api_host}:{settings.api_port}/healthz", timeout=1.0):
-                return
-        except (urllib.error.URLError, OSError) as exc:
-            if time.monotonic() > deadline:
-                raise ChildError(f"the API does not answer after {_API_START:.0f} s: {exc}") from exc
-        stop.wait(0.1)
+        if time.monotonic() > deadline:
+            raise ChildError(f"{complaint} after {_START:.0f} s")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0):  # noqa: S310 - our own API
+            return True
+    except OSError:
+        return False
 
 
 def _watch(

@@ -40,7 +40,8 @@ def run(
     stop : threading.Event
         When set: no batch is begun that has not arrived yet, the rest is acknowledged, and the function returns.
     report : callable, optional
-        Gets `Counters.as_dict` every `report_every` seconds, and at the end.
+        Gets `Counters.as_dict`, and whether we are subscribed yet (`ready`): as soon as we are, then every `report_every` seconds,
+        and at the end.
 
     Raises
     ------
@@ -54,6 +55,7 @@ def run(
     gateway = Gateway(session, inbox)
     pipeline.open()
     gateway.start()
+    ready = False
     tidied = reported = time.monotonic()
     leave_at: float | None = None  # when to stop, once told to
     try:
@@ -72,8 +74,9 @@ def run(
                 gateway.acknowledge(messages)
                 counters.add(written, lag=time.time() - messages[0].received_at / 1e6, commit=time.monotonic() - began)
             now = time.monotonic()
-            if report and now - reported >= report_every:
-                report(counters.as_dict(waiting=len(inbox)))
+            if report and (now - reported >= report_every or (not ready and gateway.wait_connected(0))):
+                ready = ready or gateway.wait_connected(0)
+                report({"ready": ready, **counters.as_dict(waiting=len(inbox))})
                 reported = now
             if now - tidied >= _HOUSEKEEPING:
                 pipeline.housekeep()

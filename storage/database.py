@@ -9,6 +9,10 @@ from psycopg import errors as pg
 
 from devices.errors import CitybeatError
 
+#: How a server words that it will not let us in, ever. The driver has no SQLSTATE for what happens before there is a connection; a
+#: server of another language is only tried for longer.
+_REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", '" does not exist', "permission denied for database")
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 #: s. Longer than a local server ever needs, shorter than an operator waits.
@@ -39,12 +43,12 @@ def translated() -> Iterator[None]:
         yield
     except (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable) as exc:
         raise TransientError(_line(exc)) from exc
-    except (pg.InvalidPassword, pg.InvalidAuthorizationSpecification, pg.InvalidCatalogName) as exc:
-        raise StorageError(f"{_line(exc)}; check CITYBEAT_DATABASE_URL") from exc
     except (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, psycopg.InterfaceError) as exc:
         raise DatabaseUnavailableError(_line(exc)) from exc
     except psycopg.OperationalError as exc:
-        # Without an SQLSTATE the driver, not the server, speaks: no connection. Class 08 is connections, 53 resources.
+        if any(words in str(exc) for words in _REFUSED):
+            raise StorageError(f"{_line(exc)}; check CITYBEAT_DATABASE_URL") from exc
+        # Without an SQLSTATE there was no connection. Class 08 is connections, 53 resources, 57 an operator's intervention.
         if exc.sqlstate is None or exc.sqlstate[:2] in {"08", "53", "57"}:
             raise DatabaseUnavailableError(_line(exc)) from exc
         raise StorageError(_line(exc)) from exc

@@ -1,0 +1,26 @@
+"""What can go wrong on the sending side: an operator's mistake or a broker's answer. One line each, naming what and where.
+
+What is wrong with a *row* of a recording is no exception: it is counted and named in the replay's report (`simulator.recording`).
+"""
+
+from devices.errors import CitybeatError
+
+
+class SimulatorError(CitybeatError):
+    """Base of the simulator's errors."""
+
+
+class MapError(SimulatorError, ValueError):
+    """A replay map cannot be used; the message names the origin, the line and the key."""
+
+
+class RecordingError(SimulatorError, ValueError):
+    """A recorded file does not fit its map: a column that the map names is not there."""
+
+
+class PublishError(SimulatorError):
+    """The broker cannot be reached, refuses the source, or the connection's thread ended."""
+
+
+class PublishStoppedError(PublishError):
+    """The caller asked to stop while a message was waiting for room; the message was not sent."""

@@ -1,0 +1,171 @@
+"""What a source sends, numbered: messages with `seq` 0, 1, 2, … under a `boot` that is new at each start; and the accounts of it.
+
+A `Feed` knows nothing of MQTT: it hands payloads to a `Transport`, which `simulator.publisher` is, and which tests replace.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol, Self
+
+from devices import wire
+from simulator.errors import PublishError
+
+#: s. How long the last acknowledgements are waited for.
+DRAIN_TIMEOUT: Final = 15.0
+
+
+class Transport(Protocol):
+    """A source's connection. Counts are of acknowledged messages, unless they say otherwise."""
+
+    sent: int  # messages handed over
+    sent_readings: int
+    acknowledged_messages: int
+    acknowledged_readings: int
+    refused_messages: int
+    refused_readings: int
+    refused: Counter[str]  # messages, by the broker's reason
+
+    def publish(self, channel: str, payload: bytes, *, readings: int) -> None:
+        """Send a payload; block while too much is unacknowledged."""
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until everything is answered; False after `timeout` seconds."""
+
+    def close(self) -> None:
+        """Say goodbye and disconnect."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceReport:
+    """What one source sent, and what the broker said to it."""
+
+    source: str
+    boot: str  # distinguishes this start of the source from others
+    last_seq: int | None  # the highest number sent; None: nothing was sent
+    messages: int  # acknowledged
+    readings: int  # acknowledged
+    refused_messages: int
+    refused_readings: int
+    refused: dict[str, int]  # messages, by the broker's reason
+    unacknowledged_messages: int  # sent, and neither acknowledged nor refused when the run ended
+    unacknowledged_readings: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run or a replay is."""
+
+    elapsed: float  # s since the start
+    time: int | None  # us since 1970 UTC: simulated time, or the newest time of the recording; None: nothing yet
+    sent_messages: int
+    sent_readings: int
+    messages: int  # acknowledged
+    readings: int  # acknowledged
+    refused_messages: int
+    rejected_rows: int = 0  # of a recording
+    file: str = ""  # that is being replayed
+
+    @classmethod
+    def of(cls, feeds: "Mapping[str, Feed]", *, elapsed: float, time: int | None, rejected_rows: int = 0, file: str = "") -> Self:
+        """Add up what feeds have done."""
+        links = [feed.transport for feed in feeds.values()]
+        return cls(
+            elapsed=elapsed,
+            time=time,
+            sent_messages=sum(link.sent for link in links),
+            sent_readings=sum(link.sent_readings for link in links),
+            messages=sum(link.acknowledged_messages for link in links),
+            readings=sum(link.acknowledged_readings for link in links),
+            refused_messages=sum(link.refused_messages for link in links),
+            rejected_rows=rejected_rows,
+            file=file,
+        )
+
+
+class Feed:
+    """One source: numbers its messages and sends them."""
+
+    def __init__(self, source: str, transport: Transport, *, boot: str) -> None:
+        self.source = source
+        self.boot = boot
+        self.transport = transport
+        self._seq = 0
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next message."""
+        return self._seq
+
+    def send(self, readings: Any, count: int) -> None:
+        """Send a report, a list of reports, or columns, with `count` readings in it. A number is used up only by what was sent."""
+        payload = wire.encode(readings, seq=self._seq, boot=self.boot)
+        self.transport.publish("readings", payload, readings=count)
+        self._seq += 1
+
+    def report(self) -> SourceReport:
+        """The accounts so far."""
+        link = self.transport
+        return SourceReport(
+            source=self.source,
+            boot=self.boot,
+            last_seq=self._seq - 1 if self._seq else None,
+            messages=link.acknowledged_messages,
+            readings=link.acknowledged_readings,
+            refused_messages=link.refused_messages,
+            refused_readings=link.refused_readings,
+            refused=dict(link.refused),
+            unacknowledged_messages=link.sent - link.acknowledged_messages - link.refused_messages,
+            unacknowledged_readings=link.sent_readings - link.acknowledged_readings - link.refused_readings,
+        )
+
+
+Connector = Callable[[str, str | None], Transport]  # source, password
+
+
+def require(sources: Sequence[str], passwords: Mapping[str, str | None]) -> None:
+    """See that there are credentials for all sources.
+
+    Raises
+    ------
+    PublishError
+        A source has no entry in `passwords`.
+    """
+    unknown = [source for source in sources if source not in passwords]
+    if unknown:
+        raise PublishError(f"no credentials for source {', '.join(sorted(unknown))}")
+
+
+@contextmanager
+def connected(sources: Sequence[str], passwords: Mapping[str, str | None], connect: Connector) -> Iterator[dict[str, Feed]]:
+    """Feeds of sources; their connections are closed at the end, whatever happens.
+
+    Raises
+    ------
+    PublishError
+        A source has no entry in `passwords`, or cannot be connected.
+    """
+    require(sources, passwords)
+    with ExitStack() as stack:
+        feeds: dict[str, Feed] = {}
+        for source in sources:
+            transport = connect(source, passwords[source])
+            stack.callback(transport.close)
+            feeds[source] = Feed(source, transport, boot=secrets.token_hex(4))
+        yield feeds
+
+
+def drain(feeds: Mapping[str, Feed], timeout: float = DRAIN_TIMEOUT) -> bool:
+    """Wait for the answers to what all feeds sent, `timeout` seconds altogether; whether all came."""
+    deadline = time.monotonic() + timeout
+    complete = True
+    for feed in feeds.values():
+        complete &= feed.transport.drain(max(0.0, deadline - time.monotonic()))
+    return complete

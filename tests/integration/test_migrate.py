@@ -1,0 +1,109 @@
+import re
+
+import pytest
+
+from devices.catalogue import builtin, extended
+from devices.device import Device, Sensor
+from devices.errors import DeviceError
+from storage import migrate, registry
+from storage.database import DatabaseUnavailableError, StorageError, connect
+
+CHUNKS = {"readings": 7.0, "readings_1m": 30.0}
+
+
+def test_the_second_time_nothing_happens(connection):
+    before = registry.version(connection)
+    assert migrate.migrate(connection, builtin(), chunk_days=CHUNKS) == []
+    assert registry.version(connection) == before
+    migrate.check(connection)
+
+
+def test_a_newer_schema_is_refused(connection):
+    connection.execute("INSERT INTO schema_migrations (number, name, checksum) VALUES (999, 'future', 'x')")
+    for attempt in (lambda: migrate.migrate(connection, builtin(), chunk_days={}), lambda: migrate.check(connection)):
+        with pytest.raises(migrate.SchemaError, match="999.*newer"):
+            attempt()
+
+
+def test_an_edited_migration_is_refused(connection):
+    connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE number = 1")
+    with pytest.raises(migrate.SchemaError, match="never edited"):
+        migrate.check(connection)
+
+
+def test_no_schema_says_what_to_do(servers):
+    with connect(servers.database_url, application="t") as fresh:
+        fresh.execute("CREATE DATABASE citybeat_bare")
+    try:
+        with connect(re.sub(r"/\w+$", "/citybeat_bare", servers.database_url), application="t") as bare:
+            with pytest.raises(migrate.SchemaError, match="citybeat migrate"):
+                migrate.check(bare)
+    finally:
+        with connect(servers.database_url, application="t") as fresh:
+            fresh.execute("DROP DATABASE citybeat_bare WITH (FORCE)")
+
+
+def test_files_are_numbered_without_gaps():
+    numbers = [m.number for m in migrate.migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_chunk_intervals_are_settings(connection):
+    migrate.migrate(connection, builtin(), chunk_days={"readings": 1.0, "readings_1m": 5.0})
+    rows = connection.execute(
+        "SELECT hypertable_name, extract(epoch FROM time_interval)::int / 86400 FROM timescaledb_information.dimensions ORDER BY 1"
+    )
+    assert rows.fetchall() == [("readings", 1), ("readings_1m", 5)]
+
+
+def test_a_metric_with_history_keeps_its_kind(connection):
+    own = '[noise]\ndomain = "environment"\nunit = "dB"\nkind = "{}"\n'
+    migrate.migrate(connection, extended(own.format("gauge"), origin="t"), chunk_days={})
+    migrate.migrate(connection, extended(own.format("level"), origin="t"), chunk_days={})  # nobody uses it yet
+    registry.register(connection, [Device(id="n-1", source="gw", domain="environment", sensors=(Sensor(metric="noise"),))])
+    with pytest.raises(StorageError, match="noise"):
+        migrate.migrate(connection, extended(own.format("gauge"), origin="t"), chunk_days={})
+
+
+def test_registering(connection):
+    device = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25", high=99.0),), tags={"a": "b"})
+    registry.register(connection, [device])
+    snapshot = registry.load(connection, builtin())
+    number = snapshot.series["env-1", "pm25"]
+    assert snapshot.high[number] == 99.0
+    assert snapshot.owner[number] == snapshot.sources["gw"]
+    version = snapshot.version
+    registry.register(connection, [Device(id="env-1", source="gw2", domain="environment", sensors=(Sensor(metric="pm25"),))])
+    later = registry.load(connection, builtin())
+    assert later.version > version
+    assert later.series["env-1", "pm25"] == number
+    assert later.high[number] == 1000.0
+    assert later.owner[number] == later.sources["gw2"]
+    assert registry.retire(connection, "env-1")
+    assert not registry.retire(connection, "env-1")
+    assert registry.load(connection, builtin()).retired[number]
+
+
+def test_all_or_none_is_registered(connection):
+    good = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25"),))
+    bad = Device(id="env-2", source="gw", domain="environment", sensors=(Sensor(metric="happiness"),))
+    with pytest.raises(DeviceError, match="env-2.*happiness"):
+        registry.register(connection, [good, bad])
+    assert registry.load(connection, builtin()).devices == frozenset()
+
+
+def test_listeners_hear_of_changes(connection, database):
+    with connect(database, application="t") as listener:
+        registry.listen(listener)
+        assert not registry.notified(listener)
+        registry.register(connection, [Device(id="env-1", source="gw", domain="environment", sensors=())])
+        assert registry.notified(listener)
+        assert not registry.notified(listener)
+
+
+def test_errors_are_in_our_words(servers):
+    with pytest.raises(DatabaseUnavailableError):
+        connect("postgresql://x:y@127.0.0.1:1/z", application="t")
+    with pytest.raises(StorageError, match="CITYBEAT_DATABASE_URL") as caught:
+        connect(re.sub(r":[^:@/]+@", ":wrong@", servers.database_url), application="t")
+    assert not isinstance(caught.value, DatabaseUnavailableError)

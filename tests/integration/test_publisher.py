@@ -1,0 +1,166 @@
+"""The publisher against a real broker."""
+
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+import stack
+from simulator import city as cities
+from simulator.errors import PublishError, PublishStoppedError
+from simulator.maps import load_map
+from simulator.publisher import Publisher
+from simulator.replay import replay
+from simulator.run import run
+
+
+class Listener:
+    """What the ingest user sees of a source."""
+
+    def __init__(self, url: str, topic: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname
+        self.messages: list[tuple[str, bytes, bool]] = []
+        self._ready = threading.Event()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"listener-{secrets.token_hex(4)}", protocol=mqtt.MQTTv5)
+        self._client.username_pw_set(parts.username, parts.password)
+        self._client.on_message = lambda _c, _d, m: self.messages.append((m.topic, m.payload, m.retain))
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        kept = Properties(PacketTypes.CONNECT)  # a session that outlives a restart of the broker that tests share
+        kept.SessionExpiryInterval = 60
+        self._client.connect(parts.hostname, parts.port or 1883, clean_start=False, properties=kept)
+        self._client.loop_start()
+        assert self._ready.wait(10)
+
+    def wait_for(self, count: int, timeout: float = 10) -> list[tuple[str, bytes, bool]]:
+        deadline = time.monotonic() + timeout
+        while len(self.messages) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.messages
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def source() -> str:
+    return f"pub-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def password(servers: stack.Servers, stack_settings: stack.StackSettings, source: str) -> str:
+    if stack_settings.mqtt_url is not None:
+        pytest.skip("a given broker's users are not ours to make")
+    return stack.credentials(stack_settings, [source])[source]
+
+
+@pytest.fixture
+def listener(servers: stack.Servers, source: str):
+    heard = Listener(servers.mqtt_url, f"city/v1/{source}/#")
+    yield heard
+    heard.close()
+
+
+def test_everything_acknowledged_arrives_in_order(servers, source, password, listener):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password, window=5)
+    for i in range(500):
+        link.publish("readings", b"%d" % i, readings=3)
+    assert link.drain(10)
+    assert (link.sent, link.acknowledged_messages, link.acknowledged_readings, link.refused) == (500, 500, 1500, {})
+    link.close()
+    heard = listener.wait_for(502)
+    assert [payload for topic, payload, _ in heard if topic.endswith("/readings")] == [b"%d" % i for i in range(500)]
+    assert [payload for topic, payload, _ in heard if topic.endswith("/status")] == [b"online", b"offline"]
+
+
+def test_the_last_will_says_offline(servers, source, password, listener):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    listener.wait_for(1)
+    link._client._sock.shutdown(socket.SHUT_RDWR)
+    heard = listener.wait_for(3)
+    link.close()
+    assert [payload for _, payload, _ in heard[:3]] == [b"online", b"offline", b"online"]
+
+
+def test_a_lost_connection_loses_nothing(servers, source, password, listener):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    for i in range(300):
+        if i == 150:
+            link._client._sock.shutdown(socket.SHUT_RDWR)
+        link.publish("readings", b"%d" % i, readings=1)
+    assert link.drain(20)
+    assert link.acknowledged_messages == 300
+    link.close()
+    heard = listener.wait_for(303)
+    assert {payload for topic, payload, _ in heard if topic.endswith("/readings")} == {b"%d" % i for i in range(300)}
+
+
+def test_wrong_credentials_and_an_absent_broker_are_told(servers, source, password):
+    with pytest.raises(PublishError, match=f"refuses source '{source}'"):
+        Publisher(url=servers.mqtt_url, source=source, password="wrong")
+    with pytest.raises(PublishError, match=r"no MQTT broker answers at 127\.0\.0\.1:9"):
+        Publisher(url="mqtt://127.0.0.1:9", source=source, password=None)
+
+
+def test_what_the_broker_refuses_is_counted_and_named(servers, source, password):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    link.source = "somebody-else"  # its topics are not ours
+    link.publish("readings", b"{}", readings=7)
+    assert link.drain(10)
+    link.source = source
+    link.publish("readings", b"{}", readings=2)
+    assert link.drain(10)
+    assert dict(link.refused) == {"Not authorized": 1}
+    assert (link.refused_messages, link.refused_readings, link.acknowledged_readings) == (1, 7, 2)
+    link.close()
+
+
+def test_a_callback_that_raises_does_not_go_unnoticed(servers, source, password):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    link._count = None  # type: ignore[assignment]
+    link.publish("readings", b"{}", readings=1)
+    with pytest.raises(PublishError, match="our own fault in _on_publish"):
+        link.drain(10)
+    link.close()
+
+
+def test_a_full_window_waits_and_can_be_stopped(servers, source, password):
+    stop = threading.Event()
+    link = Publisher(url=servers.mqtt_url, source=source, password=password, window=1, stop=stop)
+    with link._changed:
+        link._waiting[65_000] = 0  # a message that is never answered
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(PublishStoppedError):
+        link.publish("readings", b"{}", readings=1)
+    assert not link.drain(0.1)
+    link.close()
+
+
+def test_a_city_and_a_recording_through_the_broker(servers, source, password, listener, tmp_path: Path):
+    city = cities.build(devices=20, gateways=[source], seed=5)
+    report = run(city, url=servers.mqtt_url, passwords={source: password}, stop=threading.Event(), speed=3600, duration=1)
+    assert report.complete
+    assert report.messages == report.sources[0].last_seq + 1 > 0
+    assert report.unacknowledged_readings == report.refused_readings == 0
+    file = tmp_path / "a.csv"
+    file.write_text("t,v\n" + "".join(f"{i},{i / 8}\n" for i in range(1000)))
+    replay_map = load_map(
+        f"time: {{columns: [t], format: unix}}\n"
+        f"devices: [{{id: a, source: {source}, domain: environment, columns: {{v: {{metric: pm25}}}}}}]",
+        origin="test",
+    )
+    told = replay([file], replay_map, url=servers.mqtt_url, passwords={source: password}, register=lambda _: None, batch=7)
+    assert (told.readings, told.messages, told.complete) == (1000, 143, True)
+    assert len({payload for topic, payload, _ in listener.wait_for(report.messages + 143 + 4) if "readings" in topic}) == (
+        report.messages + 143
+    )
