@@ -48,8 +48,8 @@ class Sensor:
     def __post_init__(self) -> None:
         for name in ("low", "high", "suspect_low", "suspect_high", "rating", "interval"):
             value = getattr(self, name)
-            if value is not None and math.isnan(value):
-                raise DeviceError(f"sensor {self.metric!r}: {name} is not a number")
+            if value is not None and not math.isfinite(value):
+                raise DeviceError(f"sensor {self.metric!r}: {name} must be a finite number; leave it out for the catalogue's")
         if self.interval is not None and not self.interval > 0:
             raise DeviceError(f"sensor {self.metric!r}: interval must be above 0 seconds")
 

@@ -32,6 +32,7 @@ class Reason(enum.StrEnum):
     NOT_FINITE = "not_finite"
     UNKNOWN_DEVICE = "unknown_device"
     UNKNOWN_METRIC = "unknown_metric"  # the device has no such sensor
+    UNIT_MISMATCH = "unit_mismatch"  # a unit that cannot be converted
     SOURCE_MISMATCH = "source_mismatch"  # the device belongs to another source
     RETIRED = "retired"  # the device was taken out of service
     CONFLICT = "conflict"  # another value is stored at that time; accounted as conflict, not as quarantined

@@ -58,19 +58,26 @@ class Inbox:
 
     def take(self, size: BatchSize, timeout: float) -> list[Message]:
         """The next batch, in order of arrival; empty after `timeout` seconds without a message."""
-        if not self._ready.wait(timeout):
-            return []
-        if len(self._queue) < size.messages:
-            time.sleep(size.linger)
-        self._ready.clear()  # before looking: a message that comes from here on sets it again
+        deadline = time.monotonic() + timeout
+        while self._ready.wait(max(0.0, deadline - time.monotonic())):
+            if len(self._queue) < size.messages:
+                time.sleep(size.linger)
+            self._ready.clear()  # before looking: a message that comes from here on sets it again
+            batch = self._pop(size)
+            if self._queue:
+                self._ready.set()
+            if batch:  # else the last batch took the message that had set the event
+                return batch
+        return []
+
+    def _pop(self, size: BatchSize) -> list[Message]:
         batch: list[Message] = []
         total = 0
         while len(batch) < size.messages and total < size.bytes:
             try:
                 message = self._queue.popleft()
             except IndexError:
-                return batch
+                break
             batch.append(message)
             total += len(message.payload)
-        self._ready.set()
         return batch

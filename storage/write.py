@@ -175,8 +175,7 @@ class Transaction:
         """Add one-minute partials of new readings to `readings_1m`."""
         if len(partials) == 0:
             return
-        columns = {name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns}
-        self._copy("copy_1m", _PARTIALS.encode(**columns))
+        self._copy("copy_1m", encode_partials(partials))
         self._cursor.execute(_SQL["merge_1m"])
 
     def merge_latest(self, new: Batch) -> None:
@@ -278,14 +277,14 @@ class Transaction:
             return True
         try:
             with self._connection.transaction():
-                self._copy("copy_readings", _encode(batch, rows))
+                self._copy("copy_readings", encode_readings(batch.take(rows)))
         except psycopg.errors.UniqueViolation:
             return False
         return True
 
     def _insert_carefully(self, batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """INSERT … ON CONFLICT DO NOTHING by way of a temporary table; which of the rows (sorted by key) are new."""
-        self._copy("copy_incoming_readings", _encode(batch, rows))
+        self._copy("copy_incoming_readings", encode_readings(batch.take(rows)))
         with self._cursor.copy(_SQL["insert_incoming_readings"]) as copy:
             stored = _KEYS.decode(b"".join(bytes(part) for part in copy))
         # Both are sets of distinct keys: after sorting them together, a stored key stands right behind the row it belongs to.
@@ -395,14 +394,16 @@ class Store:
         self._connection.close()
 
 
-def _encode(batch: Batch, rows: NDArray[np.int64]) -> bytes:
+def encode_readings(batch: Batch) -> bytes:
+    """Readings as COPY BINARY."""
     return _READINGS.encode(
-        time=batch.time[rows],
-        received_at=batch.received_at[rows],
-        value=batch.value[rows],
-        series_id=batch.series[rows],
-        flags=batch.flags[rows],
+        time=batch.time, received_at=batch.received_at, value=batch.value, series_id=batch.series, flags=batch.flags
     )
+
+
+def encode_partials(partials: Partials) -> bytes:
+    """One-minute partials as COPY BINARY."""
+    return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
 
 
 def _datetime(us: int) -> datetime:

@@ -112,7 +112,7 @@ def test_wrong_credentials_and_an_absent_broker_are_told(servers, source, passwo
         Publisher(url="mqtt://127.0.0.1:9", source=source, password=None)
 
 
-def test_what_the_broker_refuses_is_counted_and_named(servers, source, password):
+def test_what_the_broker_refuses_is_counted_and_named(servers, source, password, listener):
     link = Publisher(url=servers.mqtt_url, source=source, password=password)
     link.source = "somebody-else"  # its topics are not ours
     link.publish("readings", b"{}", readings=7)
@@ -122,6 +122,16 @@ def test_what_the_broker_refuses_is_counted_and_named(servers, source, password)
     assert link.drain(10)
     assert dict(link.refused) == {"Not authorized": 1}
     assert (link.refused_messages, link.refused_readings, link.acknowledged_readings) == (1, 7, 2)
+    link.close()
+
+
+def test_what_nobody_subscribes_to_is_no_success(servers, source, password):
+    """The broker acknowledges it and forgets it; MQTT 5 lets it say so."""
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    link.publish("readings", b"{}", readings=2)
+    assert link.drain(10)
+    assert dict(link.refused) == {"No matching subscribers": 1}
+    assert (link.acknowledged_messages, link.refused_readings) == (0, 2)
     link.close()
 
 

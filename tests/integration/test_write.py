@@ -120,7 +120,8 @@ def test_newest_comes_from_what_is_stored(store):
 def test_latest_keeps_the_newest_and_the_newest_good(store, city):
     write(store, [(1, T0, 5.0, 0), (1, T0 + 1, 9e9, 1), (2, T0, 1.0, 1)])
     write(store, [(1, T0 - 5, 4.0, 0), (2, T0 - 5, 2.0, 0)])
-    query = "SELECT series_id, extract(epoch FROM time - %s)::float8, value, flags, isfinite(good_at), good_value FROM latest ORDER BY 1"
+    query = """SELECT series_id, extract(epoch FROM time - %s)::float8, value, flags, isfinite(good_at), good_value
+               FROM latest ORDER BY 1"""
     rows = city.execute(query, [datetime.fromtimestamp(T0 // 10**6, UTC)]).fetchall()
     assert rows == [(1, 1e-06, 9e9, 1, True, 5.0), (2, 0.0, 1.0, 1, True, 2.0)]
 

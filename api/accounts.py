@@ -1,0 +1,88 @@
+"""The ledger: what was received, and what became of it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from api import problems
+from api.answers import answer, milliseconds, rfc3339
+from api.dependencies import Parts
+from api.models import LedgerModel
+from api.params import Instant, Paged, Text, decode_cursor, encode_cursor
+from api.problems import invalid
+from storage import read
+
+router: Final = APIRouter(prefix="/v1", tags=["accounts"])
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ENDS: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
+
+
+class LedgerParameters(Paged):
+    """Which sources, and when."""
+
+    source: list[Text] | None = Field(None, max_length=1000, description="Only these sources; repeat it for several.")
+    start: Instant | None = Field(
+        None,
+        alias="from",
+        description="Minutes of receipt that begin then or later; RFC 3339 with an offset.",
+        examples=["2026-01-01T00:00:00Z"],
+    )
+    stop: Instant | None = Field(None, alias="to", description="And before that.", examples=["2026-01-02T00:00:00Z"])
+
+
+_COUNTS: Final = {
+    "messages": 60,
+    "undecodable": 1,
+    "redelivered": 0,
+    "received": 590,
+    "stored": 580,
+    "duplicate": 4,
+    "conflict": 1,
+    "missing": 3,
+    "quarantined": 2,
+    "overflow": 0,
+}
+_EXAMPLE: Final[dict[str, Any]] = {
+    "from": "2026-01-01T00:00:00Z",
+    "to": None,
+    "totals": {**_COUNTS, "balanced": True},
+    "count": 1,
+    "columns": {"minute": [1767225600000], "source": ["gw-3"], **{name: [count] for name, count in _COUNTS.items()}},
+    "next_cursor": None,
+}
+
+
+@router.get(
+    "/ledger",
+    response_model=LedgerModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(422, 500, 503)},
+)
+async def ledger(parts: Parts, parameters: Annotated[LedgerParameters, Query()]) -> Response:
+    """Counts by minute of receipt and source, in pages, and their sums over the whole range."""
+    start, stop = parameters.start, parameters.stop
+    if start is not None and stop is not None and start >= stop:
+        raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
+    key = decode_cursor(parameters.cursor, int, str)
+    try:
+        after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
+    except OverflowError:
+        raise invalid("cursor", "not a cursor of this list") from None
+    found = await read.ledger(parts.pool, parameters.source, start=start, stop=stop, after=after, limit=parameters.limit + 1)
+    n = min(len(found.source), parameters.limit)
+    more = len(found.source) > n
+    return answer(
+        {
+            "from": start and rfc3339(start),
+            "to": stop and rfc3339(stop),
+            "totals": {**found.totals, "balanced": found.totals["received"] == sum(found.totals[name] for name in _ENDS)},
+            "count": n,
+            "columns": {
+                "minute": milliseconds(found.minute[:n]),
+                "source": found.source[:n],
+                **{name: column[:n] for name, column in found.counts.items()},
+            },
+            "next_cursor": encode_cursor(int(found.minute[n - 1]), found.source[n - 1]) if more else None,
+        }
+    )

@@ -1,0 +1,108 @@
+"""The application: routes, error shape, documentation, and the pool's life."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.gzip import GZipMiddleware
+
+from api import accounts, devices, operations, problems, telemetry
+from api import catalogue as metrics
+from api.dependencies import MAX_POINTS, Service
+from api.problems import ProblemDetails
+from devices.catalogue import Catalogue
+from storage.pool import ReadPool
+
+#: Connections. A query of the largest size that is allowed takes a core of the server for some 0.1 s; more would only queue there.
+POOL_SIZE: Final = 10
+#: Bytes from which an answer is compressed, and how hard (1-9).
+_COMPRESS_FROM: Final = 16_384
+_COMPRESS_LEVEL: Final = 1
+
+_ROUTERS: Final = (operations.router, metrics.router, devices.router, telemetry.router, accounts.router)
+_DESCRIPTION: Final = """\
+Readings of a city's sensors, with their quality flags and accounts.
+
+* Times in queries are RFC 3339 with an offset. In answers a single time is RFC 3339, a column of times is epoch milliseconds.
+* Errors are `application/problem+json` (RFC 9457), on every route, and say what to do.
+* Parameters that do not exist are refused.
+"""
+
+
+def create_app(
+    *,
+    database_url: str,
+    catalogue: Catalogue,
+    pool_size: int = POOL_SIZE,
+    pool_min_size: int = 1,
+    max_points: int = MAX_POINTS,
+    version: str | None = None,
+) -> FastAPI:
+    """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
+
+    Parameters
+    ----------
+    database_url : str
+        postgresql://user:password@host:port/database; a role that may only read is enough.
+    catalogue : Catalogue
+        The city's metrics.
+    pool_size, pool_min_size : int
+        Connections at most, and kept open.
+    max_points : int
+        Points that one answer of /v1/series may have.
+    version : str, optional
+        Shown by /healthz and the documentation; the installed distribution's, unless given.
+    """
+    shown = version or _installed_version()
+    pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await pool.open()
+        try:
+            yield
+        finally:
+            await pool.close()
+
+    app = FastAPIOffline(
+        title="citybeat",
+        version=shown,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,  # its page is one more that would have to be kept offline
+        swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
+    )
+    app.state.service = Service(pool=pool, catalogue=catalogue, version=shown, max_points=max_points)
+    problems.install(app)
+    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
+    for router in _ROUTERS:
+        app.include_router(router)
+    _complete_document(app)
+    return app
+
+
+def _complete_document(app: FastAPI) -> None:
+    """Add to the OpenAPI document what FastAPI leaves out: the problem's schema, and nulls in examples."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**schema.pop("$defs"), "ProblemDetails": schema}
+        for route in (route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)):
+            shown = document["paths"][route.path]["get"]["responses"]["200"]["content"]["application/json"]
+            shown |= route.responses[200]["content"]["application/json"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("citybeat")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

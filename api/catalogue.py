@@ -1,0 +1,65 @@
+"""The catalogue of metrics. Answered from memory: it is there when the database is not."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from api import aggregates, problems
+from api.answers import answer, finite
+from api.dependencies import Parts
+from api.models import CatalogueModel
+from api.params import Parameters
+from devices.catalogue import Domain, Metric
+
+router: Final = APIRouter(prefix="/v1", tags=["registry"])
+
+
+class CatalogueParameters(Parameters):
+    """Which metrics."""
+
+    domain: Domain | None = Field(None, description="Only metrics of this domain.")
+
+
+_EXAMPLE: Final = {
+    "metrics": [
+        {
+            "name": "temperature",
+            "domain": "environment",
+            "unit": "Cel",
+            "kind": "gauge",
+            "aggregates": ["count", "bad", "mean", "min", "max", "first", "last", "stddev"],
+            "low": -80.0,
+            "high": 60.0,
+            "suspect_low": None,
+            "suspect_high": None,
+            "interval_s": 60.0,
+        }
+    ]
+}
+
+
+@router.get(
+    "/catalogue",
+    response_model=CatalogueModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(422, 500)},
+)
+async def catalogue(parts: Parts, parameters: Annotated[CatalogueParameters, Query()]) -> Response:
+    """The metrics that sensors can have: unit, kind, plausible range, and the aggregates that make sense."""
+    wanted = [metric for metric in parts.catalogue.values() if parameters.domain in {None, metric.domain}]
+    return answer({"metrics": [_metric(metric) for metric in wanted]})
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "domain": metric.domain,
+        "unit": metric.unit,
+        "kind": metric.kind,
+        "aggregates": aggregates.allowed(metric.kind),
+        "low": finite(metric.low),
+        "high": finite(metric.high),
+        "suspect_low": finite(metric.suspect_low),
+        "suspect_high": finite(metric.suspect_high),
+        "interval_s": metric.interval,
+    }

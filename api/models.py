@@ -1,0 +1,192 @@
+"""What answers look like, for the OpenAPI document: routes answer from arrays, and tests hold the answers against these models.
+
+Columns of one answer all have the same length; `pandas.DataFrame(answer["columns"])` is a table.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from devices.catalogue import Domain, Kind
+
+_RANGE = "; null: open"
+TIMES = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
+FLAGS = "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
+
+
+class Model(BaseModel):
+    """What all answers share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MetricModel(Model):
+    """One metric of the catalogue."""
+
+    name: str = Field(description="As in FIWARE's Smart Data Models.", examples=["temperature"])
+    domain: Domain
+    unit: str = Field(description="UCUM.", examples=["Cel"])
+    kind: Kind = Field(description="Decides which aggregates make sense.")
+    aggregates: list[str] = Field(description="What /v1/series can give of it.")
+    low: float | None = Field(description="Plausible range" + _RANGE)
+    high: float | None = Field(description="Plausible range" + _RANGE)
+    suspect_low: float | None = Field(description="Usual range" + _RANGE)
+    suspect_high: float | None = Field(description="Usual range" + _RANGE)
+    interval_s: float = Field(description="Seconds between readings, as expected.")
+
+
+class CatalogueModel(Model):
+    """The metrics that this citybeat knows."""
+
+    metrics: list[MetricModel]
+
+
+class DeviceModel(Model):
+    """A registered device."""
+
+    id: str = Field(examples=["env-0007"])
+    name: str
+    domain: str
+    source: str = Field(description="The MQTT identity that it publishes through.")
+    latitude: float | None = Field(description="Degrees north, WGS 84.")
+    longitude: float | None = Field(description="Degrees east, WGS 84.")
+    district: str
+    tags: dict[str, str]
+    created_at: str
+    updated_at: str
+    retired_at: str | None = Field(description="Since when it is out of service; its history stays.")
+    metrics: list[str] = Field(description="What its sensors measure.")
+
+
+class DevicesModel(Model):
+    """A page of devices."""
+
+    devices: list[DeviceModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class NewestModel(Model):
+    """A sensor's newest reading, good or bad."""
+
+    time: str
+    value: float = Field(description="In the sensor's unit.")
+    flags: list[str] = Field(description=FLAGS)
+    age_s: float = Field(description="Seconds since; negative: ahead of our clock.")
+
+
+class SensorModel(Model):
+    """A sensor, with the bounds that its readings are judged by."""
+
+    metric: str
+    domain: str
+    unit: str
+    kind: Kind
+    low: float | None = Field(description="Plausible range" + _RANGE)
+    high: float | None = Field(description="Plausible range" + _RANGE)
+    suspect_low: float | None = Field(description="Usual range" + _RANGE)
+    suspect_high: float | None = Field(description="Usual range" + _RANGE)
+    rating: float | None = Field(description="What the device is built for.")
+    interval_s: float
+    sentinels: list[float | None] = Field(description="Values that mean: no value.")
+    latest: NewestModel | None
+
+
+class DeviceDetailModel(DeviceModel):
+    """A device with its sensors."""
+
+    sensors: list[SensorModel]
+
+
+class LatestColumns(Model):
+    """A row a series, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    unit: list[str]
+    time: list[float] = Field(description=TIMES)
+    value: list[float | None]
+    flags: list[list[str]] = Field(description=FLAGS)
+    age_s: list[float] = Field(description="Seconds from `time` to `at`.")
+
+
+class LatestModel(Model):
+    """Newest readings."""
+
+    at: str = Field(description="The database's time, which ages are counted from.")
+    count: int
+    columns: LatestColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class SeriesColumns(BaseModel):
+    """raw: time, value, flags. 1m: time (start of the minute) and a column an aggregate; null: the minute has no such value."""
+
+    model_config = ConfigDict(extra="allow")
+
+    time: list[float] = Field(description=TIMES)
+    __pydantic_extra__: dict[str, list[Any]]
+
+
+class SeriesModel(Model):
+    """One series over a range of time."""
+
+    device: str
+    metric: str
+    unit: str
+    kind: Kind
+    bucket: str
+    start: str = Field(alias="from")
+    stop: str = Field(alias="to")
+    count: int = Field(description="Points.")
+    columns: SeriesColumns
+
+
+class CountsModel(Model):
+    """Sums over the whole range that was asked for."""
+
+    messages: int
+    undecodable: int = Field(description="Messages that could not be read.")
+    redelivered: int = Field(description="Messages that came again.")
+    received: int = Field(description="Readings, as all below.")
+    stored: int
+    duplicate: int
+    conflict: int
+    missing: int
+    quarantined: int
+    overflow: int = Field(description="Of quarantined: not kept, the source's quota being full.")
+    balanced: bool = Field(description="received = stored + duplicate + conflict + missing + quarantined.")
+
+
+class LedgerColumns(Model):
+    """A row a minute of receipt and source, in that order."""
+
+    minute: list[int] = Field(description="Its start, epoch milliseconds, UTC.")
+    source: list[str] = Field(description="`?`: messages whose topic names none.")
+    messages: list[int]
+    undecodable: list[int]
+    redelivered: list[int]
+    received: list[int]
+    stored: list[int]
+    duplicate: list[int]
+    conflict: list[int]
+    missing: list[int]
+    quarantined: list[int]
+    overflow: list[int]
+
+
+class LedgerModel(Model):
+    """What was received, and what became of it."""
+
+    start: str | None = Field(alias="from")
+    stop: str | None = Field(alias="to")
+    totals: CountsModel
+    count: int
+    columns: LedgerColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class HealthModel(Model):
+    """The process runs, or the service is ready."""
+
+    status: str
+    version: str

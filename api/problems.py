@@ -1,0 +1,226 @@
+"""Errors in one shape: RFC 9457 `application/problem+json`, whatever went wrong and on whichever route.
+
+Law: a problem says what the client can do about it. What our own error was stands in the log, never in the answer.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from storage.database import DatabaseUnavailableError, TransientError
+from storage.pool import QueryTimeoutError
+
+MEDIA_TYPE: Final = "application/problem+json"
+_log: Final = logging.getLogger(__name__)
+#: s after which a client may try again: the pool asks the database anew with the next request.
+_RETRY_AFTER: Final = "2"
+
+
+class Problem(Exception):  # noqa: N818 - it is called so by RFC 9457
+    """An answer that is no success.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status.
+    slug : str
+        Distinguishes the kind of problem for programs; never renamed.
+    title : str
+        The same for every problem of this slug.
+    detail : str
+        What happened this time, and what to do.
+    errors : sequence of dict, optional
+        For status 422: each wrong parameter.
+    headers : mapping, optional
+        Of the answer.
+    **members
+        More members, as RFC 9457 allows.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status: Final = status
+        self.headers: Final = dict(headers or {})
+        self.body: Final[dict[str, Any]] = {
+            "type": f"urn:citybeat:problem:{slug}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            **members,
+        }
+        if errors is not None:
+            self.body["errors"] = list(errors)
+
+    def response(self) -> Response:
+        """As HTTP has it."""
+        return Response(orjson.dumps(self.body), status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
+
+
+def invalid(parameter: str, message: str, *, slug: str = "invalid-parameter", **members: Any) -> Problem:
+    """A parameter whose value only the route itself can judge."""
+    errors = [{"loc": ["query", parameter], "msg": message, "type": slug.replace("-", "_")}]
+    return Problem(422, slug, _TITLES.get(slug, "Invalid parameter"), f"{parameter}: {message}", errors=errors, **members)
+
+
+def not_found(detail: str) -> Problem:
+    """There is no such thing."""
+    return Problem(404, "not-found", "Not found", detail)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(DatabaseUnavailableError, _on_unavailable)
+    app.add_exception_handler(TransientError, _on_unavailable)
+    app.add_exception_handler(QueryTimeoutError, _on_timeout)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_problem(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, Problem)
+    return exc.response()
+
+
+async def _on_http(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    status = HTTPStatus(exc.status_code)
+    details = {
+        404: f"there is nothing at {request.url.path}; /docs lists what there is",
+        405: f"{request.method} is not possible at {request.url.path}; see the header Allow",
+    }
+    detail = details.get(exc.status_code, str(exc.detail))
+    slug = status.phrase.lower().replace(" ", "-")
+    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=exc.headers).response()
+
+
+async def _on_validation(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    errors = [{"loc": list(error["loc"]), "msg": _message(error), "type": error["type"]} for error in exc.errors()]
+    detail = "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in errors)
+    return Problem(422, "invalid-parameter", _TITLES["invalid-parameter"], detail, errors=errors).response()
+
+
+async def _on_unavailable(_request: Request, exc: Exception) -> Response:
+    _log.warning("database unavailable: %s", exc)
+    return Problem(
+        503,
+        "database-unavailable",
+        _TITLES["database-unavailable"],
+        "the database cannot be reached at the moment; try again",
+        headers={"Retry-After": _RETRY_AFTER},
+    ).response()
+
+
+async def _on_timeout(_request: Request, exc: Exception) -> Response:
+    _log.warning("%s", exc)
+    detail = "the database took too long; ask for less: a shorter range, fewer devices, or a bucket of 1m"
+    return Problem(503, "query-timeout", _TITLES["query-timeout"], detail).response()
+
+
+async def _on_bug(_request: Request, _exc: Exception) -> Response:
+    # Starlette raises the exception again behind this answer, so the server logs it with its traceback.
+    return Problem(500, "internal", "Internal error", "something went wrong on our side; the server's log says what").response()
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such parameter"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+_TITLES: Final = {
+    "invalid-parameter": "Invalid parameter",
+    "too-many-points": "Too many points",
+    "aggregate-without-meaning": "Aggregate without a meaning",
+    "database-unavailable": "Database unavailable",
+    "query-timeout": "Query took too long",
+}
+
+
+# --- for the OpenAPI document --------------------------------------------------------------------------------------------------
+
+
+class ParameterError(BaseModel):
+    """One wrong parameter."""
+
+    loc: list[str | int] = Field(description="Where it stands: `query` or `path`, then its name.")
+    msg: str = Field(description="What is wrong with it.")
+    type: str = Field(description="The same, for programs.")
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="A URN that names the kind of problem; it never changes.")
+    title: str = Field(description="The kind of problem, for people.")
+    status: int = Field(description="The HTTP status again.")
+    detail: str = Field(description="What happened this time, and what to do about it.")
+    errors: list[ParameterError] | None = Field(default=None, description="With status 422: each wrong parameter.")
+
+
+_EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
+    404: (
+        "There is no such thing.",
+        {"type": "urn:citybeat:problem:not-found", "title": "Not found", "status": 404, "detail": "there is no device 'env-0007'"},
+    ),
+    422: (
+        "A parameter is wrong.",
+        {
+            "type": "urn:citybeat:problem:invalid-parameter",
+            "title": "Invalid parameter",
+            "status": 422,
+            "detail": "from: a time needs an offset, such as Z or +07:00",
+            "errors": [{"loc": ["query", "from"], "msg": "a time needs an offset, such as Z or +07:00", "type": "value_error"}],
+        },
+    ),
+    500: (
+        "A mistake of ours.",
+        {
+            "type": "urn:citybeat:problem:internal",
+            "title": "Internal error",
+            "status": 500,
+            "detail": "something went wrong on our side; the server's log says what",
+        },
+    ),
+    503: (
+        "The database is away, or took too long.",
+        {
+            "type": "urn:citybeat:problem:database-unavailable",
+            "title": "Database unavailable",
+            "status": 503,
+            "detail": "the database cannot be reached at the moment; try again",
+        },
+    ),
+}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's `responses` say of these statuses."""
+    return {
+        status: {
+            "description": _EXAMPLES[status][0],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}, "example": _EXAMPLES[status][1]}},
+        }
+        for status in statuses
+    }

@@ -1,0 +1,135 @@
+"""The accounts, asked of the database itself: what the ledger sums up to, what does not balance, which rollups are wrong.
+
+Sync, on a connection in autocommit mode; each function sees one state of the database. `storage/read.py` has the ledger row by row.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+from devices.flags import BAD, Flag
+from storage import sql
+from storage.database import Connection, translated
+
+_SQL: Final = sql.load("accounts")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Sums of the ledger; the difference of two is what happened between them."""
+
+    messages: int = 0
+    undecodable: int = 0  # messages
+    redelivered: int = 0  # messages
+    received: int = 0  # readings, as all below
+    stored: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    missing: int = 0
+    quarantined: int = 0
+    overflow: int = 0  # of quarantined: not kept
+
+    def __sub__(self, earlier: Self) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every reading that was received ended as exactly one thing."""
+        return self.received == self.stored + self.duplicate + self.conflict + self.missing + self.quarantined
+
+
+def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> Totals:
+    """What the ledger sums up to over all time.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    sources : sequence of str, optional
+        Only of these; all, unless given. One that does not exist counts nothing.
+    """
+    with translated():
+        row = connection.execute(_SQL["totals"], {"sources": None if sources is None else list(sources)}).fetchone()
+    assert row is not None
+    return Totals(**dict(zip((f.name for f in fields(Totals)), row, strict=True)))
+
+
+def discrepancies(connection: Connection) -> list[str]:
+    """What does not balance, each as a sentence with its numbers; empty: everything does.
+
+    Asked is whether every reading of a source ended as one thing, whether `readings` has as many rows as the ledger says were
+    stored, and whether what is in quarantine unresolved, with what found no room there, is what the ledger has as quarantined.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    """
+    with translated(), _snapshot(connection):
+        unbalanced = connection.execute(_SQL["unbalanced"]).fetchall()
+        stored = connection.execute(_SQL["stored"]).fetchone()
+        quarantined = connection.execute(_SQL["quarantined"]).fetchall()
+    assert stored is not None
+    found = [
+        f"source {name}: received {received}, but stored {new} + duplicate {duplicate} + conflict {conflict} + missing {missing}"
+        f" + quarantined {refused} = {new + duplicate + conflict + missing + refused}"
+        for name, received, new, duplicate, conflict, missing, refused in unbalanced
+    ]
+    if stored[0] != stored[1]:
+        found.append(f"{stored[0]} rows in readings, but the ledger has {stored[1]} as stored")
+    found += [
+        f"source {name}: {kept} readings in quarantine + {overflow} that found no room = {kept + overflow},"
+        f" but the ledger has {counted} as quarantined"
+        for name, kept, overflow, counted in quarantined
+    ]
+    return found
+
+
+def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
+    """Rows of `readings_1m` that are not what a recomputation from `readings` gives, each as a sentence; empty: all are.
+
+    Counts, extremes, first and last values and times must be equal; sums may differ by 1e-9 of the sum of magnitudes, since
+    floating point addition depends on its order. Reads every reading.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    limit : int
+        Rows that are told at most.
+    """
+    parameters = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD), "limit": limit}
+    with translated():
+        rows = connection.execute(_SQL["rollup_differences"], parameters).fetchall()
+    found = []
+    for series, device, metric, bucket, unfounded, absent, differences in rows:
+        what = ["stands there without a reading"] if unfounded else ["is absent"] if absent else differences
+        found.append(f"readings_1m, series {series} ({device}, {metric}), {bucket:%Y-%m-%dT%H:%MZ}: {'; '.join(what)}")
+    return found
+
+
+def numbers(connection: Connection, sources: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """How many numbered messages came, and how many between the first and the last of them did not.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    sources : sequence of str
+
+    Returns
+    -------
+    dict
+        (seen, holes) by (source, boot).
+    """
+    with translated():
+        rows = connection.execute(_SQL["numbers"], {"sources": list(sources)}).fetchall()
+    return {(source, boot): (seen, holes) for source, boot, seen, holes in rows}
+
+
+@contextmanager
+def _snapshot(connection: Connection) -> Iterator[None]:
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield

@@ -1,0 +1,165 @@
+"""Devices as the API lists them. What ingest knows of them is in `storage/registry.py`, as one snapshot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from devices import registry
+from devices.catalogue import Catalogue, Domain, Kind, Metric
+from devices.device import Sensor
+from storage import sql
+from storage.pool import ReadPool
+
+_SQL: Final = sql.load("read")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceFilter:
+    """Which devices; None: any."""
+
+    domain: str | None = None
+    district: str | None = None
+    source: str | None = None
+    include_retired: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceEntry:
+    """A registered device."""
+
+    id: str
+    name: str
+    domain: str
+    source: str
+    latitude: float | None  # degrees north, WGS 84
+    longitude: float | None  # degrees east, WGS 84
+    district: str
+    tags: Mapping[str, str]
+    created_at: datetime
+    updated_at: datetime
+    retired_at: datetime | None
+    metrics: Sequence[str]  # sorted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Newest:
+    """A series' newest reading."""
+
+    time: datetime
+    value: float  # unit of the metric
+    flags: int
+    age: float  # s, by the database's clock; negative: ahead of it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SensorEntry:
+    """One sensor of a device, with the bounds that its readings are judged by. Infinite: open."""
+
+    metric: str
+    domain: str
+    unit: str  # UCUM
+    kind: str
+    low: float
+    high: float
+    suspect_low: float
+    suspect_high: float
+    rating: float | None
+    interval: float  # s between readings
+    sentinels: Sequence[float]  # every code for "missing", default ones included
+    newest: Newest | None
+
+
+async def devices(pool: ReadPool, wanted: DeviceFilter, *, after: str | None, limit: int) -> list[DeviceEntry]:
+    """At most `limit` devices, in order of id, with ids behind `after`.
+
+    Raises
+    ------
+    StorageError
+        See `ReadPool.cursor`.
+    """
+    parameters = {
+        "domain": wanted.domain,
+        "district": wanted.district,
+        "source": wanted.source,
+        "include_retired": wanted.include_retired,
+        "after": after,
+        "limit": limit,
+    }
+    async with pool.cursor() as cursor:
+        await cursor.execute(_SQL["devices"], parameters)
+        return [_device(row) for row in await cursor.fetchall()]
+
+
+async def device(pool: ReadPool, name: str, catalogue: Catalogue) -> tuple[DeviceEntry, list[SensorEntry]] | None:
+    """One device, retired or not, with its sensors in order of metric; None: there is none.
+
+    Parameters
+    ----------
+    pool : ReadPool
+    name : str
+        Its id.
+    catalogue : Catalogue
+        Where the bounds come from that the registration does not override. A metric that it lacks has no bounds.
+
+    Raises
+    ------
+    StorageError
+        See `ReadPool.cursor`.
+    """
+    async with pool.cursor(snapshot=True) as cursor:
+        await cursor.execute(_SQL["device"], {"device": name})
+        found = await cursor.fetchone()
+        if found is None:
+            return None
+        await cursor.execute(_SQL["sensors"], {"device": name})
+        rows = await cursor.fetchall()
+    return _device(found), _sensors(rows, catalogue)
+
+
+def _device(row: Sequence[Any]) -> DeviceEntry:
+    return DeviceEntry(**dict(zip(DeviceEntry.__dataclass_fields__, row, strict=True)))
+
+
+def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[SensorEntry]:
+    # The same code that ingest judges by, so that what is shown is what is applied. Ids only number the rows here.
+    metrics = [catalogue.get(row[0]) or Metric(name=row[0], domain=Domain(row[1]), unit=row[2], kind=Kind(row[3])) for row in rows]
+    sensors = [
+        Sensor(
+            metric=row[0],
+            low=row[4],
+            high=row[5],
+            suspect_low=row[6],
+            suspect_high=row[7],
+            rating=row[8],
+            interval=row[9],
+            sentinels=tuple(row[10]),
+        )
+        for row in rows
+    ]
+    bounds = registry.build(
+        version=0,
+        sources={},
+        devices=[],
+        rows=[
+            registry.SeriesRow(id=i, device="", source=1, retired=False, metric=metric, sensor=sensor)
+            for i, (metric, sensor) in enumerate(zip(metrics, sensors, strict=True), start=1)
+        ],
+    )
+    return [
+        SensorEntry(
+            metric=row[0],
+            domain=row[1],
+            unit=row[2],
+            kind=row[3],
+            low=float(bounds.low[i]),
+            high=float(bounds.high[i]),
+            suspect_low=float(bounds.suspect_low[i]),
+            suspect_high=float(bounds.suspect_high[i]),
+            rating=sensor.rating,
+            interval=metric.interval if sensor.interval is None else sensor.interval,
+            sentinels=[code for code in bounds.sentinels[i].tolist() if code == code],  # noqa: PLR0124 - padded with NaN
+            newest=None if row[11] is None else Newest(time=row[11], value=row[12], flags=row[13], age=row[14]),
+        )
+        for i, (row, metric, sensor) in enumerate(zip(rows, metrics, sensors, strict=True), start=1)
+    ]

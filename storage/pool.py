@@ -1,0 +1,135 @@
+"""The API's connections: a pool of read-only ones, opened whether the database is there or not.
+
+Law: async, and for reading only. Ingest has one plain connection a worker (`storage/write.py`); no function works on both.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from storage import migrate
+from storage.database import DatabaseUnavailableError, StorageError, connect, translated
+
+AsyncCursor = psycopg.AsyncCursor[TupleRow]
+
+#: s that a request waits for a connection; a client is better served by an early "try again" than by a queue.
+WAIT: Final = 3.0
+#: s that one statement may take. The slowest that our limits allow takes well under one.
+STATEMENT: Final = 15.0
+#: s that the pool tries again by itself. It backs off exponentially (1, 2, 4 … s), and after minutes without a database would be
+#: blind for minutes more; once it has given up, the next request makes it try at once.
+RECONNECT: Final = 5.0
+#: s for the answer to "are you there?"; probes of orchestrators wait no longer than that.
+PROBE: Final = 3.0
+
+
+class QueryTimeoutError(StorageError):
+    """A query took longer than it may; it asks for too much."""
+
+
+class ReadPool:
+    """Read-only connections to one database.
+
+    Parameters
+    ----------
+    url : str
+        postgresql://user:password@host:port/database
+    min_size, max_size : int
+        Connections that are kept open, and that may be open at once.
+    statement_timeout : float
+        Seconds.
+    """
+
+    def __init__(self, url: str, *, min_size: int, max_size: int, statement_timeout: float = STATEMENT) -> None:
+        self._url: Final = url
+        self._pool: Final[AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]] = AsyncConnectionPool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+            name="citybeat api",
+            timeout=WAIT,
+            reconnect_timeout=RECONNECT,
+            check=AsyncConnectionPool.check_connection,  # a server that restarted leaves dead connections in the pool
+            kwargs={
+                "autocommit": True,
+                "application_name": "citybeat api",
+                "connect_timeout": 5,
+                "options": "-c timezone=UTC -c default_transaction_read_only=on"
+                f" -c statement_timeout={round(statement_timeout * 1000)}",
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,
+            },
+        )
+
+    async def open(self) -> None:
+        """Start to connect, without waiting for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close(timeout=WAIT)
+
+    @asynccontextmanager
+    async def cursor(self, *, snapshot: bool = False) -> AsyncIterator[AsyncCursor]:
+        """A cursor that gets its answers in binary form.
+
+        Parameters
+        ----------
+        snapshot : bool
+            All statements see the same state of the database.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            No connection within `WAIT` seconds, or it broke.
+        QueryTimeoutError
+            A statement took too long.
+        StorageError
+            The database refused a statement.
+        """
+        with translated():
+            try:
+                async with self._pool.connection() as connection:
+                    if not snapshot:
+                        yield connection.cursor(binary=True)
+                        return
+                    async with connection.transaction():
+                        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                        yield connection.cursor(binary=True)
+            except psycopg.errors.QueryCanceled as exc:
+                raise QueryTimeoutError("the query took longer than it may") from exc
+
+    async def check(self) -> None:
+        """Make sure that the database answers and that its schema is this program's.
+
+        On a connection of its own: that all of the pool's are busy does not make a server unready.
+
+        Raises
+        ------
+        DatabaseUnavailableError, StorageError
+            The message says what is wrong.
+        """
+        try:
+            await asyncio.wait_for(asyncio.to_thread(_check, self._url), PROBE)
+        except TimeoutError:
+            raise DatabaseUnavailableError(f"no answer within {PROBE:.0f} s") from None
+
+
+def _check(url: str) -> None:
+    with closing(connect(url, application="api readiness")) as connection:
+        migrate.check(connection)
+
+
+async def one(cursor: AsyncCursor, statement: Any, parameters: dict[str, Any]) -> TupleRow:
+    """The one row that an aggregate gives."""
+    row = await (await cursor.execute(statement, parameters)).fetchone()
+    assert row is not None
+    return row

@@ -1,0 +1,113 @@
+-- The accounts: what was received, what became of it, and whether that adds up.
+
+-- name: totals
+-- Sums of the ledger over all time.
+SELECT coalesce(sum(messages), 0)::int8, coalesce(sum(undecodable), 0)::int8, coalesce(sum(redelivered), 0)::int8,
+    coalesce(sum(received), 0)::int8, coalesce(sum(stored), 0)::int8, coalesce(sum(duplicate), 0)::int8,
+    coalesce(sum(conflict), 0)::int8, coalesce(sum(missing), 0)::int8, coalesce(sum(quarantined), 0)::int8,
+    coalesce(sum(overflow), 0)::int8
+FROM ledger l JOIN sources s ON s.id = l.source_id
+WHERE %(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s);
+
+-- name: unbalanced
+-- Sources whose readings did not each end as exactly one thing.
+SELECT s.name, l.received, l.stored, l.duplicate, l.conflict, l.missing, l.quarantined
+FROM (
+    SELECT source_id, sum(received)::int8 AS received, sum(stored)::int8 AS stored, sum(duplicate)::int8 AS duplicate,
+        sum(conflict)::int8 AS conflict, sum(missing)::int8 AS missing, sum(quarantined)::int8 AS quarantined
+    FROM ledger GROUP BY source_id
+) l
+JOIN sources s ON s.id = l.source_id
+WHERE l.received <> l.stored + l.duplicate + l.conflict + l.missing + l.quarantined
+ORDER BY s.name;
+
+-- name: stored
+-- Rows of readings, and what the ledger says of them.
+SELECT (SELECT count(*) FROM readings), (SELECT coalesce(sum(stored), 0)::int8 FROM ledger);
+
+-- name: quarantined
+-- Sources whose open quarantine and overflow are not what the ledger has as quarantined.
+SELECT s.name, coalesce(q.readings, 0), coalesce(l.overflow, 0), coalesce(l.quarantined, 0)
+FROM sources s
+LEFT JOIN (
+    SELECT source_id, sum(quarantined)::int8 AS quarantined, sum(overflow)::int8 AS overflow FROM ledger GROUP BY source_id
+) l ON l.source_id = s.id
+LEFT JOIN (
+    SELECT source_id, sum(readings)::int8 AS readings FROM quarantine WHERE resolved_at IS NULL GROUP BY source_id
+) q ON q.source_id = s.id
+WHERE coalesce(q.readings, 0) + coalesce(l.overflow, 0) <> coalesce(l.quarantined, 0)
+ORDER BY s.name;
+
+-- name: numbers
+-- By source and boot: message numbers that came, and holes between the first and the last of them.
+SELECT s.name, q.boot, n.seen, upper(q.seen) - lower(q.seen) - n.seen
+FROM seqs q
+JOIN sources s ON s.id = q.source_id
+CROSS JOIN LATERAL (SELECT sum(upper(r) - lower(r))::int8 AS seen FROM unnest(q.seen) AS r) n
+WHERE s.name = ANY(%(sources)s) AND NOT isempty(q.seen)
+ORDER BY s.name, q.boot;
+
+-- name: rollup_differences
+-- Rows of readings_1m that are not what the readings say, kind by kind as devices/batch.py Partials and ingest/downsample.py have it.
+-- e1 and e2 are what sums may differ by: rounding grows with the sum of magnitudes, not with the sum itself.
+-- PostgreSQL, unlike NumPy, refuses to make an infinity or a zero of numbers that are none: minutes with values beyond 1e150, whose
+-- squares have no room in a float8, are left out of the comparison of sums, and values below 1e-150 count as 0 where they are multiplied.
+WITH judged AS (
+    SELECT r.series_id, time_bucket(INTERVAL '1 minute', r.time) AS bucket, r.time, r.value, m.kind,
+        (r.flags & %(bad)s) <> 0 AND (r.flags & %(good)s) = 0 AS bad,
+        CASE WHEN abs(r.value) < 1e150 THEN r.value ELSE 'infinity' END AS v,
+        CASE WHEN abs(r.value) > 1e-150 THEN r.value ELSE 0 END AS w
+    FROM readings r JOIN series s ON s.id = r.series_id JOIN metrics m ON m.name = s.metric
+), summed AS (
+    SELECT series_id, bucket, time, value, bad,
+        CASE kind
+            WHEN 'counter' THEN 0
+            WHEN 'direction' THEN sin(radians(w))
+            WHEN 'level' THEN power(10::float8, least(greatest(w, -2000), 2000) / 10)
+            ELSE v
+        END AS x1,
+        CASE kind
+            WHEN 'direction' THEN cos(radians(w))
+            WHEN 'gauge' THEN CASE WHEN v < 'infinity' THEN w * w ELSE v END
+            WHEN 'amount' THEN CASE WHEN v < 'infinity' THEN w * w ELSE v END
+            ELSE 0
+        END AS x2
+    FROM judged
+), recomputed AS (
+    SELECT series_id, bucket,
+        (count(*) FILTER (WHERE NOT bad))::int AS n,
+        (count(*) FILTER (WHERE bad))::int AS n_bad,
+        coalesce(min(value) FILTER (WHERE NOT bad), 'infinity') AS vmin,
+        coalesce(max(value) FILTER (WHERE NOT bad), '-infinity') AS vmax,
+        coalesce(min(time) FILTER (WHERE NOT bad), 'infinity') AS first_at,
+        coalesce(first(value, time) FILTER (WHERE NOT bad), 0) AS vfirst,
+        coalesce(max(time) FILTER (WHERE NOT bad), '-infinity') AS last_at,
+        coalesce(last(value, time) FILTER (WHERE NOT bad), 0) AS vlast,
+        coalesce(sum(x1) FILTER (WHERE NOT bad), 0) AS s1,
+        coalesce(sum(x2) FILTER (WHERE NOT bad), 0) AS s2,
+        1e-9 * greatest(sum(abs(x1)) FILTER (WHERE NOT bad), 1e-280) AS e1,
+        1e-9 * greatest(sum(abs(x2)) FILTER (WHERE NOT bad), 1e-280) AS e2
+    FROM summed GROUP BY series_id, bucket
+), compared AS (
+    SELECT coalesce(a.series_id, b.series_id) AS series_id, coalesce(a.bucket, b.bucket) AS bucket,
+        a.series_id IS NULL AS unfounded, b.series_id IS NULL AS absent,
+        CASE WHEN a.series_id IS NULL OR b.series_id IS NULL THEN ARRAY[]::text[] ELSE array_remove(ARRAY[
+            CASE WHEN a.n <> b.n THEN format('n is %%s, not %%s', b.n, a.n) END,
+            CASE WHEN a.n_bad <> b.n_bad THEN format('n_bad is %%s, not %%s', b.n_bad, a.n_bad) END,
+            CASE WHEN a.vmin <> b.vmin THEN format('vmin is %%s, not %%s', b.vmin, a.vmin) END,
+            CASE WHEN a.vmax <> b.vmax THEN format('vmax is %%s, not %%s', b.vmax, a.vmax) END,
+            CASE WHEN a.first_at <> b.first_at THEN format('first_at is %%s, not %%s', b.first_at, a.first_at) END,
+            CASE WHEN a.vfirst <> b.vfirst THEN format('vfirst is %%s, not %%s', b.vfirst, a.vfirst) END,
+            CASE WHEN a.last_at <> b.last_at THEN format('last_at is %%s, not %%s', b.last_at, a.last_at) END,
+            CASE WHEN a.vlast <> b.vlast THEN format('vlast is %%s, not %%s', b.vlast, a.vlast) END,
+            CASE WHEN a.e1 < 'infinity' AND NOT (b.s1 BETWEEN a.s1 - a.e1 AND a.s1 + a.e1)
+                THEN format('s1 is %%s, not %%s', b.s1, a.s1) END,
+            CASE WHEN a.e2 < 'infinity' AND NOT (b.s2 BETWEEN a.s2 - a.e2 AND a.s2 + a.e2)
+                THEN format('s2 is %%s, not %%s', b.s2, a.s2) END
+        ], NULL) END AS found
+    FROM recomputed a FULL JOIN readings_1m b ON b.series_id = a.series_id AND b.bucket = a.bucket
+)
+SELECT c.series_id, s.device_id, s.metric, c.bucket, c.unfounded, c.absent, c.found
+FROM compared c LEFT JOIN series s ON s.id = c.series_id
+WHERE c.unfounded OR c.absent OR cardinality(c.found) > 0
+ORDER BY c.series_id, c.bucket LIMIT %(limit)s;

@@ -1,0 +1,154 @@
+"""The accounts on a real database: they agree with what ingest does, and find every single thing that is wrong."""
+
+from contextlib import closing
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from devices.device import Device, Sensor
+from storage import accounts, registry
+from storage.accounts import Totals
+from storage.write import Numbers, Quarantined, Store, Tally
+
+T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]
+
+
+@pytest.fixture
+def city(connection, fill):
+    """One device with a sensor of each kind, 1,000 readings of each with all sorts of flags, in batches that overlap in time."""
+    sensors = tuple(Sensor(metric=metric) for metric in METRICS)
+    registry.register(connection, [Device(id="env-1", source="gw-1", domain="environment", sensors=sensors)])
+    rng = np.random.default_rng(7)
+    rows = [
+        ("env-1", metric, T0 + int(time), float(value), int(flags))
+        for metric in METRICS
+        for time, value, flags in zip(
+            rng.choice(3_600_000_000, 1000, replace=False),
+            rng.uniform(-30, 400, 1000),
+            rng.choice([0, 0, 0, 1, 2, 4, 8, 16, 64, 128, 1 | 256, 128 | 256], 1000),
+            strict=True,
+        )
+    ]
+    rows.append(("env-1", "temperature", T0 + 7_200_000_000, 99.0, 1))  # a minute without a good reading
+    rng.shuffle(rows)
+    for part in range(3):
+        fill([(d, m, int(t), float(v), int(f)) for d, m, t, v, f in rows[part::3]], received_at=T0 + part * 60_000_000)
+    return connection
+
+
+def test_totals(city, fill):
+    before = accounts.totals(city)
+    assert before == Totals(messages=3, received=5001, stored=5001)
+    assert before.balanced
+    fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
+    fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
+    assert accounts.totals(city) - before == Totals(messages=2, received=2, stored=1, duplicate=1)
+    assert accounts.totals(city, sources=["gw-1"]) == accounts.totals(city)
+    assert accounts.totals(city, sources=["nobody"]) == accounts.totals(city, sources=[]) == Totals()
+
+
+def test_totals_of_nothing(connection):
+    assert accounts.totals(connection) == Totals()
+    assert accounts.discrepancies(connection) == []
+    assert accounts.rollup_differences(connection) == []
+
+
+def test_what_ingest_does_balances(city):
+    assert accounts.discrepancies(city) == []
+    assert accounts.rollup_differences(city) == []
+
+
+def test_a_lost_reading_is_found(city):
+    city.execute("DELETE FROM readings WHERE time = (SELECT min(time) FROM readings)")
+    (found,) = accounts.discrepancies(city)
+    assert found == "5000 rows in readings, but the ledger has 5001 as stored"
+
+
+def test_a_reading_without_an_outcome_is_found(city):
+    city.execute("UPDATE ledger SET received = received + 2 WHERE minute = (SELECT min(minute) FROM ledger)")
+    (found,) = accounts.discrepancies(city)
+    assert found == ("source gw-1: received 5003, but stored 5001 + duplicate 0 + conflict 0 + missing 0 + quarantined 0 = 5001")
+
+
+def test_quarantine_is_accounted(database, city):
+    source = registry.ensure_sources(city, ["gw-1"])["gw-1"]
+    refused = [
+        Quarantined(received_at=T0, source=source, topic="t", payload=b"x" * size, refused=[(0, "too_old", "")], readings=count)
+        for size, count in [(10, 3), (1000, 4)]
+    ]
+    with closing(Store(database, quarantine_quota=100)) as store, store.batch(uuid4(), [source]) as transaction:
+        overflow = transaction.quarantine(refused)
+        transaction.add_ledger([Tally(minute=T0, source=source, received=7, quarantined=7)], overflow)
+    assert accounts.totals(city).overflow == 4
+    assert accounts.discrepancies(city) == []
+    city.execute("UPDATE quarantine SET resolved_at = now()")
+    (found,) = accounts.discrepancies(city)
+    assert found == ("source gw-1: 0 readings in quarantine + 4 that found no room = 4, but the ledger has 7 as quarantined")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_column_is_compared(city, metric):
+    for change, told in {
+        "n = n + 1": "n is",
+        "n_bad = n_bad + 1": "n_bad is",
+        "vmin = vmin - 1e-9": "vmin is",
+        "vmax = vmax + 1e-9": "vmax is",
+        "first_at = first_at - interval '1 microsecond'": "first_at is",
+        "vfirst = vfirst + 1e-9": "vfirst is",
+        "last_at = last_at + interval '1 microsecond'": "last_at is",
+        "vlast = vlast + 1e-9": "vlast is",
+        "s1 = s1 * 1.000001 + 0.001": "s1 is",
+        "s2 = s2 + 0.1": "s2 is",
+        "s2 = 'NaN'": "s2 is",
+        "s1 = 'infinity'": "s1 is",
+    }.items():
+        with city.transaction(force_rollback=True):
+            which = "(SELECT s.id FROM series s WHERE metric = %s)"
+            city.execute(f"UPDATE readings_1m SET {change} WHERE series_id = {which} AND bucket = '2026-01-01T00:05Z'", (metric,))
+            (found,) = accounts.rollup_differences(city)
+        assert told in found
+        assert f"(env-1, {metric}), 2026-01-01T00:05Z: " in found
+
+
+def test_rounding_is_no_difference(city):
+    city.execute("UPDATE readings_1m SET s1 = s1 * (1 + 1e-12), s2 = s2 * (1 - 1e-12)")
+    assert accounts.rollup_differences(city) == []
+
+
+def test_rows_that_are_absent_or_unfounded(city):
+    city.execute("DELETE FROM readings_1m WHERE bucket = '2026-01-01T00:05Z'")
+    found = accounts.rollup_differences(city)
+    assert len(found) == len(METRICS)
+    assert all("is absent" in line for line in found)
+    assert len(accounts.rollup_differences(city, limit=2)) == 2
+    city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:05Z'")
+    assert accounts.rollup_differences(city) == []
+    city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:06Z'")
+    assert all("without a reading" in line for line in accounts.rollup_differences(city))
+
+
+def test_extreme_values_do_not_stop_the_comparison(city, fill):
+    values = [1.7e308, -1.7e308, 1e200, 5e-324, 0.0]
+    for metric in METRICS:
+        with np.errstate(over="ignore"):
+            fill([("env-1", metric, T0 + 10**13 + i, value, 0) for i, value in enumerate(values)], received_at=T0)
+    assert accounts.rollup_differences(city) == []
+
+
+def test_numbers(database, city):
+    sources = registry.ensure_sources(city, ["gw-1", "gw-2"])
+    numbered = [("gw-1", "a", seq) for seq in (5, 6, 9, 7)] + [("gw-1", "b", 0), ("gw-2", "", 3), ("gw-2", "", 1)]
+    with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), list(sources.values())) as transaction:
+        transaction.add_seqs(
+            Numbers(
+                sources=[sources[name] for name, _, _ in numbered],
+                boots=[boot for _, boot, _ in numbered],
+                seqs=[seq for _, _, seq in numbered],
+                received_at=[T0] * len(numbered),
+            )
+        )
+    assert accounts.numbers(city, ["gw-1"]) == {("gw-1", "a"): (4, 1), ("gw-1", "b"): (1, 0)}
+    assert accounts.numbers(city, ["gw-2", "nobody"]) == {("gw-2", ""): (2, 1)}
+    assert accounts.numbers(city, []) == {}

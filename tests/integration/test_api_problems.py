@@ -1,0 +1,144 @@
+"""One error shape on every route, whatever goes wrong; and the service comes back by itself."""
+
+import time
+
+import pytest
+from psycopg import sql
+
+from api.problems import ProblemDetails
+from storage.database import connect
+
+#: Each route with a request that would succeed, had the device a sensor; and one of its parameters with a value that is wrong.
+ROUTES = {
+    "/healthz": ("/healthz", None),
+    "/readyz": ("/readyz", None),
+    "/v1/catalogue": ("/v1/catalogue", "domain=weather"),
+    "/v1/devices": ("/v1/devices", "limit=0"),
+    "/v1/devices/{device}": ("/v1/devices/env-1", None),
+    "/v1/latest": ("/v1/latest", "cursor=bm9uc2Vuc2U"),
+    "/v1/series": ("/v1/series?device=env-1&metric=temperature&from=2026-01-01T00:00:00Z", "bucket=2m"),
+    "/v1/ledger": ("/v1/ledger", "from=2026-01-01T00:00:00"),
+}
+DATA = [url for url, _ in ROUTES.values() if url.startswith("/v1") and url != "/v1/catalogue"]
+
+
+def check(answer, status):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    ProblemDetails.model_validate(problem)
+    assert problem["status"] == status
+    assert problem["type"].startswith("urn:citybeat:problem:")
+    assert problem["title"]
+    assert problem["detail"]
+    assert ("errors" in problem) == (status == 422)
+    return problem
+
+
+def test_every_route_is_tested_here(api):
+    assert set(api.app.openapi()["paths"]) == set(ROUTES)
+
+
+@pytest.mark.parametrize(("url", "wrong"), ROUTES.values())
+def test_wrong_requests(api, url, wrong):
+    answer = api.ask("DELETE", url)[0]
+    check(answer, 405)
+    assert answer.headers["allow"] == "GET"
+    check(api.get("/nothing" + url), 404)
+    if wrong:
+        name = wrong.split("=")[0]
+        # For /v1/series the parameter stands there already, and for all others it is the only one.
+        problem = check(api.ask("GET", f"{url}{'&' if '?' in url else '?'}{wrong}")[0], 422)
+        assert problem["errors"][0]["loc"] == ["query", name]
+        assert name in problem["detail"]
+        problem = check(api.ask("GET", f"{url}{'&' if '?' in url else '?'}devcie=x")[0], 422)
+        assert problem["errors"][0] == {"loc": ["query", "devcie"], "msg": "there is no such parameter", "type": "extra_forbidden"}
+
+
+@pytest.mark.parametrize(
+    "start", ["2026-01-01", "2026-01-01T00:00:00", "1767225600000", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00+25:00"]
+)
+def test_times_that_are_none(api, start):
+    problem = check(api.get("/v1/series", device="d", metric="temperature", **{"from": start}), 422)
+    assert problem["errors"][0]["loc"] == ["query", "from"]
+
+
+@pytest.mark.parametrize(
+    ("url", "parameters", "status"),
+    [
+        ("/v1/devices/nobody", {}, 404),
+        ("/v1/devices/a%00b", {}, 422),
+        ("/v1/devices", {"district": "a\0b"}, 422),
+        ("/v1/series", {"device": "nobody", "metric": "temperature", "from": "2026-01-01T00:00:00Z"}, 404),
+        ("/v1/series", {"device": "d", "metric": "temperature"}, 422),
+        ("/v1/series", {"device": "d", "metric": "t", "from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, 422),
+        ("/v1/series", {"device": "d", "metric": "t", "from": "2026-01-02T00:00:00Z", "bucket": "raw", "aggregates": "mean"}, 422),
+        ("/v1/series", {"device": "d", "metric": "t", "from": "2026-01-02T00:00:00Z", "aggregates": "median"}, 422),
+        ("/v1/latest", {"metric": "temprature"}, 422),
+        ("/v1/latest", {"cursor": "WzFd"}, 422),
+        ("/v1/ledger", {"cursor": "WzkyMjMzNzIwMzY4NTQ3NzU4MDcsImEiXQ"}, 422),
+        ("/v1/ledger", {"from": "2026-01-02T00:00:00Z", "to": "2026-01-02T00:00:00Z"}, 422),
+    ],
+)
+def test_what_only_the_route_can_judge(api, url, parameters, status):
+    check(api.get(url, **parameters), status)
+
+
+def test_a_mistake_of_ours_tells_nothing_of_our_insides(api, connection, caplog):
+    connection.execute("ALTER TABLE devices RENAME TO gone")
+    connection.execute("ALTER TABLE series RENAME TO gone_too")
+    connection.execute("ALTER TABLE ledger RENAME TO gone_as_well")
+    for url in DATA:
+        answer = api.ask("GET", url)[0]
+        check(answer, 500)
+        for inside in ("relation", "psycopg", "SELECT", "Traceback", "devices d"):
+            assert inside not in answer.text
+
+
+def test_without_a_database_it_starts_and_says_so(start_api, caplog):
+    api = start_api("postgresql://citybeat:s3cret@127.0.0.1:1/citybeat")
+    assert api.get("/healthz").status_code == 200
+    assert api.get("/v1/catalogue").status_code == 200
+    assert api.get("/docs").status_code == 200
+    for answer in api.ask("GET", "/readyz", *DATA):
+        problem = check(answer, 503)
+        assert problem["type"] == "urn:citybeat:problem:database-unavailable"
+        assert answer.headers["retry-after"]
+        assert "127.0.0.1" not in answer.text
+    assert "s3cret" not in caplog.text
+
+
+def test_it_comes_back_with_the_database(start_api, servers, database):
+    """New connections are refused and old ones cut, as when the server restarts."""
+    name = sql.Identifier(database.rsplit("/", 1)[1])
+    api = start_api(database)
+    assert api.get("/v1/latest").status_code == 200
+    with connect(servers.database_url, application="test") as server:
+        server.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'citybeat api' AND datname = %s",
+            (name._obj[0],),
+        )
+        check(api.get("/v1/latest"), 503)
+        check(api.get("/readyz"), 503)
+        server.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+    deadline = time.monotonic() + 10
+    while api.get("/v1/latest").status_code != 200:
+        assert time.monotonic() < deadline
+    assert api.get("/readyz").status_code == 200
+
+
+def test_a_query_that_takes_too_long(api, database):
+    from storage.pool import QueryTimeoutError, ReadPool  # noqa: PLC0415
+
+    async def slow():
+        pool = ReadPool(database, min_size=1, max_size=1, statement_timeout=0.05)
+        await pool.open()
+        try:
+            with pytest.raises(QueryTimeoutError):
+                async with pool.cursor() as cursor:
+                    await cursor.execute("SELECT pg_sleep(5)")
+        finally:
+            await pool.close()
+
+    api._runner.run(slow())

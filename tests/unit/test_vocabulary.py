@@ -1,0 +1,167 @@
+"""The catalogue, flags, devices and the registry's snapshot."""
+
+import doctest
+import importlib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devices import catalogue, flags
+from devices.catalogue import Domain, Kind, Metric, builtin, extended, parse
+from devices.device import Device, Sensor, check_source
+from devices.errors import CatalogueError, DeviceError, Reason
+from devices.flags import Flag
+from devices.registry import SeriesRow, build
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "METRICS.md"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference is not part of the checkout")
+def test_every_metric_of_the_reference_is_there():
+    found = {}
+    for line in REFERENCE.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 9 and cells[1] in set(Domain):
+            for name in cells[0].split(","):
+                found[name.split("(")[0].strip()] = cells
+    assert found.keys() == builtin().keys()
+    for name, (_, domain, unit, kind, plausible, suspect, *_rest) in found.items():
+        metric = builtin()[name]
+        assert metric.domain == domain
+        assert metric.kind == kind.split()[0].rstrip(",")
+        assert metric.unit == unit.split()[0]
+        bounds = re.fullmatch(r"(-?[\d.]+)–([\d.]+)(/min)?( \(.*)?", plausible)
+        if bounds:
+            assert (metric.low, metric.high) == (float(bounds[1]), float(bounds[2])), name
+        assert (metric.suspect_high < math.inf) == bool(suspect), name
+
+
+def test_a_city_adds_and_replaces_metrics():
+    own = (
+        '[noiseIndex]\ndomain = "environment"\nunit = "1"\nkind = "gauge"\n'
+        '[pm25]\ndomain = "environment"\nunit = "ug/m3"\nkind = "gauge"\nhigh = 500\n'
+    )
+    both = extended(own, origin="city.toml")
+    assert len(both) == len(builtin()) + 1
+    assert both["pm25"].high == 500
+    assert builtin()["pm25"].high == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[x", "city.toml: not TOML"),
+        ("x = 1", "'x': expected a table"),
+        ("[x]\n", "'domain' is missing"),
+        ('[x]\ndomain = "sea"', "'sea'; one of traffic, environment, energy"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "mean"', "column 'kind'"),
+        ('[x]\ndomain = "energy"\nunit = 5', "'unit' must be text"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nlow = 5\nhigh = 1', "low bound is above"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nhigh = "5"', "'high' must be a number"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nhigh = nan', "'high' must be a number"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\ncolour = 5', "unknown column 'colour'"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\ninterval = 0', "above 0 seconds"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nrating_per_hour = 1', "true or false"),
+        ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nsentinels = ["a"]', "list of numbers"),
+        ('["2x"]\ndomain = "energy"\nunit = "W"\nkind = "gauge"', "a letter, then letters"),
+    ],
+)
+def test_a_wrong_catalogue_says_where(text, words):
+    with pytest.raises(CatalogueError, match=re.escape(words)):
+        parse(text, origin="city.toml")
+
+
+def test_the_range_hangs_on_rating_and_interval():
+    assert builtin()["totalActivePower"].plausible() == (-math.inf, math.inf)
+    assert builtin()["totalActivePower"].plausible(rating=5000) == (-5000, 5000)
+    assert builtin()["current"].plausible(rating=100) == (0, 120)
+    assert builtin()["availableSpotNumber"].plausible(rating=80) == (0, 80)
+    assert builtin()["pm25"].plausible(interval=3600) == (0, 1000)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": ""},
+        {"id": "a/b"},
+        {"id": "x" * 129},
+        {"source": "ingest"},
+        {"source": "-x"},
+        {"source": "a b"},
+        {"latitude": 10.0},
+        {"latitude": 91.0, "longitude": 0.0},
+        {"latitude": 0.0, "longitude": 181.0},
+        {"sensors": (Sensor(metric="a"), Sensor(metric="a"))},
+    ],
+)
+def test_a_device_is_checked(changes):
+    good = {"id": "env-1", "source": "gw", "domain": Domain.ENVIRONMENT, "sensors": ()}
+    assert Device(**good).id == "env-1"
+    with pytest.raises(DeviceError):
+        Device(**(good | changes))
+
+
+def test_a_sensor_is_checked():
+    for wrong in ({"interval": 0.0}, {"high": math.nan}, {"low": -math.inf}):
+        with pytest.raises(DeviceError):
+            Sensor(metric="pm25", **wrong)
+
+
+def test_urns_are_device_ids():
+    Device(id="urn:dev:mac:0024befffe804ff1", source="gw", domain=Domain.ENERGY, sensors=())
+    assert check_source("GW-1.a_b") == "GW-1.a_b"
+
+
+def test_flags_that_keep_a_reading_out():
+    every = np.arange(512, dtype=np.int16)
+    expected = [bool(i & (1 | 2 | 4 | 128)) and not i & 256 for i in range(512)]
+    assert flags.is_bad(every).tolist() == expected
+    assert max(Flag) < 2**15
+
+
+def test_reasons_fit_their_names():
+    assert all(reason.value == reason.name.lower() for reason in Reason)
+
+
+def test_default_sentinels_only_outside_the_range():
+    rows = [
+        SeriesRow(id=i + 1, device="d", source=1, retired=False, metric=builtin()[s.metric], sensor=s)
+        for i, s in enumerate(
+            [
+                Sensor(metric="totalActivePower"),
+                Sensor(metric="illuminance"),
+                Sensor(metric="pm25", sentinels=(-1.0,)),
+                Sensor(metric="vehicleCount"),
+            ]
+        )
+    ]
+    registry = build(version=1, sources={}, devices=["d"], rows=rows)
+    codes = [set(row[~np.isnan(row)].tolist()) for row in registry.sentinels]
+    assert codes[1:] == [
+        set(),
+        {-200.0, -999.0, -9999.0},
+        {-200.0, -999.0, -9999.0, 65535.0, -1.0},
+        {-200.0, -999.0, -9999.0},
+    ]
+
+
+def test_an_empty_registry():
+    registry = build(version=1, sources={}, devices=[], rows=[])
+    assert registry.owner.tolist() == [0]
+    assert registry.sentinels.shape == (1, 0)
+
+
+@pytest.mark.parametrize("module", ["devices.catalogue", "devices.flags", "storage.pgcopy", "citybeat.up"])
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_metrics_are_keyed_by_their_names():
+    assert all(isinstance(metric, Metric) and metric.name == name for name, metric in catalogue.builtin().items())
+    assert {metric.kind for metric in builtin().values()} == set(Kind) - {Kind.STATE}
