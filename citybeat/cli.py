@@ -48,7 +48,7 @@ def up(
     duration: Annotated[
         str | None, typer.Option("--for", help="Stop after this long, e.g. 30s, 5m, 1h; default: at Ctrl-C.")
     ] = None,
-    devices: Annotated[int, typer.Option(min=0, help="Simulated devices; 0: none.")] = 200,
+    devices: Annotated[int, typer.Option(min=0, help="Simulated devices; 0: none.")] = 1000,
     report: Annotated[Path | None, typer.Option(help="Write the final report here, as JSON.")] = None,
     seed: Annotated[int, typer.Option(help="Of the simulated city: the same seed, the same readings.")] = 1,
 ) -> None:
