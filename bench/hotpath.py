@@ -13,6 +13,7 @@ from ingest.downsample import downsample
 from ingest.message import Message
 from ingest.pipeline import judge
 from ingest.validate import Limits
+from ingest.worker import spare_the_collector
 from storage import write
 
 #: Readings in one batch, as ingest makes them under load.
@@ -21,6 +22,7 @@ BATCH = 50_000
 
 def measure(rounds: int = 7) -> list[dict[str, Any]]:
     """One row for each size of message: readings a second of ours and of the limit (medians), and their ratio pair by pair."""
+    spare_the_collector()  # as ingest does; the limit profits as well
     listed = workload.devices(2_000)
     registry = workload.registry(listed)
     rows = []

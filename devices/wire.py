@@ -29,6 +29,9 @@ MAX_MS: Final = 253_402_300_799_999
 MIN_MS: Final = -62_135_596_800_000
 #: The largest `seq`: one less than int8's maximum, so that a half-open range can hold it.
 MAX_SEQ: Final = 2**63 - 2
+#: Bytes of payload that are parsed and flattened at once. What orjson makes of them then stays in the processor's cache until it is
+#: done with: on 3 MB of reports, all at once took 1.2 times as long, message by message 1.4 times.
+SLICE: Final = 128 * 1024
 _MAX_BOOT: Final = 64
 _DETAIL: Final = 120  # characters of a sender's input that a detail may quote
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,22 +113,19 @@ def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64
     rows = _Rows()
     refused: list[Refusal] = []
     received = np.zeros(m, np.int32)
-    seq = np.full(m, -1, np.int64)
+    seq = [-1] * m
     boot = [""] * m
-    bodies: list[Any] = _parse_all(payloads)
-    shapes: list[int] = []  # messages that hold reports, in order; others are dealt with one by one
-    for i, body in enumerate(bodies):
-        try:
-            if type(body) is _Refused:
-                raise body
-            if type(body) is dict and "readings" in body:
-                seq[i], boot[i], body = _unwrap(body)  # noqa: PLW2901 - the envelope is done with
-            bodies[i] = body = _as_reports(body)  # noqa: PLW2901
-            shapes.append(i)
-        except _Refused as finding:
-            bodies[i] = None
-            refused.append(Refusal(message=i, index=None, reason=finding.reason, detail=finding.detail))
-    _flatten(shapes, bodies, sources, received_at, rows, received, refused)
+    for start, end in _slices(payloads):
+        bodies: dict[int, list[Any] | _Columns] = {}  # of messages that can be read, by number and in order
+        for i, parsed in enumerate(_parse_all(payloads[start:end]), start):
+            body = parsed
+            try:
+                if type(body) is dict and "readings" in body:
+                    seq[i], boot[i], body = _unwrap(body)
+                bodies[i] = _as_reports(body)
+            except _Refused as finding:
+                refused.append(Refusal(message=i, index=None, reason=finding.reason, detail=finding.detail))
+        _flatten(bodies, sources, received_at, rows, received, refused)
     return Decoded(
         device=rows.device,
         metric=rows.metric,
@@ -135,13 +135,25 @@ def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64
         message=_joined(rows.message, np.int32),
         index=_joined(rows.index, np.int32),
         received=received,
-        seq=seq,
+        seq=np.array(seq, np.int64),
         boot=boot,
         refused=refused,
     )
 
 
 # --- parsing -------------------------------------------------------------------------------------------------------------------
+
+
+def _slices(payloads: Sequence[bytes]) -> Iterable[tuple[int, int]]:
+    """Runs of payloads of about `SLICE` bytes."""
+    start = size = 0
+    for i, payload in enumerate(payloads):
+        size += len(payload)
+        if size >= SLICE:
+            yield start, i + 1
+            start, size = i + 1, 0
+    if start < len(payloads):
+        yield start, len(payloads)
 
 
 def _parse_all(payloads: Sequence[bytes]) -> list[Any]:
@@ -210,6 +222,8 @@ class _Columns:
 
 def _as_reports(body: Any) -> list[Any] | _Columns:
     """A message as a list of reports, or as columns."""
+    if type(body) is _Refused:
+        raise body
     if type(body) is list:
         if not body:
             raise _Refused(Reason.EMPTY, "an empty batch")
@@ -248,8 +262,7 @@ def _as_columns(body: dict[str, Any]) -> _Columns:
 
 
 def _flatten(
-    messages: list[int],
-    bodies: list[Any],
+    bodies: dict[int, list[Any] | _Columns],
     sources: Sequence[str],
     received_at: Int64,
     rows: _Rows,
@@ -257,6 +270,7 @@ def _flatten(
     refused: list[Refusal],
 ) -> None:
     """Turn checked bodies into rows: runs of messages with reports at once, columns one message at a time, in order of arrival."""
+    messages = list(bodies)
     start = 0
     while start < len(messages):
         first = messages[start]
@@ -276,7 +290,9 @@ def _flatten(
                     _slow(i, bodies[i], sources[i], int(received_at[i]), rows, received, refused)
 
 
-def _fast(run: list[int], bodies: list[Any], sources: Sequence[str], received_at: Int64, rows: _Rows, received: Int32) -> None:
+def _fast(
+    run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], received_at: Int64, rows: _Rows, received: Int32
+) -> None:
     """Rows of a run of plain messages: either all with reports, or one with columns. Raises `_Irregular` before it adds any row."""
     if type(bodies[run[0]]) is _Columns:
         device, metric, ts, values = _fast_columns(bodies[run[0]], sources[run[0]])
@@ -309,7 +325,7 @@ def _fast(run: list[int], bodies: list[Any], sources: Sequence[str], received_at
 
 
 def _fast_reports(
-    run: list[int], bodies: list[Any], sources: Sequence[str]
+    run: list[int], bodies: Mapping[int, Any], sources: Sequence[str]
 ) -> tuple[list[str], list[str], list[Any] | None, list[Any], Int64, Int64]:
     """Columns of many reports, with the readings of each report and of each message."""
     lengths = [len(bodies[i]) for i in run]
@@ -320,12 +336,12 @@ def _fast_reports(
         raise _Irregular from None
     if set(map(type, reports)) != {dict} or set(map(type, groups)) != {dict}:
         raise _Irregular
-    sent = [report.get("ts", _MISSING) for report in reports]
-    ts = None if sent.count(_MISSING) == len(sent) else sent
-    names = [report.get("device", _MISSING) for report in reports]
-    if _MISSING in names:
+    ts = _every(reports, "ts")
+    names = _every(reports, "device")
+    if names is None or _MISSING in names:
         defaults = chain.from_iterable(map(repeat, [sources[i] for i in run], lengths))
-        names = [default if name is _MISSING else name for name, default in zip(names, defaults, strict=True)]
+        told = [_MISSING] * len(reports) if names is None else names
+        names = [default if name is _MISSING else name for name, default in zip(told, defaults, strict=True)]
     if set(map(type, names)) != {str}:
         raise _Irregular
     sizes = list(map(len, groups))
@@ -341,9 +357,20 @@ def _fast_reports(
     return device, metric, ts, values, per_report, counts
 
 
+def _every(reports: list[dict[str, Any]], key: str) -> list[Any] | None:
+    """What each report has under a key: `_MISSING` where it has none, None where no report has it."""
+    try:
+        return [report[key] for report in reports]
+    except KeyError:
+        found = [report.get(key, _MISSING) for report in reports]
+        return None if found.count(_MISSING) == len(found) else found
+
+
 def _fast_columns(columns: _Columns, source: str) -> tuple[list[str], list[str], list[Any] | None, list[Any]]:
     n = len(columns.value)
-    device: list[str] = columns.device if type(columns.device) is list else [columns.device or source] * n
+    device: list[str] = (
+        columns.device if type(columns.device) is list else [source if columns.device is None else columns.device] * n
+    )
     metric: list[str] = columns.metric if type(columns.metric) is list else [columns.metric] * n
     if set(map(type, device)) != {str} or set(map(type, metric)) != {str}:
         raise _Irregular

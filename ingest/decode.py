@@ -10,7 +10,7 @@ from devices import wire
 from devices.batch import Int32, Int64
 from devices.errors import Reason
 from devices.wire import Decoded, Refusal
-from ingest.message import Message
+from ingest.message import Message, address
 
 STATUSES: Final = {b"online": "online", b"offline": "offline"}
 #: Bytes of a too large payload that are kept: enough to see what it was.
@@ -37,12 +37,13 @@ def decode(messages: Sequence[Message], *, max_bytes: int) -> Decodable:
     max_bytes : int
         A larger payload is refused unread.
     """
-    addresses = [message.address for message in messages]
+    known = {topic: address(topic) for topic in {message.topic for message in messages}}
+    addresses = [known[message.topic] for message in messages]
     refused: list[Refusal] = []
     statuses: list[tuple[int, str]] = []
     readable: list[int] = []
-    for i, (message, address) in enumerate(zip(messages, addresses, strict=True)):
-        channel = address[1] if address else None
+    for i, (message, place) in enumerate(zip(messages, addresses, strict=True)):
+        channel = place[1] if place else None
         if channel == "readings" and len(message.payload) <= max_bytes:
             readable.append(i)
         elif channel == "status" and message.payload in STATUSES:
@@ -52,12 +53,12 @@ def decode(messages: Sequence[Message], *, max_bytes: int) -> Decodable:
     received_at = np.array([message.received_at for message in messages], np.int64)
     inner = wire.decode(
         [messages[i].payload for i in readable],
-        [address[0] for i in readable if (address := addresses[i])],
+        [place[0] for i in readable if (place := addresses[i])],
         received_at[readable],
     )
     return Decodable(
         messages=messages,
-        sources=[address[0] if address else None for address in addresses],
+        sources=[place[0] if place else None for place in addresses],
         received_at=received_at,
         decoded=_outer(inner, np.array(readable, np.int32), len(messages), refused),
         statuses=statuses,

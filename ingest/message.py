@@ -23,10 +23,10 @@ class Message:
     mid: int  # packet identifier, for the acknowledgement
     epoch: int  # connection that it came over: an acknowledgement is good for that one only
 
-    @property
-    def address(self) -> tuple[str, str] | None:
-        """(source, channel) of a topic of the contract; None outside it."""
-        match = _TOPIC.fullmatch(self.topic)
-        if match is None or not SOURCE_NAME.fullmatch(match[1]) or match[1] in RESERVED_SOURCES:
-            return None
-        return match[1], match[2]
+
+def address(topic: str) -> tuple[str, str] | None:
+    """(source, channel) of a topic of the contract; None outside it."""
+    match = _TOPIC.fullmatch(topic)
+    if match is None or not SOURCE_NAME.fullmatch(match[1]) or match[1] in RESERVED_SOURCES:
+        return None
+    return match[1], match[2]

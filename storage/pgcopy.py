@@ -46,6 +46,10 @@ class RowFormat:
         self.columns: Final = columns
         pairs = [((f"{name} length", ">i4"), (name, _WIRE[kind])) for name, kind in columns.items()]
         self._row: Final = np.dtype([("fields", ">i2"), *(field for pair in pairs for field in pair)])
+        self._blank: Final = np.zeros((), self._row)  # a row with everything but its values
+        self._blank["fields"] = len(columns)
+        for name, kind in columns.items():
+            self._blank[f"{name} length"] = np.dtype(_WIRE[kind]).itemsize
 
     def encode(self, **values: ArrayLike) -> bytes:
         """Rows as the bytes of a COPY … FROM STDIN (FORMAT BINARY).
@@ -66,10 +70,8 @@ class RowFormat:
         lengths = {len(column) for column in arrays.values()}
         if len(lengths) != 1:
             raise ValueError(f"columns of different lengths: {sorted(lengths)}")
-        rows = np.empty(lengths.pop(), self._row)
-        rows["fields"] = len(self.columns)
+        rows = np.full(lengths.pop(), self._blank)
         for name, kind in self.columns.items():
-            rows[f"{name} length"] = np.dtype(_WIRE[kind]).itemsize
             rows[name] = _to_server(arrays[name]) if kind == "timestamptz" else arrays[name]
         return _HEADER + rows.tobytes() + _TRAILER
 
@@ -97,11 +99,15 @@ class RowFormat:
 
 
 def _to_server(us: NDArray[np.generic]) -> NDArray[np.int64]:
-    time = us.astype(np.int64)
-    infinite = (time == FOREVER) | (time == NEVER)
-    return np.where(infinite, time, time - np.where(infinite, 0, _EPOCH))
+    return _shifted(us.astype(np.int64), -_EPOCH)
 
 
 def _from_server(us: NDArray[np.int64]) -> NDArray[np.int64]:
+    return _shifted(us, _EPOCH)
+
+
+def _shifted(us: NDArray[np.int64], by: np.int64) -> NDArray[np.int64]:
     infinite = (us == FOREVER) | (us == NEVER)
-    return np.where(infinite, us, us + np.where(infinite, 0, _EPOCH))
+    if infinite.any():
+        return np.where(infinite, us, us + np.where(infinite, 0, by))
+    return us + by

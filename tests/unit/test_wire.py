@@ -125,6 +125,7 @@ def check(messages):
 @given(st.lists(payloads, max_size=8))
 @example([b'{"a":[1', b'{"values":{"x":1}}', b"2]}", b"1,2"])
 @example([b"1,2", b""])
+@example([b'{"device":"","metric":"x","value":[1]}'])
 @example([b'{"values":{"x":1}}', b"NaN", b'{"values":{"x":NaN}}'])
 @example([b'{"ts":true,"values":{"x":1}}'])
 def test_decode_agrees_with_its_slow_twin(messages):
