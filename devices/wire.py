@@ -6,12 +6,8 @@ it does not take goes message by message, and then reading by reading, through t
 bad reading costs its own message some speed, and its neighbours nothing.
 """
 
-import json
-import math
-import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from typing import Any, Final
@@ -19,77 +15,23 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from devices.batch import Float64, Int16, Int32, Int64
+from devices.batch import Float64, Int32, Int64
+from devices.decoded import MAX_MS, MIN_MS, Decoded, Finding, Refusal, Rows, joined, moment, number, short
 from devices.errors import Reason
 from devices.flags import Flag
+from devices.jsontext import parse_all, slices
 
-#: ms. 9999-12-31T23:59:59.999Z: beyond it Python has no dates, and such a number is a fault (microseconds sent as milliseconds).
-MAX_MS: Final = 253_402_300_799_999
-#: ms. 0001-01-01T00:00:00Z.
-MIN_MS: Final = -62_135_596_800_000
 #: The largest `seq`: one less than int8's maximum, so that a half-open range can hold it.
 MAX_SEQ: Final = 2**63 - 2
-#: Bytes of payload that are parsed and flattened at once. What orjson makes of them then stays in the processor's cache until it is
-#: done with: on 3 MB of reports, all at once took 1.2 times as long, message by message 1.4 times.
-SLICE: Final = 128 * 1024
 _MAX_BOOT: Final = 64
-_DETAIL: Final = 120  # characters of a sender's input that a detail may quote
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
-#: RFC 3339, section 5.6 (with its note: a space or lower case for T and Z). `fromisoformat` alone would take far more.
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MISSING: Final = object()
 _PLAIN_NUMBERS: Final = frozenset({float, int})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
-    """Why a message, or one reading of it, is kept out."""
-
-    message: int  # which of the decoded messages
-    index: int | None  # which reading of the message; None: all of it
-    reason: Reason
-    detail: str  # for people; never longer than a line
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decoded:
-    """Readings of m messages as n rows, in order of arrival; refused readings have no row."""
-
-    device: list[str]
-    metric: list[str]
-    time: Int64  # (n,) us since 1970 UTC; the time of receipt where the reading has none
-    value: Float64  # (n,) as sent; NaN: missing. May be infinite
-    flags: Int16  # (n,) CLOCK or 0
-    message: Int32  # (n,)
-    index: Int32  # (n,) position in the message, counting refused readings too
-    received: Int32  # (m,) readings in each message, refused ones included
-    seq: Int64  # (m,) -1: none
-    boot: list[str]  # (m,) "": none
-    refused: list[Refusal]
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Rows being gathered; lists of one length, but for the counts."""
-
-    device: list[str] = field(default_factory=list)
-    metric: list[str] = field(default_factory=list)
-    time: list[Int64] = field(default_factory=list)  # pieces
-    value: list[Float64] = field(default_factory=list)  # pieces
-    flags: list[Int16] = field(default_factory=list)  # pieces
-    message: list[Int32] = field(default_factory=list)  # pieces
-    index: list[Int32] = field(default_factory=list)  # pieces
-
-
 class _Irregular(Exception):  # noqa: N818 - a signal between the two gears, not an error
     """The fast gear cannot take this; the slow one will."""
-
-
-class _Refused(Exception):  # noqa: N818 - carries a finding to the loop that records it
-    def __init__(self, reason: Reason, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
 
 
 def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64) -> Decoded:
@@ -110,89 +52,35 @@ def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64
         for the caller to say, who knows the metric. A refused message has no rows and 0 received readings.
     """
     m = len(payloads)
-    rows = _Rows()
+    rows = Rows()
     refused: list[Refusal] = []
     received = np.zeros(m, np.int32)
     seq = [-1] * m
     boot = [""] * m
-    for start, end in _slices(payloads):
+    for start, end in slices(payloads):
         bodies: dict[int, list[Any] | _Columns] = {}  # of messages that can be read, by number and in order
-        for i, parsed in enumerate(_parse_all(payloads[start:end]), start):
+        for i, parsed in enumerate(parse_all(payloads[start:end]), start):
             body = parsed
             try:
                 if type(body) is dict and "readings" in body:
                     seq[i], boot[i], body = _unwrap(body)
                 bodies[i] = _as_reports(body)
-            except _Refused as finding:
+            except Finding as finding:
                 refused.append(Refusal(message=i, index=None, reason=finding.reason, detail=finding.detail))
         _flatten(bodies, sources, received_at, rows, received, refused)
     return Decoded(
         device=rows.device,
         metric=rows.metric,
-        time=_joined(rows.time, np.int64),
-        value=_joined(rows.value, np.float64),
-        flags=_joined(rows.flags, np.int16),
-        message=_joined(rows.message, np.int32),
-        index=_joined(rows.index, np.int32),
+        time=joined(rows.time, np.int64),
+        value=joined(rows.value, np.float64),
+        flags=joined(rows.flags, np.int16),
+        message=joined(rows.message, np.int32),
+        index=joined(rows.index, np.int32),
         received=received,
         seq=np.array(seq, np.int64),
         boot=boot,
         refused=refused,
     )
-
-
-# --- parsing -------------------------------------------------------------------------------------------------------------------
-
-
-def _slices(payloads: Sequence[bytes]) -> Iterable[tuple[int, int]]:
-    """Runs of payloads of about `SLICE` bytes."""
-    start = size = 0
-    for i, payload in enumerate(payloads):
-        size += len(payload)
-        if size >= SLICE:
-            yield start, i + 1
-            start, size = i + 1, 0
-    if start < len(payloads):
-        yield start, len(payloads)
-
-
-def _parse_all(payloads: Sequence[bytes]) -> list[Any]:
-    """JSON of every payload; a `_Refused` where there is none.
-
-    All payloads are parsed as one array. A payload such as `1],[2` could make the whole parse as something else, and even give the
-    right number of elements, so a number that no sender can guess stands between them: only if every second element is that number
-    is each of the others one whole payload.
-    """
-    if len(payloads) > 1:
-        mark = secrets.randbits(62)
-        try:
-            parsed = orjson.loads(b"[" + (b",%d," % mark).join(payloads) + b"]")
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            if len(parsed) == 2 * len(payloads) - 1 and parsed[1::2].count(mark) == len(payloads) - 1:
-                return parsed[::2]  # type: ignore[no-any-return]
-    return list(map(_parse, payloads))
-
-
-def _parse(payload: bytes) -> Any:
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return _parse_leniently(payload)
-
-
-def _parse_leniently(payload: bytes) -> Any:
-    """JSON as Python reads it: NaN, Infinity and numbers beyond float64 too, as Python's and C's printers write them.
-
-    One sensor without a proper value is no broken message.
-    """
-    try:
-        return json.loads(payload.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        return _Refused(Reason.INVALID_UTF8, f"byte {exc.start} is not UTF-8")
-    except (ValueError, RecursionError) as exc:
-        return _Refused(Reason.MALFORMED, str(exc)[:_DETAIL] if payload.strip() else "no payload")
 
 
 # --- shapes --------------------------------------------------------------------------------------------------------------------
@@ -201,11 +89,11 @@ def _parse_leniently(payload: bytes) -> Any:
 def _unwrap(body: dict[str, Any]) -> tuple[int, str, Any]:
     seq, boot = body.get("seq", -1), body.get("boot", "")
     if type(seq) is not int or (seq < 0 and "seq" in body) or seq > MAX_SEQ:
-        raise _Refused(Reason.BAD_ENVELOPE, f"seq must be an integer from 0 to 2^63-2, not {_short(seq)}")
+        raise Finding(Reason.BAD_ENVELOPE, f"seq must be an integer from 0 to 2^63-2, not {short(seq)}")
     if type(boot) is not str or len(boot) > _MAX_BOOT or not boot.isprintable():
-        raise _Refused(
+        raise Finding(
             Reason.BAD_ENVELOPE,
-            f"boot must be a string of at most {_MAX_BOOT} printable characters, not {_short(boot)}",
+            f"boot must be a string of at most {_MAX_BOOT} printable characters, not {short(boot)}",
         )
     return seq, boot, body["readings"]
 
@@ -222,39 +110,39 @@ class _Columns:
 
 def _as_reports(body: Any) -> list[Any] | _Columns:
     """A message as a list of reports, or as columns."""
-    if type(body) is _Refused:
+    if type(body) is Finding:
         raise body
     if type(body) is list:
         if not body:
-            raise _Refused(Reason.EMPTY, "an empty batch")
+            raise Finding(Reason.EMPTY, "an empty batch")
         return body
     if type(body) is not dict:
-        raise _Refused(Reason.WRONG_TYPE, f"expected a report, a batch or columns, not {_short(body)}")
+        raise Finding(Reason.WRONG_TYPE, f"expected a report, a batch or columns, not {short(body)}")
     if "value" in body:
         return _as_columns(body)
     if "values" in body:
         return [body]
-    raise _Refused(Reason.WRONG_TYPE, "expected a report with 'values', an array of reports, or columns with 'value'")
+    raise Finding(Reason.WRONG_TYPE, "expected a report with 'values', an array of reports, or columns with 'value'")
 
 
 def _as_columns(body: dict[str, Any]) -> _Columns:
     device, metric, ts, value = body.get("device"), body.get("metric"), body.get("ts"), body["value"]
     if type(value) is not list:
-        raise _Refused(Reason.WRONG_TYPE, "column 'value' must be an array")
+        raise Finding(Reason.WRONG_TYPE, "column 'value' must be an array")
     if type(metric) not in (list, str):
-        raise _Refused(Reason.WRONG_TYPE, "column 'metric' must be an array or one string")
+        raise Finding(Reason.WRONG_TYPE, "column 'metric' must be an array or one string")
     if device is not None and type(device) not in (list, str):
-        raise _Refused(Reason.WRONG_TYPE, "column 'device' must be an array or one string")
+        raise Finding(Reason.WRONG_TYPE, "column 'device' must be an array or one string")
     if ts is not None and type(ts) is not list:
-        raise _Refused(Reason.WRONG_TYPE, "column 'ts' must be an array")
+        raise Finding(Reason.WRONG_TYPE, "column 'ts' must be an array")
     lengths = {
         name: len(c) for name, c in (("device", device), ("metric", metric), ("ts", ts), ("value", value)) if type(c) is list
     }
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise _Refused(Reason.COLUMN_LENGTH, f"columns must have one length; found {found}")
+        raise Finding(Reason.COLUMN_LENGTH, f"columns must have one length; found {found}")
     if not value:
-        raise _Refused(Reason.EMPTY, "empty columns")
+        raise Finding(Reason.EMPTY, "empty columns")
     return _Columns(device, metric, ts, value)
 
 
@@ -265,7 +153,7 @@ def _flatten(
     bodies: dict[int, list[Any] | _Columns],
     sources: Sequence[str],
     received_at: Int64,
-    rows: _Rows,
+    rows: Rows,
     received: Int32,
     refused: list[Refusal],
 ) -> None:
@@ -291,7 +179,7 @@ def _flatten(
 
 
 def _fast(
-    run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], received_at: Int64, rows: _Rows, received: Int32
+    run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], received_at: Int64, rows: Rows, received: Int32
 ) -> None:
     """Rows of a run of plain messages: either all with reports, or one with columns. Raises `_Irregular` before it adds any row."""
     if type(bodies[run[0]]) is _Columns:
@@ -394,7 +282,7 @@ def _slow(
     body: list[Any] | _Columns,
     source: str,
     received_at: int,
-    rows: _Rows,
+    rows: Rows,
     received: Int32,
     refused: list[Refusal],
 ) -> None:
@@ -407,19 +295,19 @@ def _slow(
     for report in _each(body):
         for device, metric, ts, raw in _readings(report, source):
             try:
-                if isinstance(raw, _Refused):
+                if isinstance(raw, Finding):
                     raise raw
                 if type(device) is not str or type(metric) is not str:
-                    raise _Refused(Reason.BAD_NAME, f"device and metric must be strings, not {_short(device)} and {_short(metric)}")
-                at, flag = (received_at, Flag.CLOCK) if ts is _MISSING else (_time(ts), Flag(0))
-                number = _number(raw)
-            except _Refused as finding:
+                    raise Finding(Reason.BAD_NAME, f"device and metric must be strings, not {short(device)} and {short(metric)}")
+                at, flag = (received_at, Flag.CLOCK) if ts is _MISSING else (moment(ts), Flag(0))
+                read = number(raw)
+            except Finding as finding:
                 refused.append(Refusal(message=i, index=count, reason=finding.reason, detail=finding.detail))
             else:
                 rows.device.append(device)
                 rows.metric.append(metric)
                 time.append(at)
-                value.append(number)
+                value.append(read)
                 flags.append(flag)
                 index.append(count)
             count += 1
@@ -443,68 +331,25 @@ def _each(body: list[Any] | _Columns) -> Iterable[Any]:
 
 
 def _readings(report: Any, source: str) -> Iterable[tuple[Any, Any, Any, Any]]:
-    """(device, metric, ts, value) of a report or of a row of columns; the value is a `_Refused` where the report is none."""
+    """(device, metric, ts, value) of a report or of a row of columns; the value is a `Finding` where the report is none."""
     if type(report) is tuple:
         device, metric, ts, value = report
         return [(source if device is _MISSING else device, metric, ts, value)]
     if type(report) is not dict:
-        return [(source, "", _MISSING, _Refused(Reason.BAD_REPORT, f"expected a report, not {_short(report)}"))]
+        return [(source, "", _MISSING, Finding(Reason.BAD_REPORT, f"expected a report, not {short(report)}"))]
     values = report.get("values", _MISSING)
     if type(values) is not dict or not values:
-        found = "no 'values'" if values is _MISSING else f"'values' = {_short(values)}"
+        found = "no 'values'" if values is _MISSING else f"'values' = {short(values)}"
         return [
             (
                 source,
                 "",
                 _MISSING,
-                _Refused(Reason.BAD_REPORT, f"a report needs an object 'values' of metrics; found {found}"),
+                Finding(Reason.BAD_REPORT, f"a report needs an object 'values' of metrics; found {found}"),
             )
         ]
     device, ts = report.get("device", source), report.get("ts", _MISSING)
     return [(device, metric, ts, value) for metric, value in values.items()]
-
-
-def _number(raw: Any) -> float:
-    """A value as float; NaN for what is missing."""
-    if raw is None:
-        return math.nan
-    if type(raw) in (int, float, bool):
-        try:
-            return float(raw)
-        except OverflowError:
-            raise _Refused(Reason.NOT_FINITE, "an integer beyond the range of float64") from None
-    raise _Refused(Reason.NOT_A_NUMBER, f"expected a number, true, false or null, not {_short(raw)}")
-
-
-def _time(ts: Any) -> int:
-    """Microseconds since 1970 UTC."""
-    if type(ts) is int:
-        if not MIN_MS <= ts <= MAX_MS:
-            raise _Refused(Reason.BAD_TIME, f"{_short(ts)} ms is beyond the year 9999; are these microseconds?")
-        return ts * 1000
-    if type(ts) is str:
-        if not _RFC3339.fullmatch(ts):
-            raise _Refused(Reason.BAD_TIME, f"not RFC 3339 with an offset: {_short(ts)}")
-        try:
-            return (datetime.fromisoformat(ts.upper()) - _EPOCH) // _TICK
-        except (ValueError, OverflowError) as exc:
-            raise _Refused(Reason.BAD_TIME, f"no such time: {_short(ts)} ({exc})") from None
-    raise _Refused(Reason.BAD_TIME, f"expected integer milliseconds since 1970 UTC or an RFC 3339 string, not {_short(ts)}")
-
-
-def _short(thing: Any) -> str:
-    """The beginning of something a sender wrote, safe to store and print."""
-    try:
-        text = repr(thing)
-    except ValueError:  # an integer of more digits than Python prints
-        text = "a number of thousands of digits"
-    return text if len(text) <= _DETAIL else text[:_DETAIL] + "…"
-
-
-def _joined(pieces: list[Any], dtype: type) -> Any:
-    if len(pieces) == 1:
-        return pieces[0]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 
 # --- encoding ------------------------------------------------------------------------------------------------------------------

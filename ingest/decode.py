@@ -8,8 +8,8 @@ import numpy as np
 
 from devices import wire
 from devices.batch import Int32, Int64
+from devices.decoded import Decoded, Refusal
 from devices.errors import Reason
-from devices.wire import Decoded, Refusal
 from ingest.message import Message, address
 
 STATUSES: Final = {b"online": "online", b"offline": "offline"}

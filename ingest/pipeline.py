@@ -16,10 +16,10 @@ import numpy as np
 
 from devices.batch import MINUTE, NEVER, Batch, Bools, Int32, Int64
 from devices.catalogue import Catalogue
+from devices.decoded import Refusal
 from devices.errors import Reason
 from devices.flags import Flag
 from devices.registry import Registry
-from devices.wire import Refusal
 from ingest.decode import Decodable, decode, evidence
 from ingest.downsample import downsample
 from ingest.message import Message

@@ -5,9 +5,9 @@ from itertools import repeat
 import numpy as np
 
 from devices.batch import Bools, Int32
+from devices.decoded import Decoded, Refusal
 from devices.errors import Reason
 from devices.registry import Registry
-from devices.wire import Decoded, Refusal
 
 
 def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[Int32, list[Refusal]]:

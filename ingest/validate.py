@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from devices.batch import MICROSECOND, Batch, Bools, Int16, Int32, Int64
+from devices.decoded import Decoded, Refusal
 from devices.errors import Reason
 from devices.flags import Flag
 from devices.registry import Registry
-from devices.wire import Decoded, Refusal
 
 #: No quantity of a city is larger in any unit, and sums of squares of a century of such values still fit a float64 (1.8e308).
 MAX_MAGNITUDE: Final = 1e100
