@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 import time
 import urllib.request
@@ -23,6 +24,8 @@ from devices.errors import CitybeatError
 from storage import accounts, migrate
 from storage.database import Connection, connect
 
+#: What a simulator that did not run has to report.
+_NOTHING_SENT: Final[Mapping[str, Any]] = {"sources": []}
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: s. A look at the ledger is one small query; people read no faster.
 _TICK: Final = 0.5
@@ -90,9 +93,10 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
             simulator = children.get("simulate")
             if simulator is not None:
                 simulator.terminate()
-                if simulator.wait() != 0:
+                status = simulator.wait()
+                if status != 0 and not (status == -signal.SIGTERM and stop.is_set()):  # it was stopped before it had begun
                     raise ChildError(f"simulate failed: {simulator.last_words}")
-            sent_report = simulator.said["report"] if simulator is not None else {"sources": []}
+            sent_report = simulator.said.get("report", _NOTHING_SENT) if simulator is not None else _NOTHING_SENT
             account = _account(database, sent_report, base, children)
     text = json.dumps(account.as_dict(), indent=2)
     print(text)
@@ -115,7 +119,8 @@ def _children(settings: Settings, stop: threading.Event, devices: int, seed: int
         # A broker acknowledges what nobody subscribes to, and forgets it: before ingest's session exists nothing may be published.
         _await(children, stop, lambda: children["ingest"].said.get("ready", False), "ingest is not subscribed")
         if devices > 0:
-            children["simulate"] = Child("simulate", "run", "--json", "--devices", str(devices), "--seed", str(seed))
+            children["simulate"] = simulator = Child("simulate", "run", "--json", "--devices", str(devices), "--seed", str(seed))
+            _await(children, stop, lambda: "readings" in simulator.said, "the simulator does not send")
         address = f"http://{settings.api_host}:{settings.api_port}"
         _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
         say(f"API: {address}/docs")
