@@ -107,6 +107,7 @@ class LatestColumns(Model):
     value: list[float | None]
     flags: list[list[str]] = Field(description=FLAGS)
     age_s: list[float] = Field(description="Seconds from `time` to `at`.")
+    stale: list[bool] = Field(description="Whether the sensor is overdue: silent for three of its expected intervals.")
 
 
 class LatestModel(Model):

@@ -70,6 +70,7 @@ _LATEST: Final[dict[str, Any]] = {
         "value": [28.1],
         "flags": [[]],
         "age_s": [12.5],
+        "stale": [False],
     },
     "next_cursor": None,
 }
@@ -127,6 +128,7 @@ async def latest(parts: Parts, parameters: Annotated[LatestParameters, Query()])
                 "value": found.value[:n],
                 "flags": flag_names(found.flags[:n]),
                 "age_s": np.round(now - found.time[:n] / 1e6, 3),
+                "stale": found.stale[:n] != 0,
             },
             "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None,
         }

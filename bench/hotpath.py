@@ -1,17 +1,24 @@
-"""From payload bytes to encoded rows, in one thread, against bare orjson and arrays over the same bytes."""
+"""From payload bytes to encoded rows, in one thread, against bare orjson (cbor2) and arrays over the same bytes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import cbor2
 import numpy as np
 import orjson
 
 from bench import workload
+from devices import senml, wire
+from devices.decoded import Decoded
+from devices.device import Device
 from ingest.decode import decode
 from ingest.downsample import downsample
+from ingest.history import History
+from ingest.judge import judge
 from ingest.message import Message
-from ingest.pipeline import judge
 from ingest.validate import Limits
 from ingest.worker import spare_the_collector
 from storage import write
@@ -21,33 +28,63 @@ BATCH = 50_000
 
 
 def measure(rounds: int = 7) -> list[dict[str, Any]]:
-    """One row for each size of message: readings a second of ours and of the limit (medians), and their ratio pair by pair."""
+    """One row for each kind of message: readings a second of ours and of the limit (medians), and their ratio pair by pair."""
     spare_the_collector()  # as ingest does; the limit profits as well
     listed = workload.devices(2_000)
     registry = workload.registry(listed)
     rows = []
-    for reports in (100, 10, 1):
-        batch = workload.messages(listed, count=BATCH // reports, reports=reports)
+    for name, batch, limit, what in _cases(listed):
         ours, limits = [], []
         for _ in range(rounds + 1):  # the first round warms up
-            limits.append(_timed(lambda batch=batch: _limit(batch)))
+            limits.append(_timed(lambda batch=batch, limit=limit: limit(batch)))
             ours.append(_timed(lambda batch=batch: _ours(batch, registry)))
         pairs = sorted(limit / our for limit, our in zip(limits[1:], ours[1:], strict=True))
         rows.append(
             {
-                "name": f"hot path, messages of {reports} reports of one value",
+                "name": f"hot path, {name}",
                 "ours_per_s": BATCH / sorted(ours[1:])[rounds // 2],
                 "limit_per_s": BATCH / sorted(limits[1:])[rounds // 2],
                 "ratio": pairs[rounds // 2],
-                "limit": "orjson, and one array a column",
+                "limit": what,
             }
         )
     return rows
 
 
+def _cases(listed: list[Device]) -> Iterator[tuple[str, list[Message], Callable[[list[Message]], None], str]]:
+    """What is measured: its name, messages, the limit and its name."""
+    bare = "orjson, and one array a column"
+    for reports in (100, 10, 1):
+        batch = workload.messages(listed, count=BATCH // reports, reports=reports)
+        yield f"messages of {reports} reports of one value", batch, _limit, bare
+    batch = workload.messages(listed, count=BATCH // 100, reports=100)
+    yield "SenML packs of 100, base fields", _packs(batch, "senml", _with_base_fields), _limit_senml, bare
+    yield "SenML packs of 100, resolved records", _packs(batch, "senml", _resolved), _limit_senml, bare
+    binary = _packs(batch, "senml-cbor", partial(_with_base_fields, binary=True))
+    yield "SenML packs of 100 in CBOR, base fields", binary, _limit_senml_cbor, "cbor2, and one array a column"
+
+
+def _packs(batch: list[Message], channel: str, encode: Callable[[Decoded], bytes]) -> list[Message]:
+    """The same readings as SenML."""
+    none = np.zeros(1, np.int64)
+    return [
+        replace(message, topic=f"city/v1/{workload.SOURCE}/{channel}", payload=encode(wire.decode([message.payload], ["?"], none)))
+        for message in batch
+    ]
+
+
+def _with_base_fields(told: Decoded, *, binary: bool = False) -> bytes:
+    return senml.encode(told.device, told.metric, told.time, told.value, binary=binary)
+
+
+def _resolved(told: Decoded) -> bytes:
+    columns = zip(told.device, told.metric, (told.time // 1_000_000).tolist(), told.value.tolist(), strict=True)
+    return orjson.dumps([{"n": f"{device}:{metric}", "t": t, "v": v} for device, metric, t, v in columns])
+
+
 def _ours(batch: list[Message], registry: Any) -> None:
     read = decode(batch, max_bytes=4 * 1024 * 1024)
-    prepared = judge(read, np.ones(len(batch), np.int32), registry, Limits())
+    prepared = judge(read, np.ones(len(batch), np.int32), registry, Limits(), History.empty(len(registry.owner)))
     rows = prepared.judged.batch
     write.encode_readings(rows)
     write.encode_partials(downsample(rows, registry.kind))
@@ -61,6 +98,28 @@ def _limit(batch: list[Message]) -> None:
             times.append(report["ts"])
             values.extend(report["values"].values())
     np.array(times, np.int64)
+    np.array(values, np.float64)
+
+
+def _limit_senml(batch: list[Message]) -> None:
+    """The same for packs: without what base fields mean."""
+    times, values = [], []
+    for message in batch:
+        for record in orjson.loads(message.payload):
+            times.append(record.get("t", 0))
+            values.append(record["v"])
+    np.array(times, np.float64)
+    np.array(values, np.float64)
+
+
+def _limit_senml_cbor(batch: list[Message]) -> None:
+    """The same for packs in CBOR."""
+    times, values = [], []
+    for message in batch:
+        for record in cbor2.loads(message.payload):
+            times.append(record.get(6, 0))
+            values.append(record[2])
+    np.array(times, np.float64)
     np.array(values, np.float64)
 
 

@@ -1,10 +1,14 @@
 """The command line. Each command reads the settings, wires rooms together, and fails with one clear line."""
 
+import getpass
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 import uvicorn
@@ -17,13 +21,17 @@ import stack
 from citybeat import context, devices_file
 from citybeat import up as up_command
 from citybeat.context import failures, say
+from citybeat.quarantine import app as quarantine_app
 from citybeat.settings import Settings
 from citybeat.simulate import app as simulate_app
 from devices.catalogue import Domain
-from devices.device import Device, Sensor, check_source
+from devices.device import ConflictPolicy, Device, Sensor, check_source
 from devices.errors import CitybeatError
+from devices.flags import Verdict
+from ingest import reflag as reflagging
 from ingest import worker
-from storage import accounts, registry
+from ingest.housekeeping import Housekeeper
+from storage import accounts, flagging, liveness, registry, rollup
 from storage import migrate as migrations
 
 app = typer.Typer(
@@ -34,8 +42,10 @@ devices_app = typer.Typer(help="The registry of devices, and the passwords of so
 app.add_typer(stack_app, name="stack")
 app.add_typer(devices_app, name="devices")
 app.add_typer(simulate_app, name="simulate")
+app.add_typer(quarantine_app, name="quarantine")
 
 _OUT = Console()
+_MOMENT: Final = "%Y-%m-%dT%H:%M:%S%z"
 
 
 def main() -> None:
@@ -73,6 +83,7 @@ def ingest(
                 pass  # the schema is checked once, before the first message
             worker.run(
                 settings.pipeline(servers.database_url),
+                Housekeeper(servers.database_url),
                 settings.session(servers.mqtt_url),
                 settings.batch_size(),
                 stop,
@@ -111,6 +122,66 @@ def ledger() -> None:
         wrong = accounts.discrepancies(connection)
         _OUT.print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong))
         raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def declare(
+    verdict: Annotated[Verdict, typer.Argument(help="clear: as if nothing were declared.")],
+    device: Annotated[str, typer.Option()],
+    metric: Annotated[str, typer.Option()],
+    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset, e.g. 2026-03-01T08:00:00+07:00.")],
+    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the declaration.")],
+    by: Annotated[str, typer.Option(help="Who; default: the user that runs this.")] = "",
+) -> None:
+    """Declare a sensor's period good or bad, for readings that are stored and for those that are still to come."""
+    with failures(), _period(start, end):
+        settings = Settings()
+        with context.database(settings, application="declare") as connection:
+            kind = registry.load(connection, settings.load_catalogue()).kind
+            declared = flagging.Declaration(
+                device=device, metric=metric, start=start, end=end, verdict=verdict, by=by or getpass.getuser(), reason=reason
+            )
+            say(f"changed {flagging.declare(connection, declared, kind):,} readings")
+
+
+@app.command()
+def reflag(
+    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset.")],
+    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeat for more.")] = None,
+) -> None:
+    """Judge the readings of a period again, by today's bounds; the rollups follow."""
+    with failures(), _period(start, end):
+        settings = Settings()
+        with context.database(settings, application="reflag") as connection:
+            snapshot = registry.load(connection, settings.load_catalogue())
+            say(f"changed {reflagging.reflag(connection, snapshot, start, end, devices=device):,} readings")
+
+
+@contextmanager
+def _period(start: datetime, end: datetime) -> Iterator[None]:
+    if not start < end:
+        raise typer.BadParameter("--to must be later than --from")
+    yield
+
+
+rollup_app = typer.Typer(help="The rollups, apart from what ingest does.", no_args_is_help=True)
+app.add_typer(rollup_app, name="rollup")
+
+
+@rollup_app.command("rebuild")
+def rollup_rebuild(
+    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset.")],
+    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeat for more.")] = None,
+) -> None:
+    """Recompute the minutes of a period from the readings, source by source; the quarter-hours follow."""
+    with failures(), _period(start, end), context.database(Settings(), application="rollup rebuild") as connection:
+        changed = rollup.rebuild(connection, start, end, devices=device)
+        while rollup.advance(connection):
+            pass
+        say(f"recomputed {changed:,} minutes")
 
 
 # --- stack -------------------------------------------------------------------------------------------------------------------
@@ -215,12 +286,35 @@ def devices_list() -> None:
         _OUT.print(table)
 
 
+@devices_app.command("overdue")
+def devices_overdue(
+    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
+    domain: Annotated[Domain | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+) -> None:
+    """Show sensors that should have reported by now, those that are silent longest first."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        table = Table("device", "metric", "source", "every", "last reading", "last good one", "overdue since")
+        for sensor in liveness.overdue(connection, source=source, domain=domain, limit=limit):
+            times = (sensor.last_at, sensor.good_at, sensor.overdue_since)
+            shown = ["never" if at is None else at.isoformat(timespec="seconds") for at in times]
+            table.add_row(sensor.device, sensor.metric, sensor.source, str(sensor.expected), *shown)
+        _OUT.print(table)
+
+
 @devices_app.command("retire")
 def devices_retire(device: str) -> None:
     """Take a device out of service; its history stays."""
     with failures(), context.database(Settings(), application="devices") as connection:
         if not registry.retire(connection, device):
             raise CitybeatError(f"no device {device!r} is in service")
+
+
+@devices_app.command("policy")
+def devices_policy(source: str, policy: ConflictPolicy) -> None:
+    """Say what happens when a source sends another value for a time that is stored: keep the first, or replace it by the last."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        registry.set_conflict_policy(connection, source, policy)
 
 
 @devices_app.command("credentials")

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
         7, description="Days a chunk of readings; one day makes thousands out of an imported history."
     )
     chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup.")
+    chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")
 
     def load_catalogue(self) -> Catalogue:
         """The shipped catalogue, with the city's own metrics where a file is named.
@@ -108,20 +109,23 @@ class Settings(BaseSettings):
 
     def pipeline(self, database_url: str) -> Pipeline:
         """Ingest's pipeline into this database."""
-        limits = Limits(
+        return Pipeline(
+            database_url,
+            catalogue=self.load_catalogue(),
+            limits=self.limits(),
+            max_bytes=self.max_message_bytes,
+            quarantine_quota=self.quarantine_quota_bytes,
+        )
+
+    def limits(self) -> Limits:
+        """What times are accepted."""
+        return Limits(
             oldest=int(self.oldest_s * MICROSECOND),
             late_after=int(self.late_after_s * MICROSECOND),
             future_after=int(self.future_after_s * MICROSECOND),
             future_limit=int(self.future_limit_s * MICROSECOND),
         )
-        return Pipeline(
-            database_url,
-            catalogue=self.load_catalogue(),
-            limits=limits,
-            max_bytes=self.max_message_bytes,
-            quarantine_quota=self.quarantine_quota_bytes,
-        )
 
     def chunk_days(self) -> dict[str, float]:
         """Days a chunk, by hypertable."""
-        return {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m}
+        return {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m, "readings_15m": self.chunk_days_15m}

@@ -54,6 +54,8 @@ class Metric:
     step_floor: float = math.inf  # unit of the metric
     step_per_minute: float = 0.0  # unit of the metric, a minute
     step_rating_per_hour: float = 0.0  # times the rating, an hour
+    stuck_after: float = math.inf  # s
+    may_repeat: tuple[float, ...] = ()  # values that are never stuck
     interval: float = 60.0  # s
     sentinels: tuple[float, ...] = ()  # codes for "missing", wherever they lie
     source: str = ""  # where the bounds come from
@@ -134,6 +136,7 @@ def extended(text: str, *, origin: str) -> Catalogue:
 
 _COLUMNS: Final = {field.name: field.type for field in fields(Metric)}
 _TEXT: Final = {"domain", "unit", "kind", "unece", "source"}
+_LISTS: Final = {"sentinels", "may_repeat"}
 _BOOL: Final = {"rating_per_hour", "range_per_interval"}
 
 
@@ -175,9 +178,9 @@ def _column(where: str, column: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise CatalogueError(f"{where}: column {column!r} must be true or false")
         return value
-    if column == "sentinels":
+    if column in _LISTS:
         if not isinstance(value, list) or not all(_is_number(item) for item in value):
-            raise CatalogueError(f"{where}: column 'sentinels' must be a list of numbers")
+            raise CatalogueError(f"{where}: column {column!r} must be a list of numbers")
         return tuple(float(item) for item in value)
     if not _is_number(value) or math.isnan(value):
         raise CatalogueError(f"{where}: column {column!r} must be a number")

@@ -1,13 +1,16 @@
 """Devices as they are registered: what a sensor, a device and a source are called, and what a registration may say."""
 
+import enum
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from devices.catalogue import Domain
 from devices.errors import DeviceError
+from devices.units import MAX_LENGTH
 
 #: A source's name is its MQTT user name and a level of its topics.
 SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -15,6 +18,13 @@ SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED_SOURCES: Final = frozenset({"provision", "ingest", "admin"})
 #: A colon is allowed, since URNs (urn:dev:mac:…) are common device ids; a slash is not, it separates parts of URLs and topics.
 DEVICE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+class ConflictPolicy(enum.StrEnum):
+    """What becomes of a stored value when its source sends another one for that series and time. Quarantine keeps the loser."""
+
+    KEEP = "keep"  # the first stays
+    REPLACE = "replace"  # the last one replaces it
 
 
 def check_source(name: str) -> str:
@@ -33,6 +43,40 @@ def check_source(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What a sensor's values are corrected by: value * scale + offset, after the conversion of units and before any bound."""
+
+    scale: float = 1.0  # below 0: mounted the wrong way round
+    offset: float = 0.0  # unit of the metric
+    #: For readings of this time and later, until the next one. None: for every reading, if the sensor has none yet, else from the
+    #: moment of registration.
+    valid_from: datetime | None = None
+    by: str = ""  # who calibrated
+    reason: str = ""  # why, or which certificate
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise DeviceError("calibration: scale must be a finite number other than 0")
+        if not math.isfinite(self.offset):
+            raise DeviceError("calibration: offset must be a finite number")
+        if self.valid_from is not None and self.valid_from.utcoffset() is None:
+            raise DeviceError("calibration: valid_from needs an offset from UTC, such as 2026-03-01T08:00:00+07:00")
+
+
+_NUMBERS: Final = (
+    "low",
+    "high",
+    "suspect_low",
+    "suspect_high",
+    "rating",
+    "interval",
+    "step_floor",
+    "step_per_minute",
+    "stuck_after",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sensor:
     """One metric of a device, and what its registration overrides. None: as the catalogue says."""
 
@@ -43,15 +87,27 @@ class Sensor:
     suspect_high: float | None = None
     rating: float | None = None  # what the device is built for; see Metric.plausible for its unit
     interval: float | None = None  # s between readings
-    sentinels: tuple[float, ...] = ()  # codes for "missing", beside the default ones
+    step_floor: float | None = None  # unit of the metric; as it is, whatever the interval
+    step_per_minute: float | None = None  # unit of the metric, a minute
+    stuck_after: float | None = None  # s
+    sentinels: tuple[float, ...] = ()  # codes for "missing" as they are sent, beside the default ones
+    unit: str | None = None  # what it sends, in UCUM or one of units.SPELLINGS
+    calibration: Calibration | None = None  # None: those that it has stay
 
     def __post_init__(self) -> None:
-        for name in ("low", "high", "suspect_low", "suspect_high", "rating", "interval"):
+        for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise DeviceError(f"sensor {self.metric!r}: {name} must be a finite number; leave it out for the catalogue's")
         if self.interval is not None and not self.interval > 0:
             raise DeviceError(f"sensor {self.metric!r}: interval must be above 0 seconds")
+        for name in ("step_floor", "step_per_minute", "stuck_after"):
+            if (getattr(self, name) or 0) < 0:
+                raise DeviceError(f"sensor {self.metric!r}: {name} must not be below 0")
+        if self.unit is not None and not (0 < len(self.unit) <= MAX_LENGTH and self.unit.isprintable()):
+            raise DeviceError(
+                f"sensor {self.metric!r}: unit must be 1 to {MAX_LENGTH} printable characters; leave it out for the metric's own"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,21 @@ class Flag(enum.IntFlag):
     MANUAL_GOOD = 256  # an operator declared it good; wins over every other bit
 
 
+class Verdict(enum.StrEnum):
+    """What an operator may declare of a period."""
+
+    BAD = "bad"
+    GOOD = "good"
+    CLEAR = "clear"  # as if nothing were declared
+
+    @property
+    def flags(self) -> Flag:
+        """The bits that readings get by it."""
+        return {Verdict.BAD: Flag.MANUAL_BAD, Verdict.GOOD: Flag.MANUAL_GOOD, Verdict.CLEAR: Flag(0)}[self]
+
+
+#: Bits that only an operator sets.
+MANUAL: Final = np.int16(Flag.MANUAL_BAD | Flag.MANUAL_GOOD)
 #: Bits that keep a reading out of the rollups, unless an operator declared it good.
 BAD: Final = np.int16(Flag.RANGE | Flag.STEP | Flag.STUCK | Flag.MANUAL_BAD)
 _GOOD: Final = np.int16(Flag.MANUAL_GOOD)

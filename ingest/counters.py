@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest.pipeline import Written
+from ingest.commit import Written
 
 
 @dataclass(slots=True)

@@ -1,18 +1,24 @@
 """Messages to readings: topics, channels, and the wire formats of `devices`. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 
-from devices import wire
+from devices import senml, wire
 from devices.batch import Int32, Int64
-from devices.decoded import Decoded, Refusal
+from devices.decoded import Decoded, Refusal, joined
 from devices.errors import Reason
 from ingest.message import Message, address
 
 STATUSES: Final = {b"online": "online", b"offline": "offline"}
+#: Who reads what: payloads, sources and times of receipt to `Decoded`.
+FORMATS: Final[Mapping[str, Callable[[Sequence[bytes], Sequence[str], Int64], Decoded]]] = MappingProxyType(
+    {"readings": wire.decode, "senml": senml.decode, "senml-cbor": senml.decode_cbor}
+)
 #: Bytes of a too large payload that are kept: enough to see what it was.
 _HEAD_OF_TOO_LARGE: Final = 4096
 
@@ -41,26 +47,26 @@ def decode(messages: Sequence[Message], *, max_bytes: int) -> Decodable:
     addresses = [known[message.topic] for message in messages]
     refused: list[Refusal] = []
     statuses: list[tuple[int, str]] = []
-    readable: list[int] = []
+    readable: dict[str, list[int]] = {}  # messages by channel
     for i, (message, place) in enumerate(zip(messages, addresses, strict=True)):
         channel = place[1] if place else None
-        if channel == "readings" and len(message.payload) <= max_bytes:
-            readable.append(i)
+        if channel is not None and channel in FORMATS and len(message.payload) <= max_bytes:
+            readable.setdefault(channel, []).append(i)
         elif channel == "status" and message.payload in STATUSES:
             statuses.append((i, STATUSES[message.payload]))
         else:
             refused.append(_refusal(i, message, channel, max_bytes))
     received_at = np.array([message.received_at for message in messages], np.int64)
-    inner = wire.decode(
-        [messages[i].payload for i in readable],
-        [place[0] for i in readable if (place := addresses[i])],
-        received_at[readable],
-    )
+    parts: list[tuple[Decoded, Int32]] = []
+    for channel, which in readable.items():
+        payloads = [messages[i].payload for i in which]
+        sources = [place[0] for i in which if (place := addresses[i])]
+        parts.append((FORMATS[channel](payloads, sources, received_at[which]), np.array(which, np.int32)))
     return Decodable(
         messages=messages,
         sources=[place[0] if place else None for place in addresses],
         received_at=received_at,
-        decoded=_outer(inner, np.array(readable, np.int32), len(messages), refused),
+        decoded=_together(parts, len(messages), refused),
         statuses=statuses,
     )
 
@@ -75,32 +81,42 @@ def _refusal(i: int, message: Message, channel: str | None, max_bytes: int) -> R
         reason, detail = Reason.UNKNOWN_TOPIC, f"expected city/v1/{{source}}/{{channel}}, not {message.topic[:200]!r}"
     elif channel == "status":
         reason, detail = Reason.BAD_STATUS, f"expected online or offline, not {message.payload[:40]!r}"
-    elif channel == "readings":
+    elif channel in FORMATS:
         reason, detail = Reason.TOO_LARGE, f"{len(message.payload)} bytes; at most {max_bytes} are read"
     else:
-        reason, detail = Reason.UNKNOWN_CHANNEL, f"no channel {channel[:64]!r}; known are readings, status"
+        reason, detail = Reason.UNKNOWN_CHANNEL, f"no channel {channel[:64]!r}; known are {', '.join(FORMATS)}, status"
     return Refusal(message=i, index=None, reason=reason, detail=detail)
 
 
-def _outer(inner: Decoded, where: Int32, m: int, refused: list[Refusal]) -> Decoded:
-    """What was decoded of some of m messages, counted in all of them."""
+def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refusal]) -> Decoded:
+    """What was decoded of m messages, channel by channel, as one, in order of arrival. Each part says which messages it is of."""
     received = np.zeros(m, np.int32)
     seq = np.full(m, -1, np.int64)
     boot = [""] * m
-    received[where], seq[where] = inner.received, inner.seq
-    for i, name in zip(where.tolist(), inner.boot, strict=True):
-        boot[i] = name
-    moved = [Refusal(message=int(where[r.message]), index=r.index, reason=r.reason, detail=r.detail) for r in inner.refused]
-    return Decoded(
-        device=inner.device,
-        metric=inner.metric,
-        time=inner.time,
-        value=inner.value,
-        flags=inner.flags,
-        message=where[inner.message] if len(where) else inner.message,
-        index=inner.index,
-        received=received,
-        seq=seq,
-        boot=boot,
-        refused=refused + moved,
-    )
+    for part, which in parts:
+        received[which], seq[which] = part.received, part.seq
+        for i, name in zip(which.tolist(), part.boot, strict=True):
+            boot[i] = name
+        refused += [Refusal(message=int(which[r.message]), index=r.index, reason=r.reason, detail=r.detail) for r in part.refused]
+    rows = [part for part, _ in parts]
+    message: Int32 = joined([which[part.message] for part, which in parts], np.int32)
+    device = _chained([part.device for part in rows])
+    metric = _chained([part.metric for part in rows])
+    units = any(part.unit for part in rows)
+    unit = _chained([part.unit or [""] * len(part.device) for part in rows]) if units else []
+    columns: dict[str, Any] = {
+        "time": joined([part.time for part in rows], np.int64),
+        "value": joined([part.value for part in rows], np.float64),
+        "flags": joined([part.flags for part in rows], np.int16),
+        "message": message,
+        "index": joined([part.index for part in rows], np.int32),
+    }
+    if len(rows) > 1:
+        order = np.argsort(message, kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+        device, metric, unit = ([names[row] for row in order.tolist()] if names else names for names in (device, metric, unit))
+    return Decoded(device=device, metric=metric, unit=unit, received=received, seq=seq, boot=boot, refused=refused, **columns)
+
+
+def _chained(pieces: list[list[str]]) -> list[str]:
+    return pieces[0] if len(pieces) == 1 else list(chain.from_iterable(pieces))

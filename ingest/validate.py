@@ -1,16 +1,18 @@
 """What a reading is worth: missing, refused, or stored with flags. Pure: the clock is the time of receipt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Batch, Bools, Int16, Int32, Int64
+from devices.batch import MICROSECOND, Batch, Bools, Float64, Int16, Int32, Int64
 from devices.decoded import Decoded, Refusal
 from devices.errors import Reason
 from devices.flags import Flag
 from devices.registry import Registry
+from devices.senml_units import UCUM
+from ingest.convert import convert, missing
 
 #: No quantity of a city is larger in any unit, and sums of squares of a century of such values still fit a float64 (1.8e308).
 MAX_MAGNITUDE: Final = 1e100
@@ -46,7 +48,8 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
     Parameters
     ----------
     decoded : Decoded, n readings of m messages
-        NaN is missing; an infinite value is refused.
+        As sent: sentinels, units and calibration are dealt with here (`ingest.convert`). NaN is missing; an infinite value is
+        refused.
     series : (n,) int32
         0: refused already, left out.
     received_at : (m,) int64
@@ -60,11 +63,12 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
     Judged
         A missing reading is missing whatever its time says.
     """
-    value, time = decoded.value, decoded.time
-    missing = (series > 0) & (np.isnan(value) | (value[:, None] == registry.sentinels[series]).any(axis=1))
-    open_ = (series > 0) & ~missing
+    gone = missing(decoded, series, registry, UCUM)
+    open_ = (series > 0) & ~gone
+    value, rows, refused = convert(decoded, series, open_, registry, UCUM)
+    open_[rows] = False
+    decoded, time = replace(decoded, value=value), decoded.time
     receipt = received_at[decoded.message]
-    refused: list[Refusal] = []
     for reason, wrong in (
         (Reason.TOO_OLD, time < limits.oldest),
         (Reason.TOO_FAR_AHEAD, time > receipt + limits.future_limit),
@@ -83,17 +87,21 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
         message=decoded.message[rows],
         index=decoded.index[rows],
     )
-    counts = np.bincount(decoded.message[missing], minlength=len(received_at)).astype(np.int32)
+    counts = np.bincount(decoded.message[gone], minlength=len(received_at)).astype(np.int32)
     return Judged(batch=batch, missing=counts, refused=refused)
 
 
-def _flags(decoded: Decoded, rows: Int64, series: Int32, receipt: Int64, registry: Registry, limits: Limits) -> Int16:
-    value, time = decoded.value[rows], decoded.time[rows]
+def bounds(value: Float64, series: Int32, registry: Registry) -> Int16:
+    """RANGE and SUSPECT of values in their metrics' units: (n,) int16. A value on a bound is inside it."""
     implausible = (value < registry.low[series]) | (value > registry.high[series])
     suspect = ~implausible & ((value < registry.suspect_low[series]) | (value > registry.suspect_high[series]))
+    return _bit(Flag.RANGE, implausible) | _bit(Flag.SUSPECT, suspect)
+
+
+def _flags(decoded: Decoded, rows: Int64, series: Int32, receipt: Int64, registry: Registry, limits: Limits) -> Int16:
+    time = decoded.time[rows]
     return (
-        _bit(Flag.RANGE, implausible)
-        | _bit(Flag.SUSPECT, suspect)
+        bounds(decoded.value[rows], series, registry)
         | _bit(Flag.LATE, receipt - time > limits.late_after)
         | _bit(Flag.FUTURE, time - receipt > limits.future_after)
     )

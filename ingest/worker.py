@@ -9,14 +9,13 @@ from typing import Any, Final
 
 from ingest.counters import Counters
 from ingest.gateway import Gateway, Session
+from ingest.housekeeping import Housekeeper
 from ingest.inbox import BatchSize, Inbox
 from ingest.pipeline import Pipeline
 
 _LOG: Final = logging.getLogger(__name__)
 #: s. How soon an idle worker looks at the registry's notifications, its threads and the stop signal.
 _IDLE: Final = 0.2
-#: s between two rounds of forgetting what is only needed for a short while.
-_HOUSEKEEPING: Final = 3600.0
 #: s that a stopping worker takes for the messages it already has; whatever remains is delivered again.
 _DRAIN: Final = 8.0
 
@@ -33,6 +32,7 @@ def spare_the_collector() -> None:
 
 def run(
     pipeline: Pipeline,
+    housekeeper: Housekeeper,
     session: Session,
     size: BatchSize,
     stop: threading.Event,
@@ -46,6 +46,8 @@ def run(
     ----------
     pipeline : Pipeline
         Not open yet.
+    housekeeper : Housekeeper
+        Not started yet.
     session : Session
     size : BatchSize
     stop : threading.Event
@@ -58,6 +60,8 @@ def run(
     ------
     GatewayError
         The broker refuses us, or the network thread died.
+    HousekeepingError
+        The housekeeping thread died.
     StorageError
         The database refuses us, or a batch.
     """
@@ -67,12 +71,14 @@ def run(
     gateway = Gateway(session, inbox)
     pipeline.open()
     gateway.start()
+    housekeeper.start()
     ready = False
-    tidied = reported = time.monotonic()
+    reported = time.monotonic()
     leave_at: float | None = None  # when to stop, once told to
     try:
         while leave_at is None or (len(inbox) and time.monotonic() < leave_at):
             gateway.check()
+            housekeeper.check()
             pipeline.poll_registry()
             messages = inbox.take(size, _IDLE)
             if messages:
@@ -90,13 +96,11 @@ def run(
                 ready = ready or gateway.wait_connected(0)
                 report({"ready": ready, **counters.as_dict(waiting=len(inbox))})
                 reported = now
-            if now - tidied >= _HOUSEKEEPING:
-                pipeline.housekeep()
-                tidied = now
             if stop.is_set() and leave_at is None:
                 leave_at = now + _DRAIN
     finally:
         gateway.stop()
+        housekeeper.stop()
         pipeline.close()
         if report:
             report(counters.as_dict(waiting=len(inbox)))

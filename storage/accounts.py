@@ -87,10 +87,11 @@ def discrepancies(connection: Connection) -> list[str]:
 
 
 def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
-    """Rows of `readings_1m` that are not what a recomputation from `readings` gives, each as a sentence; empty: all are.
+    """Rows of the rollups that are not what a recomputation from `readings` gives, each as a sentence; empty: all are.
 
     Counts, extremes, first and last values and times must be equal; sums may differ by 1e-9 of the sum of magnitudes, since
-    floating point addition depends on its order. Reads every reading.
+    floating point addition depends on its order. Quarter-hours that are marked as behind are left out: readers take them from
+    the minutes. Reads every reading.
 
     Parameters
     ----------
@@ -103,9 +104,9 @@ def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
     with translated():
         rows = connection.execute(_SQL["rollup_differences"], parameters).fetchall()
     found = []
-    for series, device, metric, bucket, unfounded, absent, differences in rows:
+    for table, series, device, metric, bucket, unfounded, absent, differences in rows:
         what = ["stands there without a reading"] if unfounded else ["is absent"] if absent else differences
-        found.append(f"readings_1m, series {series} ({device}, {metric}), {bucket:%Y-%m-%dT%H:%MZ}: {'; '.join(what)}")
+        found.append(f"{table}, series {series} ({device}, {metric}), {bucket:%Y-%m-%dT%H:%MZ}: {'; '.join(what)}")
     return found
 
 

@@ -24,6 +24,7 @@ _LATEST: Final[Mapping[str, Type | None]] = {
     "time": "timestamptz",
     "value": "float8",
     "flags": "int2",
+    "stale": "int2",
 }
 _RAW: Final[Mapping[str, Type | None]] = {"time": "timestamptz", "value": "float8", "flags": "int2"}
 _MINUTES: Final[Mapping[str, Type | None]] = {
@@ -77,6 +78,7 @@ class Latest:
     time: Int64  # us since 1970 UTC
     value: Float64
     flags: NDArray[np.int16]
+    stale: NDArray[np.int16]  # 1: three expected intervals have passed since
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,14 +9,29 @@ import orjson
 from psycopg.types.json import Jsonb
 
 from devices import registry as snapshot
+from devices.batch import NEVER
 from devices.catalogue import Catalogue, Metric
-from devices.device import Device, Sensor, check_source
+from devices.device import ConflictPolicy, Device, Sensor, check_source
 from devices.errors import DeviceError
-from devices.registry import Registry, SeriesRow
+from devices.flags import Verdict
+from devices.registry import Corrected, Registry, SeriesRow
+from devices.units import UnitError, conversion
 from storage import sql
 from storage.database import Connection, StorageError, translated
 
 _SQL: Final = sql.load("registry")
+#: Numbers that a registration may override, in the order in which `all_series` has them.
+_OVERRIDES: Final = (
+    "low",
+    "high",
+    "suspect_low",
+    "suspect_high",
+    "rating",
+    "interval",
+    "step_floor",
+    "step_per_minute",
+    "stuck_after",
+)
 #: The source under which messages are accounted whose topic names none.
 NO_SOURCE: Final = "?"
 
@@ -50,7 +65,7 @@ def sync_catalogue(connection: Connection, catalogue: Catalogue) -> None:
 def register(connection: Connection, devices: Sequence[Device]) -> None:
     """Register devices with their sensors, all or none; what is registered already is replaced where it differs.
 
-    A sensor that the new description lacks stays: it may have history.
+    A sensor that the new description lacks stays: it may have history. So do calibrations: another one is added to them.
 
     Parameters
     ----------
@@ -61,18 +76,16 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
     Raises
     ------
     DeviceError
-        A device stands twice, or a sensor measures something that is not in the catalogue; the message names it.
+        A device stands twice, a sensor measures something that is not in the catalogue, or it sends a unit that cannot become its
+        metric's; the message names it.
     """
     with translated(), connection.transaction():
         if len({device.id for device in devices}) < len(devices):
             raise DeviceError("a device stands twice in one registration")
-        known = {row[0] for row in connection.execute(_SQL["metric_names"])}
+        units: dict[str, str] = dict(connection.execute(_SQL["metric_units"]).fetchall())
         for device in devices:
             for sensor in device.sensors:
-                if sensor.metric not in known:
-                    raise DeviceError(
-                        f"device {device.id!r}: no metric {sensor.metric!r} in the catalogue; CITYBEAT_CATALOGUE can add it"
-                    )
+                _check(device.id, sensor, units)
         ensure_sources(connection, sorted({device.source for device in devices}))
         described = [
             {
@@ -83,20 +96,46 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
         ]
         sensors = [
             {
-                **_columns(sensor, "metric", "low", "high", "suspect_low", "suspect_high", "rating", "interval", "sentinels"),
+                **_columns(sensor, "metric", "sentinels", "unit", *_OVERRIDES),
                 "device": device.id,
             }
             for device in devices
             for sensor in device.sensors
         ]
+        calibrations = [
+            {
+                **_columns(sensor.calibration, "scale", "offset", "by", "reason"),
+                "valid_from": sensor.calibration.valid_from and sensor.calibration.valid_from.isoformat(),
+                "device": device.id,
+                "metric": sensor.metric,
+            }
+            for device in devices
+            for sensor in device.sensors
+            if sensor.calibration is not None
+        ]
         connection.execute(_SQL["put_devices"], {"rows": Jsonb(described)})
         connection.execute(_SQL["put_series"], {"rows": Jsonb(sensors)})
+        if calibrations:
+            connection.execute(_SQL["add_calibrations"], {"rows": Jsonb(calibrations)})
 
 
 def retire(connection: Connection, device: str) -> bool:
     """Take a device out of service; its history stays. False: there is no such device in service."""
     with translated():
         return connection.execute(_SQL["retire_device"], {"id": device}).rowcount == 1
+
+
+def set_conflict_policy(connection: Connection, source: str, policy: ConflictPolicy) -> None:
+    """Say what happens to conflicts of a source from now on.
+
+    Raises
+    ------
+    DeviceError
+        There is no such source.
+    """
+    with translated():
+        if connection.execute(_SQL["set_conflict_policy"], {"source": source, "policy": policy}).rowcount == 0:
+            raise DeviceError(f"no source {source!r}; one is made when a device is registered to it")
 
 
 def ensure_sources(connection: Connection, names: Sequence[str]) -> dict[str, int]:
@@ -149,27 +188,47 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
     """
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        number = version(connection)
+        current = version(connection)
         sources: dict[str, int] = dict(connection.execute(_SQL["all_sources"]).fetchall())
+        replacing = frozenset(row[0] for row in connection.execute(_SQL["replacing_sources"]))
         devices = {row[0]: row[1:] for row in connection.execute(_SQL["all_devices"])}
         series = [row for row in connection.execute(_SQL["all_series"]) if row[2] in catalogue]
-    rows = [_series_row(row, devices[row[1]][0], devices[row[1]][1], catalogue[row[2]]) for row in series]
-    return snapshot.build(version=number, sources=sources, devices=devices, rows=rows)
+        calibrations: dict[int, list[Corrected]] = {}
+        for number, since, scale, offset in connection.execute(_SQL["calibrations_in_force"]):
+            corrected = Corrected(since=int(NEVER) if since is None else since, scale=scale, offset=offset)
+            calibrations.setdefault(number, []).append(corrected)
+        declarations: dict[int, list[tuple[int, int, int]]] = {}
+        for number, start, end, verdict in connection.execute(_SQL["all_declarations"]):
+            declarations.setdefault(number, []).append((start, end, int(Verdict(verdict).flags)))
+    rows = [
+        SeriesRow(
+            id=row[0],
+            device=row[1],
+            source=devices[row[1]][0],
+            retired=devices[row[1]][1],
+            metric=catalogue[row[2]],
+            sensor=_sensor(row),
+            calibrations=tuple(calibrations.get(row[0], ())),
+            declarations=tuple(declarations.get(row[0], ())),
+        )
+        for row in series
+    ]
+    return snapshot.build(version=current, sources=sources, devices=devices, rows=rows, replacing=replacing)
 
 
-def _series_row(row: Sequence[Any], source: int, retired: bool, metric: Metric) -> SeriesRow:
-    number, device, _, low, high, suspect_low, suspect_high, rating, interval, sentinels = row
-    sensor = Sensor(
-        metric=metric.name,
-        low=low,
-        high=high,
-        suspect_low=suspect_low,
-        suspect_high=suspect_high,
-        rating=rating,
-        interval=interval,
-        sentinels=tuple(sentinels),
-    )
-    return SeriesRow(id=number, device=device, source=source, retired=retired, metric=metric, sensor=sensor)
+def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:
+    """Refuse a sensor that no reading could be stored of."""
+    if sensor.metric not in units:
+        raise DeviceError(f"device {device!r}: no metric {sensor.metric!r} in the catalogue; CITYBEAT_CATALOGUE can add it")
+    try:
+        conversion(sensor.unit or units[sensor.metric], units[sensor.metric])
+    except UnitError as exc:
+        raise DeviceError(f"device {device!r}: sensor {sensor.metric!r}, in {units[sensor.metric]!r}: {exc}") from exc
+
+
+def _sensor(row: Sequence[Any]) -> Sensor:
+    _, _, metric, sentinels, unit, *overrides = row
+    return Sensor(metric=metric, sentinels=tuple(sentinels), unit=unit, **dict(zip(_OVERRIDES, overrides, strict=True)))
 
 
 def _columns(thing: Any, *names: str) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
+from devices.aggregate import downsample
 from devices.batch import NEVER, Batch, Float64, Int64, Partials
-from devices.flags import is_bad
-from storage import sql
+from devices.flags import BAD, Flag, is_bad
+from storage import minutes, sql
 from storage.database import StorageError, connect, translated
 from storage.pgcopy import RowFormat
 
@@ -29,20 +30,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
 _KEYS: Final = RowFormat(series_id="int4", time="timestamptz")
-_PARTIALS: Final = RowFormat(
-    series_id="int4",
-    bucket="timestamptz",
-    n="int4",
-    n_bad="int4",
-    vmin="float8",
-    vmax="float8",
-    first_at="timestamptz",
-    vfirst="float8",
-    last_at="timestamptz",
-    vlast="float8",
-    s1="float8",
-    s2="float8",
-)
 _LATEST: Final = RowFormat(
     series_id="int4",
     time="timestamptz",
@@ -51,7 +38,11 @@ _LATEST: Final = RowFormat(
     flags="int2",
     good_at="timestamptz",
     good_value="float8",
+    same_since="timestamptz",
 )
+
+#: One-minute partials as COPY BINARY: what the hot path ends with (bench/).
+encode_partials: Final = minutes.encode_partials
 
 #: Outcomes of a reading, as `Insertion.outcome` has them.
 NEW: Final = 0
@@ -109,12 +100,17 @@ class Numbers:
 class Transaction:
     """The steps of one batch. Made by `Store.batch`."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], quota: int, *, committed: bool) -> None:
-        self._connection: Final = connection
+    def __init__(
+        self, connection: psycopg.Connection[tuple[Any, ...]], quota: int, *, committed: bool, registry_version: int
+    ) -> None:
+        #: For what is not a step of every batch; it is in the same transaction.
+        self.connection: Final = connection
         self._cursor: Final = connection.cursor(binary=True)
         self._quota: Final = quota
         #: This batch was committed by an earlier try: there is nothing left to do.
         self.committed: Final = committed
+        #: Of the registry when the locks were held: what was judged by an older one must be judged again.
+        self.registry_version: Final = registry_version
 
     def seen(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which of these messages were committed before.
@@ -171,15 +167,74 @@ class Transaction:
             outcome[followers] = np.where(kept[followers] == batch.value[followers], DUPLICATE, CONFLICT)
         return Insertion(outcome=outcome, kept=kept)
 
+    def replace(self, batch: Batch, kind: NDArray[np.int8]) -> None:
+        """Give stored readings other values, and bring rollups and `latest` up to date. Comes after `merge_latest`.
+
+        Parameters
+        ----------
+        batch : Batch
+            What is to be stored instead; no two readings of one series and time.
+        kind : (s,) int8
+            Kind of each series, by id.
+        """
+        if len(batch) == 0:
+            return
+        self._cursor.execute(
+            _SQL["replace"],
+            {
+                "series": batch.series.tolist(),
+                "times": batch.time.tolist(),
+                "received": batch.received_at.tolist(),
+                "values": batch.value.tolist(),
+                "flags": batch.flags.tolist(),
+                "oldest": _datetime(int(batch.time.min())),
+                "newest": _datetime(int(batch.time.max())),
+            },
+        )
+        minutes.replace_changed(self.connection, batch, kind)
+        renew_latest(self.connection, sorted(set(batch.series.tolist())))
+
+    def merge_rollups(self, new: Batch, kind: NDArray[np.int8]) -> None:
+        """Bring the rollups up to date with new readings. Comes after `insert` and before `merge_latest`.
+
+        Minutes are merged by what the new readings add to them. Only where a counter's readings come late, between others that are
+        stored, its minutes, and those of the next good readings, are recomputed from raw. Quarter-hours are marked, and recomputed
+        by `storage.rollup.advance`.
+
+        Parameters
+        ----------
+        new : Batch
+            The readings that `insert` found new, sorted by series, then time.
+        kind : (s,) int8
+            Kind of each series, by id (`devices.registry.KIND_CODES`).
+        """
+        before, newest = minutes.counters_state(self.connection, new, kind)
+        partials = downsample(new, kind, before)
+        late = newest[partials.series] > NEVER
+        if not late.any():
+            self.merge_1m(partials)
+            return
+        self.merge_1m(minutes.take(partials, ~late))
+        minutes.replace_late(self.connection, minutes.take(partials, late), newest, kind)
+
     def merge_1m(self, partials: Partials) -> None:
-        """Add one-minute partials of new readings to `readings_1m`."""
+        """Add one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
         if len(partials) == 0:
             return
-        self._copy("copy_1m", encode_partials(partials))
+        self._copy("copy_1m", minutes.encode_partials(partials))
         self._cursor.execute(_SQL["merge_1m"])
+        minutes.mark_incoming(self.connection)
 
-    def merge_latest(self, new: Batch) -> None:
-        """Bring `latest` up to date with new readings, sorted by series, then time."""
+    def merge_latest(self, new: Batch, same_since: Int64) -> None:
+        """Bring `latest` up to date with new readings.
+
+        Parameters
+        ----------
+        new : Batch, n readings
+            Sorted by series, then time.
+        same_since : (n,) int64
+            us, since when each series has shown the value; NEVER: not known.
+        """
         if len(new) == 0:
             return
         last = np.flatnonzero(np.concatenate([new.series[1:] != new.series[:-1], [True]]))
@@ -198,6 +253,7 @@ class Transaction:
                 flags=new.flags[last],
                 good_at=np.where(has_good, new.time[row], NEVER),
                 good_value=np.where(has_good, new.value[row], 0.0),
+                same_since=same_since[last],
             ),
         )
         self._cursor.execute(_SQL["merge_latest"])
@@ -276,7 +332,7 @@ class Transaction:
         if len(rows) == 0:
             return True
         try:
-            with self._connection.transaction():
+            with self.connection.transaction():
                 self._copy("copy_readings", encode_readings(batch.take(rows)))
         except psycopg.errors.UniqueViolation:
             return False
@@ -341,6 +397,7 @@ class Store:
         self._connection: Final = connect(url, application="ingest writer")
         with translated():
             self._connection.execute(_SQL["temporary_tables"])
+            minutes.prepare(self._connection)
 
     @contextmanager
     def batch(self, batch_id: UUID, sources: Sequence[int]) -> Iterator[Transaction]:
@@ -364,34 +421,47 @@ class Store:
         """
         with translated(), self._connection.transaction():
             cursor = self._connection.execute(_SQL["begin_batch"], {"id": batch_id})
-            committed = cursor.fetchone() is None
+            committed, version = cursor.fetchone() is None, 0
             if not committed:
                 self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": sorted(set(sources))})
-            yield Transaction(self._connection, self._quota, committed=committed)
+                row = self._connection.execute(_SQL["registry_version"]).fetchone()
+                assert row is not None
+                version = row[0]
+            yield Transaction(self._connection, self._quota, committed=committed, registry_version=version)
 
-    def newest(self, size: int) -> Int64:
-        """By series id, the time of its newest reading in microseconds; NEVER where there is none.
+    def history(self, size: int) -> dict[str, NDArray[Any]]:
+        """What is known of each series, as arrays by series id, of length `size` at least.
 
-        Parameters
-        ----------
-        size : int
-            Length of the array at least.
+        Returns
+        -------
+        dict
+            `time`, `value`, `same_since` of the newest reading, `good_at`, `good_value` of the last good one; times are int64
+            microseconds, NEVER where there is none.
         """
-        with translated(), self._connection.cursor().copy(_SQL["newest"]) as copy:
-            rows = _KEYS.decode(b"".join(bytes(part) for part in copy))
+        with translated(), self._connection.cursor().copy(_SQL["history"]) as copy:
+            rows = _LATEST.decode(b"".join(bytes(part) for part in copy))
         ids = rows["series_id"]
-        newest = np.full(max(size, int(ids.max(initial=0)) + 1), NEVER, np.int64)
-        newest[ids] = rows["time"]
-        return newest
-
-    def housekeep(self) -> None:
-        """Forget what is only needed for a short while."""
-        with translated():
-            self._connection.execute(_SQL["forget_batches"])
+        length = max(size, int(ids.max(initial=0)) + 1)
+        known: dict[str, NDArray[Any]] = {}
+        for name, neutral in (("time", NEVER), ("value", 0.0), ("same_since", NEVER), ("good_at", NEVER), ("good_value", 0.0)):
+            known[name] = np.full(length, neutral, rows[name].dtype)
+            known[name][ids] = rows[name]
+        return known
 
     def close(self) -> None:
         """Close the connection; a transaction under way is rolled back."""
         self._connection.close()
+
+
+def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequence[int]) -> None:
+    """Bring `latest` up to date for series whose stored readings were changed in the transaction under way."""
+    connection.execute(_SQL["renew_latest"], {"series": list(series), "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
+
+
+def forget_batches(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Forget ids of batches that nobody can be trying again any more."""
+    with translated():
+        connection.execute(_SQL["forget_batches"])
 
 
 def encode_readings(batch: Batch) -> bytes:
@@ -399,11 +469,6 @@ def encode_readings(batch: Batch) -> bytes:
     return _READINGS.encode(
         time=batch.time, received_at=batch.received_at, value=batch.value, series_id=batch.series, flags=batch.flags
     )
-
-
-def encode_partials(partials: Partials) -> bytes:
-    """One-minute partials as COPY BINARY."""
-    return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
 
 
 def _datetime(us: int) -> datetime:

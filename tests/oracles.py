@@ -108,12 +108,16 @@ def is_bad(flags):
     return bool(flags & BAD) and not flags & MANUAL_GOOD
 
 
-def downsample(readings, kinds):
-    """readings: (series, us, value, flags). Rows of readings_1m by (series, bucket us), as dicts."""
+def downsample(readings, kinds, length=MINUTE, before=None):
+    """readings: (series, us, value, flags), all there are. Rows of rollups by (series, bucket us), as dicts.
+
+    before: value of a counter's good reading before these, by series.
+    """
     buckets = {}
+    previous = dict(before or {})
     for series, at, value, flags in sorted(readings):
         row = buckets.setdefault(
-            (series, at // MINUTE * MINUTE),
+            (series, at // length * length),
             {
                 "n": 0,
                 "n_bad": 0,
@@ -136,14 +140,15 @@ def downsample(readings, kinds):
         if row["first_at"] is None:
             row["first_at"], row["vfirst"] = at, value
         row["last_at"], row["vlast"] = at, value
-        x1, x2 = summands(value, kinds[series])
+        x1, x2 = summands(value, kinds[series], previous.get(series))
+        previous[series] = value
         row["s1"] += x1
         row["s2"] += x2
         row["magnitude"] += abs(x1) + abs(x2)
     return buckets
 
 
-def summands(value, kind):
+def summands(value, kind, previous):
     if kind in ("gauge", "amount"):
         return value, value * value
     if kind == "direction":
@@ -152,4 +157,36 @@ def summands(value, kind):
         return 10 ** (min(max(value, -2000), 2000) / 10), 0.0
     if kind == "state":
         return value, 0.0
-    return 0.0, 0.0  # a counter
+    # A counter: the way up from the reading before, or from 0 where it went down.
+    if previous is None:
+        return 0.0, 0.0
+    if value < previous:
+        return max(value, 0.0), 0.0
+    return value - previous, 0.0
+
+
+def aggregates(row, kind):
+    """What telemetry shows of a bucket, from its row."""
+    n, s1, s2 = row["n"], row["s1"], row["s2"]
+    shown = dict.fromkeys(("mean", "sum", "min", "max", "first", "last", "stddev", "increase"))
+    shown |= {"count": n, "bad_count": row["n_bad"]}
+    if n == 0:
+        return shown
+    shown |= {"first": row["vfirst"], "last": row["vlast"]}
+    if kind != "direction":
+        shown |= {"min": row["vmin"], "max": row["vmax"]}
+    if kind in ("gauge", "amount", "state"):
+        shown["mean"] = s1 / n
+    if kind in ("gauge", "amount") and n > 1:
+        shown["stddev"] = math.sqrt(max(s2 - s1 * s1 / n, 0) / (n - 1))
+    if kind == "amount":
+        shown["sum"] = s1
+    if kind == "counter":
+        shown["increase"] = s1
+    if kind == "level":
+        shown["mean"] = 10 * math.log10(s1 / n)
+    if kind == "direction" and math.hypot(s1, s2) / n > 1e-9:
+        shown["mean"] = math.degrees(math.atan2(s1, s2)) % 360 % 360
+        if n > 1:
+            shown["stddev"] = math.degrees(math.sqrt(-2 * math.log(min(math.hypot(s1, s2) / n, 1))))
+    return shown

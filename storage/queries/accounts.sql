@@ -48,20 +48,22 @@ WHERE s.name = ANY(%(sources)s) AND NOT isempty(q.seen)
 ORDER BY s.name, q.boot;
 
 -- name: rollup_differences
--- Rows of readings_1m that are not what the readings say, kind by kind as devices/batch.py Partials and ingest/downsample.py have it.
+-- Rows of readings_1m and readings_15m that are not what the readings say, kind by kind as devices/batch.py Partials and
+-- devices/aggregate.py have it. Quarter-hours that are marked are behind, and known to be: they are left out.
 -- e1 and e2 are what sums may differ by: rounding grows with the sum of magnitudes, not with the sum itself.
 -- PostgreSQL, unlike NumPy, refuses to make an infinity or a zero of numbers that are none: minutes with values beyond 1e150, whose
 -- squares have no room in a float8, are left out of the comparison of sums, and values below 1e-150 count as 0 where they are multiplied.
-WITH judged AS (
-    SELECT r.series_id, time_bucket(INTERVAL '1 minute', r.time) AS bucket, r.time, r.value, m.kind,
-        (r.flags & %(bad)s) <> 0 AND (r.flags & %(good)s) = 0 AS bad,
+WITH kinds AS (
+    SELECT s.id AS series_id, m.kind FROM series s JOIN metrics m ON m.name = s.metric
+), judged AS (
+    SELECT r.series_id, r.time, r.value, k.kind, (r.flags & %(bad)s) <> 0 AND (r.flags & %(good)s) = 0 AS bad,
         CASE WHEN abs(r.value) < 1e150 THEN r.value ELSE 'infinity' END AS v,
-        CASE WHEN abs(r.value) > 1e-150 THEN r.value ELSE 0 END AS w
-    FROM readings r JOIN series s ON s.id = r.series_id JOIN metrics m ON m.name = s.metric
+        CASE WHEN abs(r.value) > 1e-150 THEN r.value ELSE 0 END AS w,
+        CASE WHEN r.value >= 1e150 THEN 'infinity' WHEN r.value <= -1e150 THEN '-infinity' ELSE r.value END AS total
+    FROM readings r JOIN kinds k ON k.series_id = r.series_id
 ), summed AS (
-    SELECT series_id, bucket, time, value, bad,
+    SELECT series_id, time, value, bad,
         CASE kind
-            WHEN 'counter' THEN 0
             WHEN 'direction' THEN sin(radians(w))
             WHEN 'level' THEN power(10::float8, least(greatest(w, -2000), 2000) / 10)
             ELSE v
@@ -72,9 +74,16 @@ WITH judged AS (
             WHEN 'amount' THEN CASE WHEN v < 'infinity' THEN w * w ELSE v END
             ELSE 0
         END AS x2
-    FROM judged
-), recomputed AS (
-    SELECT series_id, bucket,
+    FROM judged WHERE kind <> 'counter'
+    UNION ALL
+    SELECT series_id, time, value, bad,
+        CASE WHEN bad OR before IS NULL THEN 0 WHEN total >= before THEN total - before ELSE greatest(total, 0) END,
+        0
+    FROM (
+        SELECT *, lag(total) OVER (PARTITION BY series_id, bad ORDER BY time) AS before FROM judged WHERE kind = 'counter'
+    ) AS counted
+), minutes AS (
+    SELECT series_id, time_bucket(INTERVAL '1 minute', time) AS bucket,
         (count(*) FILTER (WHERE NOT bad))::int AS n,
         (count(*) FILTER (WHERE bad))::int AS n_bad,
         coalesce(min(value) FILTER (WHERE NOT bad), 'infinity') AS vmin,
@@ -85,11 +94,21 @@ WITH judged AS (
         coalesce(last(value, time) FILTER (WHERE NOT bad), 0) AS vlast,
         coalesce(sum(x1) FILTER (WHERE NOT bad), 0) AS s1,
         coalesce(sum(x2) FILTER (WHERE NOT bad), 0) AS s2,
-        1e-9 * greatest(sum(abs(x1)) FILTER (WHERE NOT bad), 1e-280) AS e1,
-        1e-9 * greatest(sum(abs(x2)) FILTER (WHERE NOT bad), 1e-280) AS e2
-    FROM summed GROUP BY series_id, bucket
+        1e-9 * greatest(sum(abs(x1)) FILTER (WHERE NOT bad), 1e-140) AS e1,
+        1e-9 * greatest(sum(abs(x2)) FILTER (WHERE NOT bad), 1e-140) AS e2
+    FROM summed GROUP BY 1, 2
+), recomputed AS (
+    SELECT 1 AS level, * FROM minutes
+    UNION ALL
+    SELECT 15, series_id, time_bucket(INTERVAL '15 minutes', bucket), sum(n)::int, sum(n_bad)::int, min(vmin), max(vmax),
+        min(first_at), first(vfirst, first_at), max(last_at), last(vlast, last_at), sum(s1), sum(s2), sum(e1), sum(e2)
+    FROM minutes GROUP BY 2, 3
+), stored AS (
+    SELECT 1 AS level, series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2 FROM readings_1m
+    UNION ALL
+    SELECT 15, series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2 FROM readings_15m
 ), compared AS (
-    SELECT coalesce(a.series_id, b.series_id) AS series_id, coalesce(a.bucket, b.bucket) AS bucket,
+    SELECT coalesce(a.level, b.level) AS level, coalesce(a.series_id, b.series_id) AS series_id, coalesce(a.bucket, b.bucket) AS bucket,
         a.series_id IS NULL AS unfounded, b.series_id IS NULL AS absent,
         CASE WHEN a.series_id IS NULL OR b.series_id IS NULL THEN ARRAY[]::text[] ELSE array_remove(ARRAY[
             CASE WHEN a.n <> b.n THEN format('n is %%s, not %%s', b.n, a.n) END,
@@ -105,9 +124,14 @@ WITH judged AS (
             CASE WHEN a.e2 < 'infinity' AND NOT (b.s2 BETWEEN a.s2 - a.e2 AND a.s2 + a.e2)
                 THEN format('s2 is %%s, not %%s', b.s2, a.s2) END
         ], NULL) END AS found
-    FROM recomputed a FULL JOIN readings_1m b ON b.series_id = a.series_id AND b.bucket = a.bucket
+    FROM recomputed a FULL JOIN stored b ON b.level = a.level AND b.series_id = a.series_id AND b.bucket = a.bucket
+), marked AS (
+    SELECT DISTINCT 15 AS level, u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
 )
-SELECT c.series_id, s.device_id, s.metric, c.bucket, c.unfounded, c.absent, c.found
-FROM compared c LEFT JOIN series s ON s.id = c.series_id
-WHERE c.unfounded OR c.absent OR cardinality(c.found) > 0
-ORDER BY c.series_id, c.bucket LIMIT %(limit)s;
+SELECT CASE c.level WHEN 1 THEN 'readings_1m' ELSE 'readings_15m' END, c.series_id, s.device_id, s.metric, c.bucket, c.unfounded,
+    c.absent, c.found
+FROM compared c
+LEFT JOIN series s ON s.id = c.series_id
+LEFT JOIN marked m ON m.level = c.level AND m.series_id = c.series_id AND m.bucket = c.bucket
+WHERE (c.unfounded OR c.absent OR cardinality(c.found) > 0) AND m.level IS NULL
+ORDER BY c.level, c.series_id, c.bucket LIMIT %(limit)s;

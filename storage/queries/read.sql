@@ -30,9 +30,10 @@ ORDER BY s.metric;
 -- name: latest
 -- A page of newest values, packed, in order of device and metric; the cursor is the last pair of the page before.
 SELECT now(), array_agg(device_id), array_agg(metric), array_agg(unit), string_agg(timestamptz_send(time), ''),
-    string_agg(float8send(value), ''), string_agg(int2send(flags), '')
+    string_agg(float8send(value), ''), string_agg(int2send(flags), ''), string_agg(int2send(stale::int::int2), '')
 FROM (
-    SELECT s.device_id, s.metric, m.unit, l.time, l.value, l.flags
+    SELECT s.device_id, s.metric, m.unit, l.time, l.value, l.flags,
+        now() > l.time + 3 * expected_interval(s.interval_s, m.definition) AS stale
     FROM series s
     JOIN devices d ON d.id = s.device_id
     JOIN metrics m ON m.name = s.metric

@@ -41,17 +41,41 @@ WHERE (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tag
 
 -- name: put_series
 -- Sensors of devices, with what they override.
-INSERT INTO series AS s (device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels)
-SELECT device, metric, low, high, suspect_low, suspect_high, rating, "interval", sentinels
+INSERT INTO series AS s (device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels, unit,
+    step_floor, step_per_minute, stuck_after_s)
+SELECT device, metric, low, high, suspect_low, suspect_high, rating, "interval", sentinels, unit,
+    step_floor, step_per_minute, stuck_after
 FROM jsonb_to_recordset(%(rows)s) AS r(
     device text, metric text, low float8, high float8, suspect_low float8, suspect_high float8, rating float8, "interval" float8,
-    sentinels float8[])
+    sentinels float8[], unit text, step_floor float8, step_per_minute float8, stuck_after float8)
 ON CONFLICT (device_id, metric) DO UPDATE
 SET low = EXCLUDED.low, high = EXCLUDED.high, suspect_low = EXCLUDED.suspect_low, suspect_high = EXCLUDED.suspect_high,
-    rating = EXCLUDED.rating, interval_s = EXCLUDED.interval_s, sentinels = EXCLUDED.sentinels
-WHERE (s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels)
+    rating = EXCLUDED.rating, interval_s = EXCLUDED.interval_s, sentinels = EXCLUDED.sentinels, unit = EXCLUDED.unit,
+    step_floor = EXCLUDED.step_floor, step_per_minute = EXCLUDED.step_per_minute, stuck_after_s = EXCLUDED.stuck_after_s
+WHERE (s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels, s.unit,
+    s.step_floor, s.step_per_minute, s.stuck_after_s)
     IS DISTINCT FROM (EXCLUDED.low, EXCLUDED.high, EXCLUDED.suspect_low, EXCLUDED.suspect_high,
-                      EXCLUDED.rating, EXCLUDED.interval_s, EXCLUDED.sentinels);
+                      EXCLUDED.rating, EXCLUDED.interval_s, EXCLUDED.sentinels, EXCLUDED.unit,
+                      EXCLUDED.step_floor, EXCLUDED.step_per_minute, EXCLUDED.stuck_after_s);
+
+-- name: add_calibrations
+-- Calibrations that say something new. Without a valid_from: of every reading, if none is stored and none was calibrated; else from now.
+INSERT INTO calibrations (series_id, valid_from, scale, "offset", "by", reason)
+SELECT s.id, t.valid_from, r.scale, r."offset", r."by", r.reason
+FROM jsonb_to_recordset(%(rows)s) AS r(
+    device text, metric text, valid_from timestamptz, scale float8, "offset" float8, "by" text, reason text)
+JOIN series s ON (s.device_id, s.metric) = (r.device, r.metric)
+CROSS JOIN LATERAL (
+    SELECT coalesce(r.valid_from, CASE
+        WHEN EXISTS (SELECT FROM calibrations WHERE series_id = s.id) OR EXISTS (SELECT FROM latest WHERE series_id = s.id) THEN now()
+        ELSE '-infinity' END) AS valid_from
+) AS t
+LEFT JOIN LATERAL (
+    SELECT c.valid_from, c.scale, c."offset" FROM calibrations c WHERE c.series_id = s.id AND c.valid_from <= t.valid_from
+    ORDER BY c.valid_from DESC, c.id DESC LIMIT 1
+) AS c ON true
+WHERE (coalesce(c.scale, 1), coalesce(c."offset", 0)) IS DISTINCT FROM (r.scale, r."offset")
+    OR (r.valid_from IS NOT NULL AND r.valid_from IS DISTINCT FROM c.valid_from);
 
 -- name: retire_device
 -- Out of service from now on; its history stays.
@@ -65,17 +89,38 @@ SELECT version FROM registry_version;
 -- Every source, for a snapshot.
 SELECT name, id FROM sources;
 
+-- name: replacing_sources
+-- Sources whose last value wins.
+SELECT id FROM sources WHERE conflict_policy = 'replace';
+
+-- name: set_conflict_policy
+-- For conflicts from now on.
+UPDATE sources SET conflict_policy = %(policy)s WHERE name = %(source)s;
+
 -- name: all_devices
 -- Every device, for a snapshot.
 SELECT id, source_id, retired_at IS NOT NULL FROM devices;
 
 -- name: all_series
 -- Every series, for a snapshot.
-SELECT id, device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels FROM series;
+SELECT id, device_id, metric, sentinels, unit, low, high, suspect_low, suspect_high, rating, interval_s,
+    step_floor, step_per_minute, stuck_after_s
+FROM series;
 
--- name: metric_names
--- Names that a sensor may have.
-SELECT name FROM metrics;
+-- name: calibrations_in_force
+-- What holds of all calibrations, in microseconds since 1970; NULL: from the beginning.
+SELECT DISTINCT ON (series_id, valid_from) series_id,
+    CASE WHEN isfinite(valid_from) THEN (extract(epoch FROM valid_from) * 1000000)::int8 END, scale, "offset"
+FROM calibrations ORDER BY series_id, valid_from, id DESC;
+
+-- name: all_declarations
+-- What operators declared, in microseconds since 1970, in the order in which they did.
+SELECT series_id, (extract(epoch FROM "from") * 1000000)::int8, (extract(epoch FROM "to") * 1000000)::int8, verdict
+FROM declarations ORDER BY series_id, id;
+
+-- name: metric_units
+-- Names that a sensor may have, and the units that its values must become.
+SELECT name, unit FROM metrics;
 
 -- name: listen
 -- Every change notifies this channel.

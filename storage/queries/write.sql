@@ -4,6 +4,10 @@
 -- One writer a source at a time; in key order, so that two writers never wait for each other.
 SELECT pg_advisory_xact_lock(%(space)s, id) FROM (SELECT unnest(%(sources)s::int[]) AS id ORDER BY id) AS ordered;
 
+-- name: registry_version
+-- As of now: whatever was declared or changed by then holds for this batch.
+SELECT version FROM registry_version;
+
 -- name: begin_batch
 -- No row: this batch was committed before. Waits for a transaction of the same id that is still under way.
 INSERT INTO batches (id) VALUES (%(id)s) ON CONFLICT DO NOTHING RETURNING id;
@@ -65,24 +69,49 @@ ON CONFLICT (series_id, bucket) DO UPDATE SET
 
 -- name: copy_latest
 -- Newest reading, and newest good one, of each series in the batch.
-COPY incoming_latest (series_id, time, received_at, value, flags, good_at, good_value) FROM STDIN (FORMAT BINARY);
+COPY incoming_latest (series_id, time, received_at, value, flags, good_at, good_value, same_since) FROM STDIN (FORMAT BINARY);
 
 -- name: merge_latest
 -- Later wins, for the newest reading and for the newest good one each.
-INSERT INTO latest AS l (series_id, time, received_at, value, flags, good_at, good_value)
-SELECT series_id, time, received_at, value, flags, good_at, good_value FROM incoming_latest ORDER BY series_id
+INSERT INTO latest AS l (series_id, time, received_at, value, flags, good_at, good_value, same_since)
+SELECT series_id, time, received_at, value, flags, good_at, good_value, same_since FROM incoming_latest ORDER BY series_id
 ON CONFLICT (series_id) DO UPDATE SET
     time = greatest(l.time, EXCLUDED.time),
     received_at = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.received_at ELSE l.received_at END,
     value = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.value ELSE l.value END,
     flags = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.flags ELSE l.flags END,
+    same_since = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.same_since ELSE l.same_since END,
     good_at = greatest(l.good_at, EXCLUDED.good_at),
     good_value = CASE WHEN EXCLUDED.good_at > l.good_at THEN EXCLUDED.good_value ELSE l.good_value END
 WHERE EXCLUDED.time > l.time OR EXCLUDED.good_at > l.good_at;
 
--- name: newest
--- Time of every series' newest reading, to tell at start which rows can go straight in.
-COPY (SELECT series_id, time FROM latest) TO STDOUT (FORMAT BINARY);
+-- name: history
+-- What is known of every series, to go on from at start.
+COPY (SELECT series_id, time, received_at, value, flags, good_at, good_value, same_since FROM latest) TO STDOUT (FORMAT BINARY);
+
+-- name: replace
+-- Another value, under the conflict policy of its source.
+UPDATE readings r SET value = n.value, received_at = n.received_at, flags = n.flags
+FROM (
+    SELECT series_id, timestamptz 'epoch' + us * interval '1 microsecond' AS time,
+        timestamptz 'epoch' + received_us * interval '1 microsecond' AS received_at, value, flags
+    FROM unnest(%(series)s::int[], %(times)s::int8[], %(received)s::int8[], %(values)s::float8[], %(flags)s::int2[])
+        AS k(series_id, us, received_us, value, flags)
+) n
+WHERE r.series_id = n.series_id AND r.time = n.time AND r.time BETWEEN %(oldest)s AND %(newest)s;
+
+-- name: renew_latest
+-- Newest and newest good reading of series whose stored readings changed.
+UPDATE latest l SET
+    time = n.time, received_at = n.received_at, value = n.value, flags = n.flags,
+    good_at = coalesce(g.time, '-infinity'), good_value = coalesce(g.value, 0)
+FROM unnest(%(series)s::int[]) AS s(id)
+CROSS JOIN LATERAL (SELECT time, received_at, value, flags FROM readings WHERE series_id = s.id ORDER BY time DESC LIMIT 1) n
+LEFT JOIN LATERAL (
+    SELECT time, value FROM readings
+    WHERE series_id = s.id AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0) ORDER BY time DESC LIMIT 1
+) g ON true
+WHERE l.series_id = s.id;
 
 -- name: seen
 -- Which of these messages were received before, by source, boot and number.

@@ -164,6 +164,31 @@ def test_aarhus(town, ingesting, catalogue):
 def test_aberdeen(town, ingesting, catalogue, kind):
     _, totals, rows = replay(town, catalogue, f"aberdeen_{kind}", recorded.aberdeen_files(kind))
     check(recorded.aberdeen(kind), totals, rows)
+    query = """SELECT s.metric, (extract(epoch FROM r.time) * 1000000)::int8, r.value
+               FROM readings r JOIN series s ON s.id = r.series_id JOIN devices d ON d.id = s.device_id
+               JOIN sources o ON o.id = d.source_id WHERE o.name LIKE %s AND flags & %s <> 0"""
+    with town.database() as database:
+        found = {flag: database.execute(query, ["replay-aberdeen%", flag]).fetchall() for flag in (1, 2, 4)}
+    if kind == "sds011":
+        assert [value for _, _, value in found[2]] == [1999.9]  # the sensor's ceiling, between 683.67 and 513.33
+    else:
+        humidity = sorted((at, value) for _, metric, at, value in recorded.aberdeen(kind) if metric == "relativeHumidity")
+        assert {(at, value) for metric, at, value in found[4]} == stuck(humidity, 18 * 3600, 148)
+        assert {value for _, _, value in found[4]} == {0.999}
+        assert len(found[4]) == 1_816
+    assert found[1] == []
+
+
+def stuck(readings, seconds, interval):
+    """A plain loop: unchanged for longer than so many seconds, without a gap of more than ten intervals."""
+    out, since, before = set(), None, None
+    for at, value in readings:
+        if before is None or value != before[1] or at - before[0] > 10 * interval * 1_000_000:
+            since = at
+        if at - since > seconds * 1_000_000:
+            out.add((at, value))
+        before = (at, value)
+    return out
 
 
 def test_every_rollup_is_what_a_slow_loop_makes_of_raw(town, ingesting, catalogue):

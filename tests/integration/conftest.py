@@ -23,9 +23,8 @@ from psycopg import sql
 
 import stack
 from api.app import create_app
-from devices.batch import MINUTE, Batch
+from devices.batch import MINUTE, NEVER, Batch
 from devices.catalogue import builtin
-from ingest.downsample import downsample
 from storage import migrate, registry
 from storage.database import Connection, connect
 from storage.write import NEW, Store, Tally
@@ -34,7 +33,7 @@ from storage.write import NEW, Store, Tally
 Row = tuple[str, str, int, float, int]
 Fill = Callable[..., None]
 #: Days a chunk, as citybeat's settings have them.
-CHUNK_DAYS = {"readings": 7.0, "readings_1m": 30.0}
+CHUNK_DAYS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 #: Key of the advisory lock on making the template: any fixed number.
 _LOCK = 0x74656D70
 #: s. A background worker that starts in the moment of copying is gone long before.
@@ -94,11 +93,11 @@ def fill(database: str, connection: Connection) -> Fill:
         )
         owner = known.owner[batch.series]
         with closing(Store(database, quarantine_quota=1_000_000)) as store:
-            newest = store.newest(int(series.max()) + 1)
+            newest = store.history(int(series.max()) + 1)["time"]
             with store.batch(uuid4(), sorted(set(owner.tolist()))) as transaction:
                 new = transaction.insert(batch, newest).outcome == NEW
-                transaction.merge_1m(downsample(batch.take(new), known.kind))
-                transaction.merge_latest(batch.take(new))
+                transaction.merge_rollups(batch.take(new), known.kind)
+                transaction.merge_latest(batch.take(new), np.full(int(new.sum()), NEVER, np.int64))
                 tallies = [
                     Tally(
                         minute=received_at // MINUTE * MINUTE,

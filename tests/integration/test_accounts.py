@@ -124,9 +124,15 @@ def test_rows_that_are_absent_or_unfounded(city):
     assert all("is absent" in line for line in found)
     assert len(accounts.rollup_differences(city, limit=2)) == 2
     city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:05Z'")
-    assert accounts.rollup_differences(city) == []
+    assert without_increases(city) == []
     city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:06Z'")
-    assert all("without a reading" in line for line in accounts.rollup_differences(city))
+    assert len(without_increases(city)) == len(METRICS)
+    assert all("without a reading" in line for line in without_increases(city))
+
+
+def without_increases(city):
+    """A counter's increase in the next minute hangs on a reading that is gone: that is a difference too, and not what is asked."""
+    return [line for line in accounts.rollup_differences(city, limit=100) if ": s1 is " not in line]
 
 
 def test_extreme_values_do_not_stop_the_comparison(city, fill):

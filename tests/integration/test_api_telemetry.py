@@ -36,6 +36,7 @@ def rows(answer):
     """A columnar answer as tuples, without the ages."""
     columns = answer.json()["columns"]
     columns.pop("age_s", None)
+    columns.pop("stale", None)
     return list(zip(*columns.values(), strict=True))
 
 
@@ -60,6 +61,7 @@ def test_latest(api, city, fill):
     models.LatestModel.model_validate(answer.json())
     assert rows(answer) == expected
     assert all(isinstance(time, int) for time in answer.json()["columns"]["time"])
+    assert answer.json()["columns"]["stale"] == [True] * 4
     age = answer.json()["columns"]["age_s"][1]
     assert age == pytest.approx(clock.time() - T0 / 1e6, abs=60)
     for parameters, which in [

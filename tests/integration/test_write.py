@@ -14,7 +14,6 @@ from devices.batch import NEVER, Batch
 from devices.catalogue import Kind, builtin
 from devices.device import Device, Sensor
 from devices.registry import KIND_CODES
-from ingest.downsample import downsample
 from storage import registry
 from storage.database import connect
 from storage.write import CONFLICT, DUPLICATE, NEW, Quarantined, Store, Tally
@@ -60,8 +59,8 @@ def write(store, rows, newest=None):
     with store.batch(uuid4(), [1, 2]) as transaction:
         inserted = transaction.insert(batch, np.full(10, NEVER, np.int64) if newest is None else newest)
         new = batch.take(inserted.outcome == NEW)
-        transaction.merge_1m(downsample(new, KIND))
-        transaction.merge_latest(new)
+        transaction.merge_rollups(new, KIND)
+        transaction.merge_latest(new, np.full(len(new), NEVER, np.int64))
     outcome, kept = [0] * len(rows), [0.0] * len(rows)
     for place, what, value in zip(batch.index.tolist(), inserted.outcome.tolist(), inserted.kept.tolist(), strict=True):
         outcome[place], kept[place] = what, value
@@ -112,9 +111,9 @@ def test_a_wrong_hint_only_costs_the_slower_path(store, city):
 
 
 def test_newest_comes_from_what_is_stored(store):
-    assert store.newest(5).tolist() == [NEVER] * 5
+    assert store.history(5)["time"].tolist() == [NEVER] * 5
     write(store, [(1, T0 + 9, 5.0, 0), (1, T0, 5.0, 0), (3, T0 - 7, 1.0, 1)])
-    assert store.newest(2).tolist() == [NEVER, T0 + 9, NEVER, T0 - 7]
+    assert store.history(2)["time"].tolist() == [NEVER, T0 + 9, NEVER, T0 - 7]
 
 
 def test_latest_keeps_the_newest_and_the_newest_good(store, city):
@@ -197,7 +196,7 @@ rows = st.lists(
 @given(st.lists(rows, min_size=1, max_size=5), st.booleans())
 def test_whatever_comes_in_whatever_order(store, city, batches, hint):
     """First come, first stored; rollups equal a recomputation from raw; latest is the newest."""
-    city.execute("TRUNCATE readings, readings_1m, latest")
+    city.execute("TRUNCATE readings, readings_1m, latest, marks_15m")
     kept = {}
     for batch in batches:
         expected = []
@@ -207,7 +206,7 @@ def test_whatever_comes_in_whatever_order(store, city, batches, hint):
                 expected.append(NEW)
             else:
                 expected.append(DUPLICATE if kept[series, at][0] == value else CONFLICT)
-        newest = store.newest(10) if hint else np.full(10, NEVER, np.int64)
+        newest = store.history(10)["time"] if hint else np.full(10, NEVER, np.int64)
         outcome, _ = write(store, batch, newest)
         assert outcome == expected
     assert stored(city) == sorted((*key, *row) for key, row in kept.items())

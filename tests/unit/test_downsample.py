@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devices.aggregate import downsample, increases
 from devices.batch import FOREVER, NEVER, Batch, Partials
 from devices.catalogue import Kind
 from devices.registry import KIND_CODES
-from ingest.downsample import downsample
 from tests import oracles
 
 KINDS = ["gauge", "amount", "counter", "direction", "level", "state"]
@@ -40,9 +40,10 @@ def batch(rows):
     )
 
 
-def check(rows):
-    partials = downsample(batch(rows), CODES)
-    expected = oracles.downsample(rows, {i + 1: kind for i, kind in enumerate(KINDS)})
+def check(rows, before=None):
+    known = None if before is None else np.array([np.nan, *(before.get(i + 1, np.nan) for i in range(len(KINDS)))])
+    partials = downsample(batch(rows), CODES, known)
+    expected = oracles.downsample(rows, {i + 1: kind for i, kind in enumerate(KINDS)}, before=before)
     keys = list(zip(partials.series.tolist(), partials.bucket.tolist(), strict=True))
     assert keys == sorted(expected)
     for i, key in enumerate(keys):
@@ -58,9 +59,9 @@ def check(rows):
             assert abs(getattr(partials, column)[i] - want[column]) <= 1e-9 * want["magnitude"]
 
 
-@given(readings)
-def test_agrees_with_its_slow_twin(rows):
-    check(rows)
+@given(readings, st.none() | st.just({}) | st.floats(-1e3, 1e3).map(lambda value: {3: value}))
+def test_agrees_with_its_slow_twin(rows, before):
+    check(rows, before)
 
 
 def test_a_hundred_thousand_readings():
@@ -90,6 +91,18 @@ def test_a_bad_reading_counts_and_does_nothing_else():
 def test_the_mean_of_359_and_1_degrees_is_north():
     partials = downsample(batch([(4, 0, 359.0, 0), (4, 1, 1.0, 0)]), CODES)
     assert math.degrees(math.atan2(partials.s1[0], partials.s2[0])) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_counter_rises_from_reading_to_reading_and_starts_again_at_nothing():
+    rows = [(3, 0, 10.0, 0), (3, 1, 12.5, 0), (3, 2, 99.0, 1), (3, 59_999_999, 13.0, 0), (3, 60_000_000, 4.0, 0)]
+    assert downsample(batch(rows), CODES).s1.tolist() == [3.0, 4.0]
+    before = np.array([np.nan, np.nan, np.nan, 7.0, np.nan, np.nan, np.nan])
+    assert downsample(batch(rows), CODES, before).s1.tolist() == [6.0, 4.0]
+    assert downsample(batch(rows), CODES).s2.tolist() == [0.0, 0.0]
+
+
+def test_a_counter_below_nothing_did_not_rise():
+    assert increases(np.array([1, 1, 1], np.int32), np.array([1.0, -5.0, -2.0])).tolist() == [0.0, 0.0, 3.0]
 
 
 def test_unsorted_or_repeated_rows_are_refused():

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import math
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 
 from devices import catalogue, flags
 from devices.catalogue import Domain, Kind, Metric, builtin, extended, parse
-from devices.device import Device, Sensor, check_source
+from devices.device import Calibration, Device, Sensor, check_source
 from devices.errors import CatalogueError, DeviceError, Reason
 from devices.flags import Flag
-from devices.registry import SeriesRow, build
+from devices.registry import DEFAULT_SENTINELS, Corrected, SeriesRow, build
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "METRICS.md"
 
@@ -106,9 +107,16 @@ def test_a_device_is_checked(changes):
 
 
 def test_a_sensor_is_checked():
-    for wrong in ({"interval": 0.0}, {"high": math.nan}, {"low": -math.inf}):
+    for wrong in ({"interval": 0.0}, {"high": math.nan}, {"low": -math.inf}, {"unit": ""}, {"unit": "m" * 41}, {"unit": "m\n"}):
         with pytest.raises(DeviceError):
             Sensor(metric="pm25", **wrong)
+
+
+def test_a_calibration_is_checked():
+    assert Calibration(scale=-1.0, valid_from=datetime(2026, 1, 1, tzinfo=UTC)).offset == 0.0
+    for wrong in ({"scale": 0.0}, {"scale": math.nan}, {"offset": math.inf}, {"valid_from": datetime(2026, 1, 1)}):  # noqa: DTZ001
+        with pytest.raises(DeviceError, match="calibration"):
+            Calibration(**wrong)
 
 
 def test_urns_are_device_ids():
@@ -149,13 +157,61 @@ def test_default_sentinels_only_outside_the_range():
     ]
 
 
+@pytest.mark.parametrize(
+    ("sensor", "codes"),
+    [  # which of -200, -999, -9999 and 65535, as sent, would be implausible values
+        (Sensor(metric="illuminance"), {-200, -999, -9999}),
+        (Sensor(metric="illuminance", unit="klx"), {-200, -999, -9999, 65535}),  # 65,535,000 lx
+        (Sensor(metric="temperature", unit="[degF]"), {-200, -999, -9999, 65535}),
+        (Sensor(metric="temperature", unit="[degF]", low=-130), {-999, -9999, 65535}),  # -200 [degF] is -128.9 Cel
+        (Sensor(metric="temperature", unit="mCel"), {65535}),  # -9.999 Cel is a winter's day
+        (Sensor(metric="atmosphericPressure", unit="Pa"), {-200, -999, -9999}),
+        (Sensor(metric="relativeHumidity", unit="%"), {-200, -999, -9999, 65535}),
+        (Sensor(metric="totalActivePower", rating=1e5), set()),
+        (Sensor(metric="totalActivePower", rating=1e5, unit="kW"), {-200, -999, -9999, 65535}),
+        (Sensor(metric="temperature", unit="furlong", sentinels=(85,)), {85}),  # nobody knows what its values mean
+    ],
+)
+def test_default_sentinels_are_what_would_be_implausible_as_sent(sensor, codes):
+    row = SeriesRow(id=1, device="d", source=1, retired=False, metric=builtin()[sensor.metric], sensor=sensor)
+    registry = build(version=1, sources={}, devices=["d"], rows=[row])
+    found = set(registry.sentinels[1][~np.isnan(registry.sentinels[1])].tolist())
+    assert found == codes
+    assert set(registry.declared[1].tolist()) == found - set(DEFAULT_SENTINELS)
+
+
+def test_the_snapshot_of_units_and_calibrations():
+    later, first = Corrected(200, 2.0, 0.5), Corrected(100, 1.5, 0.0)
+    rows = [
+        SeriesRow(id=i, device="d", source=1, retired=False, metric=builtin()[s.metric], sensor=s, calibrations=c)
+        for i, s, c in [
+            (5, Sensor(metric="temperature", unit="°F"), (later, first)),
+            (2, Sensor(metric="pm25"), ()),
+            (3, Sensor(metric="windSpeed"), (first,)),
+            (4, Sensor(metric="pm10", unit="ppm"), ()),
+        ]
+    ]
+    registry = build(version=1, sources={}, devices=["d"], rows=rows)
+    assert [registry.units[i] for i in registry.unit[2:]] == ["ug/m3", "m/s", "ug/m3", "Cel"]
+    assert registry.sent == ("", "", "ug/m3", "m/s", "ppm", "°F")
+    assert registry.convertible.tolist() == [True, True, True, True, False, True]
+    assert registry.converted.tolist() == [False, False, False, True, True, True]
+    assert registry.scale.tolist() == [1, 1, 1, 1, 1, 5 / 9]
+    assert registry.offset.tolist() == [0, 0, 0, 0, 0, -160 / 9]
+    assert registry.calibration_start.tolist() == [0, 0, 0, 0, 1, 1, 3]
+    assert registry.calibration_from.tolist() == [100, 100, 200]
+    assert registry.calibration_scale.tolist() == [1.5, 1.5, 2.0]
+    assert registry.calibration_offset.tolist() == [0.0, 0.0, 0.5]
+
+
 def test_an_empty_registry():
     registry = build(version=1, sources={}, devices=[], rows=[])
     assert registry.owner.tolist() == [0]
     assert registry.sentinels.shape == (1, 0)
+    assert registry.calibration_start.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("module", ["devices.catalogue", "devices.flags", "storage.pgcopy", "citybeat.up"])
+@pytest.mark.parametrize("module", ["devices.catalogue", "devices.flags", "devices.units", "storage.pgcopy", "citybeat.up"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0

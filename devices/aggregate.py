@@ -1,0 +1,142 @@
+"""Readings to one-minute partials: the one place that says what a kind's sums are. Pure.
+
+`devices.batch.Partials` says what the columns mean. Ingest's readings come here when they are new, and again when minutes are
+recomputed from raw.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.batch import FOREVER, MINUTE, NEVER, Batch, Float64, Int32, Partials
+from devices.catalogue import Kind
+from devices.flags import is_bad
+from devices.registry import KIND_CODES
+
+
+def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = None) -> Partials:
+    """What these readings add to each series' minutes.
+
+    Parameters
+    ----------
+    batch : Batch, n readings
+        Sorted by series, then time; no two readings of one series and time. Values are finite.
+    kind : (s,) int8
+        Kind of each series, by id (`devices.registry.KIND_CODES`).
+    before : (s,) float64, optional
+        Value of each counter's last good reading before those of the batch; NaN: there is none. None: no counter has one.
+
+    Returns
+    -------
+    Partials
+        A minute is [bucket, bucket + 60 s). Bad readings (`devices.flags.is_bad`) count in `n_bad` and nowhere else. A counter's s1
+        is its increase (`increases`), which is right where no other good reading lies between those of the batch, and none after
+        them; its s2 is 0.
+
+    Raises
+    ------
+    ValueError
+        The batch is not sorted.
+    """
+    n = len(batch)
+    if n == 0:
+        return _partials_of_nothing()
+    bucket = batch.time - batch.time % MINUTE
+    steps = batch.series[1:] != batch.series[:-1]
+    ahead = (batch.series[1:] > batch.series[:-1]) | (~steps & (batch.time[1:] > batch.time[:-1]))
+    if not ahead.all():
+        raise ValueError("the batch must be sorted by series, then time, without repeats")
+    starts = np.flatnonzero(np.concatenate([[True], steps | (bucket[1:] != bucket[:-1])]))
+    good = ~is_bad(batch.flags)
+    kinds = kind[batch.series]
+    x1, x2 = _summands(np.where(good, batch.value, 0.0), kinds)
+    counted = np.flatnonzero(good & (kinds == KIND_CODES[Kind.COUNTER]))
+    if len(counted):
+        x1[counted] = increases(batch.series[counted], batch.value[counted], before)
+    n_good = np.add.reduceat(good.astype(np.int32), starts)
+    sizes = np.diff(np.append(starts, n)).astype(np.int32)
+    # Within a bucket rows are in time order, so its first and last good row are the least and greatest row number of good rows.
+    numbers = np.arange(n)
+    first = np.minimum.reduceat(np.where(good, numbers, n), starts)
+    last = np.maximum.reduceat(np.where(good, numbers, -1), starts)
+    some = n_good > 0
+    first, last = np.where(some, first, 0), np.where(some, last, 0)
+    return Partials(
+        series=batch.series[starts],
+        bucket=bucket[starts],
+        n=n_good,
+        n_bad=sizes - n_good,
+        vmin=np.minimum.reduceat(np.where(good, batch.value, np.inf), starts),
+        vmax=np.maximum.reduceat(np.where(good, batch.value, -np.inf), starts),
+        first_at=np.where(some, batch.time[first], FOREVER),
+        vfirst=np.where(some, batch.value[first], 0.0),
+        last_at=np.where(some, batch.time[last], NEVER),
+        vlast=np.where(some, batch.value[last], 0.0),
+        s1=np.add.reduceat(np.where(good, x1, 0.0), starts),
+        s2=np.add.reduceat(np.where(good, x2, 0.0), starts),
+    )
+
+
+def increases(series: Int32, value: Float64, before: Float64 | None = None) -> Float64:
+    """How far a counter rose up to each reading from the good one before it.
+
+    A counter that shows less than before started again at 0, so it rose by what it shows. One that ran over (99,999 to 0) is taken
+    for one that started again: what it counted between its last reading and its largest number is lost, the rest is right.
+
+    Parameters
+    ----------
+    series : (n,) int32
+        Sorted.
+    value : (n,) float64
+        Good readings, in time order within a series.
+    before : (s,) float64, optional
+        By series id, the value of its good reading before these; NaN, or None: there is none, and the first one counts 0.
+
+    Returns
+    -------
+    (n,) float64
+        Never negative.
+
+    Examples
+    --------
+    >>> increases(np.array([1, 1, 1, 2], np.int32), np.array([5.0, 7.5, 1.0, 9.0])).tolist()
+    [0.0, 2.5, 1.0, 0.0]
+    """
+    head = np.concatenate([[True], series[1:] != series[:-1]])
+    previous = np.concatenate([[0.0], value[:-1]])
+    previous[head] = np.nan if before is None else before[series[head]]
+    risen = np.where(value >= previous, value - previous, np.maximum(value, 0.0))
+    return np.where(np.isnan(previous), 0.0, risen)
+
+
+def _summands(value: Float64, kind: NDArray[np.int8]) -> tuple[Float64, Float64]:
+    """What each reading adds to s1 and s2; 0 for a counter."""
+    x1, x2 = value.copy(), value * value
+    other = np.flatnonzero((kind != KIND_CODES[Kind.GAUGE]) & (kind != KIND_CODES[Kind.AMOUNT]))
+    if len(other) == 0:
+        return x1, x2
+    v, k = value[other], kind[other]
+    radians = np.radians(np.where(k == KIND_CODES[Kind.DIRECTION], v, 0.0))
+    # No sound has 2,000 dB; a city's own metric without bounds must not overflow the sum all the same.
+    decibels = np.clip(np.where(k == KIND_CODES[Kind.LEVEL], v, 0.0), -2000.0, 2000.0)
+    cases = [k == KIND_CODES[Kind.DIRECTION], k == KIND_CODES[Kind.LEVEL], k == KIND_CODES[Kind.STATE]]
+    x1[other] = np.select(cases, [np.sin(radians), 10.0 ** (decibels / 10.0), v], 0.0)
+    x2[other] = np.select(cases, [np.cos(radians), np.zeros(len(v)), np.zeros(len(v))], 0.0)
+    return x1, x2
+
+
+def _partials_of_nothing() -> Partials:
+    i4, i8, f8 = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0)
+    return Partials(
+        series=i4,
+        bucket=i8,
+        n=i4,
+        n_bad=i4,
+        vmin=f8,
+        vmax=f8,
+        first_at=i8,
+        vfirst=f8,
+        last_at=i8,
+        vlast=f8,
+        s1=f8,
+        s2=f8,
+    )

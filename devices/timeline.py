@@ -1,0 +1,81 @@
+"""What held when: values that change at moments, for many series at once, in compact form.
+
+Entries of series i stand at `start[i]` up to `start[i + 1]` in arrays of their own, with the moment from which each holds in
+`since`, ascending.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from devices.batch import Int32, Int64
+
+
+def starts(size: int, counts: Iterable[tuple[int, int]]) -> Int64:
+    """`start` for ids below `size`, from (id, number of entries).
+
+    Returns
+    -------
+    (size + 1,) int64
+    """
+    lengths = np.zeros(size + 1, np.int64)
+    for number, count in counts:
+        lengths[number + 1] = count
+    return np.cumsum(lengths)
+
+
+def in_force(start: Int64, since: Int64, of: Int32, at: Int64) -> Int64:
+    """The entry that holds for each row: the last of its series that does not begin later.
+
+    Parameters
+    ----------
+    start : (ids + 1,) int64
+    since : (entries,) int64
+        us since 1970 UTC.
+    of : (n,) int32
+        Series of each row.
+    at : (n,) int64
+        us since 1970 UTC.
+
+    Returns
+    -------
+    (n,) int64
+        Index of the entry; -1: none holds.
+    """
+    # Bisection of all rows at once: `low` becomes the first entry that begins later.
+    first = start[of]
+    low, high = first.copy(), start[of + 1]
+    while (low < high).any():
+        middle = (low + high) // 2
+        before = (low < high) & (since[np.minimum(middle, len(since) - 1)] <= at)
+        low = np.where(before, middle + 1, low)
+        high = np.where(before, high, np.minimum(middle, high))
+    return np.where(low > first, low - 1, -1)
+
+
+def overlaid(intervals: Sequence[tuple[int, int, int]], neutral: int) -> list[tuple[int, int]]:
+    """Intervals that were laid one over another, later ones on top, as moments and what holds from each.
+
+    Parameters
+    ----------
+    intervals : sequence of (from, to, value)
+        [from, to), in the order in which they were laid.
+    neutral : int
+        What holds outside all of them.
+
+    Returns
+    -------
+    list of (since, value)
+        Ascending, without repeats of a value.
+
+    Examples
+    --------
+    >>> overlaid([(0, 10, 1), (5, 20, 2), (7, 8, 0)], 0)
+    [(0, 1), (5, 2), (7, 0), (8, 2), (20, 0)]
+    """
+    out: list[tuple[int, int]] = []
+    for moment in sorted({edge for start, end, _ in intervals for edge in (start, end)}):
+        value = next((value for start, end, value in reversed(intervals) if start <= moment < end), neutral)
+        if value != (out[-1][1] if out else neutral):
+            out.append((moment, value))
+    return out

@@ -1,0 +1,64 @@
+"""What becomes of decoded readings, as far as can be said without the database. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from devices.batch import Batch, Int16, Int32, Int64
+from devices.decoded import Refusal
+from devices.registry import Registry
+from devices.timeline import in_force
+from ingest.decode import Decodable
+from ingest.history import History, changes
+from ingest.resolve import resolve
+from ingest.validate import Judged, Limits, validate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A batch of m messages, judged, and ready to be written."""
+
+    read: Decodable
+    source_ids: Int32  # (m,)
+    judged: Judged  # its batch is sorted by series, then time
+    refused: Sequence[Refusal]  # of messages and readings, from every step
+    numbered: Int64  # messages that have a seq
+    same_since: Int64  # of each reading of the batch, as ingest.history.changes has it
+
+
+def declared(batch: Batch, registry: Registry) -> Int16:
+    """What operators declared of these readings: (n,) int16, MANUAL_GOOD, MANUAL_BAD or 0."""
+    flags = np.zeros(len(batch), np.int16)
+    rows = np.flatnonzero(registry.declared_start[batch.series + 1] > registry.declared_start[batch.series])
+    if len(rows):
+        which = in_force(registry.declared_start, registry.declared_from, batch.series[rows], batch.time[rows])
+        flags[rows] = np.where(which >= 0, registry.declared_flags[which], 0)
+    return flags
+
+
+def judge(read: Decodable, source_ids: Int32, registry: Registry, limits: Limits, history: History) -> Prepared:
+    """Everything before the database: resolve, validate, and look back.
+
+    Parameters
+    ----------
+    read : Decodable, m messages
+    source_ids : (m,) int32
+        Id of each message's source.
+    registry, limits, history
+        As for `resolve`, `validate` and `changes`.
+    """
+    series, unresolved = resolve(read.decoded, source_ids, registry)
+    judged = validate(read.decoded, series, read.received_at, registry, limits)
+    order = np.lexsort((judged.batch.time, judged.batch.series))  # stable: equal keys stay in order of arrival
+    batch = judged.batch.take(order)
+    batch = replace(batch, flags=batch.flags | declared(batch, registry))
+    found, same_since = changes(batch, history, registry)
+    return Prepared(
+        read=read,
+        source_ids=source_ids,
+        judged=Judged(batch=replace(batch, flags=batch.flags | found), missing=judged.missing, refused=judged.refused),
+        refused=[*read.decoded.refused, *unresolved, *judged.refused],
+        numbered=np.flatnonzero(read.decoded.seq >= 0),
+        same_since=same_since,
+    )

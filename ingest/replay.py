@@ -1,0 +1,164 @@
+"""Quarantine, tried again: only what was refused, with the original time of receipt, through the same core and transaction.
+
+What fails again stays, with what is wrong with it now. The ledger is corrected in the original minute.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from uuid import uuid4
+
+import numpy as np
+
+from devices.batch import Bools, Int64
+from devices.catalogue import Catalogue
+from devices.decoded import Refusal
+from devices.errors import Reason
+from devices.registry import Registry
+from ingest.commit import conflicts_of, roll_up, tallies_of
+from ingest.decode import decode
+from ingest.history import History
+from ingest.judge import Prepared, judge
+from ingest.message import Message
+from ingest.validate import Limits
+from storage import quarantine
+from storage import registry as registry_store
+from storage.database import Connection
+from storage.quarantine import Entry, Filter, Held
+from storage.write import CONFLICT, DUPLICATE, NEW, Store, Transaction
+
+#: Rows of quarantine in one transaction: as many as make it worth its fixed cost, and no more, since their sources wait for it.
+_ROWS: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a replay judges by: the same as ingest."""
+
+    catalogue: Catalogue
+    limits: Limits
+    max_bytes: int  # of a payload
+    quarantine_quota: int  # bytes a source
+
+
+def replay(store: Store, connection: Connection, settings: Settings, wanted: Filter) -> Counter[str]:
+    """Try every open row of a filter once more.
+
+    Parameters
+    ----------
+    store : Store
+    connection : Connection
+        In autocommit mode; for looking things up.
+    settings : Settings
+    wanted : Filter
+
+    Returns
+    -------
+    Counter
+        `messages` tried; readings that came of it (`stored`, `duplicate`, `conflict`, `missing`) or stay (`quarantined`); messages
+        that stay as a whole (`unreadable`).
+
+    Raises
+    ------
+    StorageError
+        Its leaves: see `Store.batch`. What was done before stays done; calling again goes on.
+    """
+    registry = registry_store.load(connection, settings.catalogue)
+    history = History.loaded(store.history(len(registry.owner)))
+    total: Counter[str] = Counter()
+    after = 0
+    while rows := quarantine.listed(connection, wanted, after=after, limit=_ROWS):
+        after = rows[-1].id
+        ids = [row.id for row in rows]
+        with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
+            held = [row for row in quarantine.hold(transaction.connection, ids) if _can_be_tried(row)]
+            counts, prepared, stored = _try(transaction, held, registry, history, settings)
+        history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
+        total.update(counts)
+    return total
+
+
+def _can_be_tried(row: Held) -> bool:
+    """Not what lost a conflict: it would lose again. Not what was too large: only its head was kept."""
+    reasons = {reason for _, reason, _ in row.refused}
+    return Reason.TOO_LARGE not in reasons and bool(reasons - {Reason.CONFLICT})
+
+
+def _try(
+    transaction: Transaction, held: Sequence[Held], registry: Registry, history: History, settings: Settings
+) -> tuple[Counter[str], Prepared, Bools]:
+    messages = [Message(row.topic, row.payload, row.received_at, False, 0, 0, 0) for row in held]
+    read = decode(messages, max_bytes=settings.max_bytes)
+    prepared = judge(read, np.array([row.source for row in held], np.int32), registry, settings.limits, history)
+    prepared, missing = _only(prepared, held)
+    batch, m = prepared.judged.batch, len(held)
+    inserted = transaction.insert(batch, history.time)
+    new = inserted.outcome == NEW
+    roll_up(transaction, batch.take(new), prepared.same_since[new], registry)
+    # Whatever its source's policy: what comes from quarantine is older than what is stored, and replaces nothing.
+    lost = conflicts_of(batch, np.flatnonzero(inserted.outcome == CONFLICT), inserted.kept, np.empty(0, np.int64))
+    whole = np.array([any(index is None for index, _, _ in row.refused) for row in held], np.bool_)
+    unreadable = np.zeros(m, np.bool_)
+    unreadable[[r.message for r in prepared.refused if r.index is None]] = True
+    again = _count([r.message for r in prepared.refused if r.index is not None], m)
+    before = np.array(
+        [sum(index is not None and reason != Reason.CONFLICT for index, reason, _ in row.refused) for row in held], np.int64
+    )
+    columns = {
+        "undecodable": -(whole & ~unreadable).astype(np.int64),
+        "received": np.where(whole, read.decoded.received, 0).astype(np.int64),
+        "stored": _count(batch.message[new], m),
+        "duplicate": _count(batch.message[inserted.outcome == DUPLICATE], m),
+        "conflict": _count(batch.message[inserted.outcome == CONFLICT], m),
+        "missing": missing,
+        "quarantined": again - before,
+    }
+    transaction.add_ledger(tallies_of(prepared, columns), {})
+    for i, row in enumerate(held):
+        left = [refusal for refusal in [*prepared.refused, *lost] if refusal.message == i]
+        quarantine.leave(transaction.connection, row, _entries(row, left))
+    counts = Counter({name: int(columns[name].sum()) for name in ("stored", "duplicate", "conflict", "missing")})
+    counts.update(messages=m, quarantined=int(again.sum()), unreadable=int(unreadable.sum()))
+    return counts, prepared, new
+
+
+def _only(prepared: Prepared, held: Sequence[Held]) -> tuple[Prepared, Int64]:
+    """Of each message, what was refused of it; and how many of those are missing now."""
+    asked = {
+        (i, index)
+        for i, row in enumerate(held)
+        for index, reason, _ in row.refused
+        if index is not None and reason != Reason.CONFLICT
+    }
+    whole = {i for i, row in enumerate(held) if any(index is None for index, _, _ in row.refused)}
+
+    def wanted(message: int, index: int | None) -> bool:
+        return message in whole or (message, index) in asked
+
+    batch = prepared.judged.batch
+    keep = np.array([wanted(*key) for key in zip(batch.message.tolist(), batch.index.tolist(), strict=True)], np.bool_)
+    refused = [refusal for refusal in prepared.refused if refusal.message in whole or wanted(refusal.message, refusal.index)]
+    for refusal in prepared.refused:  # a message that could be read before and cannot now: each of its readings stays
+        if refusal.index is None and refusal.message not in whole:
+            refused += [replace(refusal, index=index) for message, index in sorted(asked) if message == refusal.message]
+    # Whatever was asked for and is neither stored nor refused has no value.
+    sizes = prepared.read.decoded.received
+    total = np.array([sizes[i] if i in whole else sum(message == i for message, _ in asked) for i in range(len(held))], np.int64)
+    readable = np.ones(len(held), np.bool_)
+    readable[[r.message for r in refused if r.index is None]] = False
+    found = _count(batch.message[keep], len(held)) + _count([r.message for r in refused if r.index is not None], len(held))
+    judged = replace(prepared.judged, batch=batch.take(keep))
+    only = replace(prepared, judged=judged, refused=refused, same_since=prepared.same_since[keep])
+    return only, np.where(readable, total - found, 0)
+
+
+def _entries(row: Held, left: Sequence[Refusal]) -> list[Entry]:
+    """What a row still says: conflicts that were lost when the message came, and what is refused or lost now."""
+    lost_before = [entry for entry in row.refused if entry[1] == Reason.CONFLICT]
+    now: list[Entry] = [(refusal.index, refusal.reason.value, refusal.detail) for refusal in left]
+    return sorted(lost_before + now, key=lambda entry: -1 if entry[0] is None else entry[0])
+
+
+def _count(messages: Sequence[int] | np.typing.NDArray[np.int32], m: int) -> Int64:
+    return np.bincount(np.asarray(messages, np.int64), minlength=m).astype(np.int64)

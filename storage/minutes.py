@@ -1,0 +1,221 @@
+"""`readings_1m` beyond merging: counters, and minutes that are recomputed from raw.
+
+Law: every function works inside the caller's transaction, which holds the advisory locks of the sources whose series it touches
+(`storage.write.SOURCE_LOCKS`) and took them in an earlier statement. So nobody else changes these series meanwhile, and a statement
+here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.aggregate import downsample
+from devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int64, Partials
+from devices.catalogue import Kind
+from devices.flags import BAD, Flag, is_bad
+from devices.registry import KIND_CODES
+from storage import sql
+from storage.database import Connection
+from storage.pgcopy import RowFormat
+
+_SQL: Final = sql.load("rollup")
+_PARTIALS: Final = RowFormat(
+    series_id="int4",
+    bucket="timestamptz",
+    n="int4",
+    n_bad="int4",
+    vmin="float8",
+    vmax="float8",
+    first_at="timestamptz",
+    vfirst="float8",
+    last_at="timestamptz",
+    vlast="float8",
+    s1="float8",
+    s2="float8",
+)
+_TOUCHED: Final = RowFormat(series_id="int4", bucket="timestamptz", after="timestamptz")
+_STATE: Final = RowFormat(series_id="int4", good_at="timestamptz", good_value="float8")
+_RAW: Final = RowFormat(series_id="int4", time="timestamptz", value="float8", flags="int2")
+_JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
+
+
+def prepare(connection: Connection) -> None:
+    """Make the temporary tables that the functions below need, unless this connection has them."""
+    connection.execute(_SQL["temporary_tables"])
+
+
+def encode_partials(partials: Partials) -> bytes:
+    """One-minute partials as COPY BINARY."""
+    return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
+
+
+def mark_incoming(connection: Connection) -> None:
+    """Mark the quarter-hours of the partials that this transaction merged."""
+    connection.execute(_SQL["mark_incoming"])
+
+
+def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -> tuple[Float64 | None, Int64]:
+    """Where the counters of a batch stand before it.
+
+    Parameters
+    ----------
+    connection : Connection
+    new : Batch
+        New readings, sorted by series and time, that `latest` does not know of yet.
+    kind : (s,) int8
+
+    Returns
+    -------
+    before : (s,) float64 or None
+        As `devices.aggregate.downsample` takes it, of the series that go on in order.
+    late : (s,) int64
+        By series id, us of the newest good reading of a counter for which a new good one is older than that; NEVER for all others.
+    """
+    late = np.full(len(kind), NEVER, np.int64)
+    rows = np.flatnonzero((kind[new.series] == KIND_CODES[Kind.COUNTER]) & ~is_bad(new.flags))
+    if len(rows) == 0:
+        return None, late
+    series = new.series[rows]
+    earliest = np.concatenate([[True], series[1:] != series[:-1]])  # good row of each counter
+    with connection.cursor().copy(_SQL["counters_state"], {"series": series[earliest].tolist()}) as copy:
+        known = _STATE.decode(b"".join(bytes(part) for part in copy))
+    good_at, before = np.full(len(kind), NEVER, np.int64), np.full(len(kind), np.nan)
+    good_at[known["series_id"]] = known["good_at"]
+    before[known["series_id"]] = known["good_value"]
+    behind = series[earliest][new.time[rows[earliest]] <= good_at[series[earliest]]]
+    late[behind] = good_at[behind]
+    return before, late
+
+
+def replace_late(connection: Connection, partials: Partials, late: Int64, kind: NDArray[np.int8]) -> None:
+    """Recompute the minutes of counters whose new readings came between others, and the minutes of the good readings behind them.
+
+    Parameters
+    ----------
+    connection : Connection
+    partials : Partials
+        Of the new readings of those series.
+    late : (s,) int64
+        us of each series' newest good reading before them.
+    kind : (s,) int8
+    """
+    newest = late[partials.series]
+    # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
+    between = (partials.n > 0) & (partials.last_at < newest)
+    after = np.where(between, partials.last_at, FOREVER)
+    touched = _TOUCHED.encode(series_id=partials.series, bucket=partials.bucket, after=after)
+    _copy(connection, "copy_touched", touched)
+    if between.any():
+        bounds = {"oldest": _timestamp(int(after.min())), "newest": _timestamp(int(newest.max()))}
+        connection.execute(_SQL["touch_next"], {**bounds, **_JUDGES}, prepare=False)
+    replace_touched(connection, kind)
+
+
+def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int8]) -> None:
+    """Recompute the minutes of readings whose values changed; of a counter the minute of the next good reading as well.
+
+    Parameters
+    ----------
+    connection : Connection
+    changed : Batch
+        As they are stored now.
+    kind : (s,) int8
+        Kind of each series, by id.
+    """
+    counter = kind[changed.series] == KIND_CODES[Kind.COUNTER]
+    after = np.where(counter, changed.time, FOREVER)
+    touched = _TOUCHED.encode(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
+    _copy(connection, "copy_touched", touched)
+    if counter.any():
+        bounds = {"oldest": _timestamp(int(changed.time.min())), "newest": "infinity"}
+        connection.execute(_SQL["touch_next"], {**bounds, **_JUDGES}, prepare=False)
+    replace_touched(connection, kind)
+
+
+def replace_range(
+    connection: Connection, series: Sequence[int], start: datetime, stop: datetime, kind: NDArray[np.int8], *, last: bool = True
+) -> int:
+    """Recompute the minutes of these series in [start, stop), both whole minutes, and mark their quarter-hours.
+
+    Parameters
+    ----------
+    connection : Connection
+    series : sequence of int
+        Ids.
+    start, stop : datetime
+    kind : (s,) int8
+        Kind of each series, by id.
+    last : bool
+        Nothing that follows will be recomputed: take in the minute of each counter's first good reading behind the range.
+
+    Returns
+    -------
+    int
+        Minutes that were wrong or missing; deleted ones are not counted.
+    """
+    bounds = {"series": list(series), "start": start, "stop": stop}
+    connection.execute(_SQL["touch_range"], bounds, prepare=False)
+    if last:
+        connection.execute(_SQL["touch_after"], {**bounds, **_JUDGES}, prepare=False)
+    return replace_touched(connection, kind)
+
+
+def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
+    """Make the minutes in `touched_1m` what raw says, mark their quarter-hours, and empty the table.
+
+    Parameters
+    ----------
+    connection : Connection
+    kind : (s,) int8
+        Kind of each series, by id.
+
+    Returns
+    -------
+    int
+        Minutes that were wrong or missing; deleted ones are not counted.
+    """
+    row = connection.execute(_SQL["touched_span"]).fetchone()
+    assert row is not None
+    if row[0] is None:
+        return 0
+    with connection.cursor().copy(_SQL["read_touched"], {"oldest": row[0], "newest": row[1], **_JUDGES}) as copy:
+        raw = _RAW.decode(b"".join(bytes(part) for part in copy))
+    partials = downsample(_batch(raw), kind)
+    _copy(connection, "copy_recomputed", encode_partials(partials))
+    replaced = connection.execute(_SQL["replace_1m"]).rowcount
+    unfounded = connection.execute(_SQL["unfounded"]).fetchall()
+    connection.cursor().executemany(_SQL["delete_minute"], [{"series": series, "bucket": bucket} for series, bucket in unfounded])
+    connection.execute(_SQL["mark_touched"])
+    connection.execute(_SQL["forget_touched"])
+    return replaced
+
+
+def take(partials: Partials, rows: Bools) -> Partials:
+    """The partials of these rows."""
+    return Partials(**{name: getattr(partials, name)[rows] for name in Partials.__dataclass_fields__})
+
+
+def _batch(raw: dict[str, NDArray[np.generic]]) -> Batch:
+    n = len(raw["time"])
+    return Batch(
+        time=raw["time"].astype(np.int64),
+        received_at=np.zeros(n, np.int64),
+        series=raw["series_id"].astype(np.int32),
+        value=raw["value"].astype(np.float64),
+        flags=raw["flags"].astype(np.int16),
+        message=np.zeros(n, np.int32),
+        index=np.zeros(n, np.int32),
+    )
+
+
+def _copy(connection: Connection, name: str, data: bytes) -> None:
+    with connection.cursor().copy(_SQL[name]) as copy:
+        copy.write(data)
+
+
+def _timestamp(us: int) -> str:
+    """For the server, which knows more years than Python."""
+    return str(np.datetime64(us, "us")) + "Z"

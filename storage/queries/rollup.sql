@@ -1,0 +1,197 @@
+-- Rollups: minutes that are recomputed from raw, and quarter-hours from minutes. Marks say which quarter-hours are behind.
+
+-- name: temporary_tables
+-- Where minutes land before they replace others; emptied at every commit, made once a connection.
+CREATE TEMPORARY TABLE IF NOT EXISTS touched_1m (
+    series_id int NOT NULL,
+    bucket timestamptz NOT NULL,
+    after timestamptz NOT NULL  -- the minute of the next good reading after this is touched as well; 'infinity': no other
+) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE IF NOT EXISTS recomputed_1m (LIKE readings_1m) ON COMMIT DELETE ROWS;
+
+-- name: counters_state
+-- Newest good reading of these series.
+COPY (
+    SELECT series_id, good_at, good_value FROM latest WHERE series_id = ANY(%(series)s::int[]) AND good_at > '-infinity'
+) TO STDOUT (FORMAT BINARY);
+
+-- name: mark_incoming
+-- Quarter-hours whose minutes this transaction added to.
+INSERT INTO marks_15m (bucket, series)
+SELECT time_bucket(INTERVAL '15 minutes', bucket) AS quarter, array_agg(DISTINCT series_id) FROM incoming_1m
+GROUP BY quarter ORDER BY quarter;
+
+-- name: copy_touched
+-- Minutes that are to be recomputed.
+COPY touched_1m (series_id, bucket, after) FROM STDIN (FORMAT BINARY);
+
+-- name: touch_next
+-- A counter's increase hangs on the good reading before: minutes whose first reading got another one before it.
+INSERT INTO touched_1m (series_id, bucket, after)
+SELECT t.series_id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'
+FROM (SELECT series_id, after FROM touched_1m WHERE after < 'infinity') t
+CROSS JOIN LATERAL (
+    SELECT time FROM readings
+    WHERE series_id = t.series_id AND time > t.after AND time > %(oldest)s AND time <= %(newest)s
+        AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+    ORDER BY time LIMIT 1
+) next;
+
+-- name: touched_span
+-- Bounds of what is touched, as constants for the statements that follow: with them the planner leaves out chunks.
+SELECT min(bucket), max(bucket) + INTERVAL '1 minute' FROM touched_1m;
+
+-- name: read_touched
+-- Readings of these minutes, and of a counter the last good one before each.
+COPY (
+    SELECT r.series_id, r.time, r.value, r.flags
+    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
+    CROSS JOIN LATERAL (
+        SELECT series_id, time, value, flags FROM readings
+        WHERE series_id = t.series_id AND time >= t.bucket AND time < t.bucket + INTERVAL '1 minute'
+            AND time >= %(oldest)s AND time < %(newest)s
+        OFFSET 0  -- keeps the planner from joining with a scan of all readings
+    ) r
+    UNION
+    SELECT p.series_id, p.time, p.value, p.flags
+    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
+    JOIN series s ON s.id = t.series_id JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
+    CROSS JOIN LATERAL (
+        SELECT series_id, time, value, flags FROM readings
+        WHERE series_id = t.series_id AND time < t.bucket AND time < %(newest)s
+            AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+        ORDER BY time DESC LIMIT 1
+    ) p
+    ORDER BY series_id, time
+) TO STDOUT (FORMAT BINARY);
+
+-- name: copy_recomputed
+-- Minutes as they are to be, and minutes before them, which came along for a counter's sake.
+COPY recomputed_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY);
+
+-- name: replace_1m
+-- Minutes become what was recomputed; those that are so already are left alone.
+INSERT INTO readings_1m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2
+FROM recomputed_1m c
+WHERE EXISTS (SELECT FROM touched_1m t WHERE t.series_id = c.series_id AND t.bucket = c.bucket)
+ORDER BY series_id, bucket
+ON CONFLICT (series_id, bucket) DO UPDATE SET
+    n = EXCLUDED.n, n_bad = EXCLUDED.n_bad, vmin = EXCLUDED.vmin, vmax = EXCLUDED.vmax, first_at = EXCLUDED.first_at,
+    vfirst = EXCLUDED.vfirst, last_at = EXCLUDED.last_at, vlast = EXCLUDED.vlast, s1 = EXCLUDED.s1, s2 = EXCLUDED.s2
+WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2) IS DISTINCT FROM
+    (EXCLUDED.n, EXCLUDED.n_bad, EXCLUDED.vmin, EXCLUDED.vmax, EXCLUDED.first_at, EXCLUDED.vfirst, EXCLUDED.last_at, EXCLUDED.vlast,
+     EXCLUDED.s1, EXCLUDED.s2);
+
+-- name: unfounded
+-- Touched minutes that have no reading.
+SELECT series_id, bucket FROM touched_1m EXCEPT SELECT series_id, bucket FROM recomputed_1m;
+
+-- name: delete_minute
+-- One of them.
+DELETE FROM readings_1m WHERE series_id = %(series)s AND bucket = %(bucket)s;
+
+-- name: mark_touched
+-- Quarter-hours whose minutes were recomputed.
+INSERT INTO marks_15m (bucket, series)
+SELECT time_bucket(INTERVAL '15 minutes', bucket) AS quarter, array_agg(DISTINCT series_id) FROM touched_1m
+GROUP BY quarter ORDER BY quarter;
+
+-- name: forget_touched
+-- Room for the next recomputation in the same transaction.
+WITH gone AS (DELETE FROM touched_1m) DELETE FROM recomputed_1m;
+
+-- name: series_by_source
+-- What to rebuild, source by source.
+SELECT d.source_id, array_agg(s.id ORDER BY s.id) FROM series s JOIN devices d ON d.id = s.device_id
+WHERE %(devices)s::text[] IS NULL OR d.id = ANY(%(devices)s)
+GROUP BY d.source_id ORDER BY d.source_id;
+
+-- name: kinds
+-- Kind of every series.
+SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric;
+
+-- name: lock_source
+-- As a batch of that source does.
+SELECT pg_advisory_xact_lock(%(space)s, %(source)s);
+
+-- name: rows_within
+-- Readings of these series in a range, counted up to a limit.
+SELECT count(*) FROM (
+    SELECT FROM readings WHERE series_id = ANY(%(series)s::int[]) AND time >= %(start)s AND time < %(stop)s LIMIT %(limit)s
+) AS counted;
+
+-- name: touch_range
+-- Every minute of these series in a range that has a reading, or a rollup, of itself or as part of a quarter-hour.
+INSERT INTO touched_1m (series_id, bucket, after)
+SELECT series_id, time_bucket(INTERVAL '1 minute', time), 'infinity'::timestamptz FROM readings
+WHERE series_id = ANY(%(series)s::int[]) AND time >= %(start)s AND time < %(stop)s
+UNION
+SELECT series_id, bucket, 'infinity' FROM readings_1m
+WHERE series_id = ANY(%(series)s::int[]) AND bucket >= %(start)s AND bucket < %(stop)s
+UNION
+SELECT series_id, greatest(bucket, %(start)s), 'infinity' FROM readings_15m
+WHERE series_id = ANY(%(series)s::int[]) AND bucket > %(start)s::timestamptz - INTERVAL '15 minutes' AND bucket < %(stop)s;
+
+-- name: touch_after
+-- A counter's first minute after the range hangs on the last one in it.
+INSERT INTO touched_1m (series_id, bucket, after)
+SELECT DISTINCT s.id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'::timestamptz
+FROM series s JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
+CROSS JOIN LATERAL (
+    SELECT time FROM readings
+    WHERE series_id = s.id AND time >= %(stop)s AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+    ORDER BY time LIMIT 1
+) next
+WHERE s.id = ANY(%(series)s::int[]);
+
+-- name: lock_worker
+-- One worker at a time; false: another one is at it.
+SELECT pg_try_advisory_xact_lock(%(key)s);
+
+-- name: take_marks
+-- The oldest marks, as many as have no more than `limit` series and quarter-hours together, and one at least.
+SELECT array_agg(id), min(bucket), max(bucket) + INTERVAL '15 minutes', sum(size)::int8
+FROM (
+    SELECT id, bucket, size, sum(size) OVER (ORDER BY id) - size AS before
+    FROM (SELECT id, bucket, cardinality(series) AS size FROM marks_15m ORDER BY id LIMIT %(limit)s) AS oldest
+) AS counted
+WHERE before < %(limit)s;
+
+-- name: advance_15m
+-- Marked quarter-hours become what their minutes say; those that are so already are left alone.
+INSERT INTO readings_15m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+SELECT k.series_id, k.bucket, q.n, q.n_bad, q.vmin, q.vmax, q.first_at, q.vfirst, q.last_at, q.vlast, q.s1, q.s2
+FROM (
+    SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
+    WHERE m.id = ANY(%(ids)s::int8[])
+) k
+CROSS JOIN LATERAL merged_minutes(k.series_id, k.bucket, k.bucket + INTERVAL '15 minutes') q
+ORDER BY k.series_id, k.bucket
+ON CONFLICT (series_id, bucket) DO UPDATE SET
+    n = EXCLUDED.n, n_bad = EXCLUDED.n_bad, vmin = EXCLUDED.vmin, vmax = EXCLUDED.vmax, first_at = EXCLUDED.first_at,
+    vfirst = EXCLUDED.vfirst, last_at = EXCLUDED.last_at, vlast = EXCLUDED.vlast, s1 = EXCLUDED.s1, s2 = EXCLUDED.s2
+WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2) IS DISTINCT FROM
+    (EXCLUDED.n, EXCLUDED.n_bad, EXCLUDED.vmin, EXCLUDED.vmax, EXCLUDED.first_at, EXCLUDED.vfirst, EXCLUDED.last_at, EXCLUDED.vlast,
+     EXCLUDED.s1, EXCLUDED.s2);
+
+-- name: emptied
+-- Marked quarter-hours that have no minute any more.
+SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS minutes FROM (
+        SELECT FROM readings_1m r
+        WHERE r.series_id = u.series_id AND r.bucket >= m.bucket AND r.bucket < m.bucket + INTERVAL '15 minutes'
+            AND r.bucket >= %(oldest)s AND r.bucket < %(newest)s
+        LIMIT 1
+    ) AS one
+) found
+WHERE m.id = ANY(%(ids)s::int8[]) AND found.minutes = 0;
+
+-- name: delete_quarter
+-- One of them.
+DELETE FROM readings_15m WHERE series_id = %(series)s AND bucket = %(bucket)s;
+
+-- name: delete_marks
+-- Exactly those that were taken.
+DELETE FROM marks_15m WHERE id = ANY(%(ids)s::int8[]);
