@@ -21,7 +21,7 @@ from ingest.judge import judge
 from ingest.message import Message
 from ingest.validate import Limits
 from ingest.worker import spare_the_collector
-from storage import write
+from storage import minutes, write
 
 #: Readings in one batch, as ingest makes them under load.
 BATCH = 50_000
@@ -87,7 +87,7 @@ def _ours(batch: list[Message], registry: Any) -> None:
     prepared = judge(read, np.ones(len(batch), np.int32), registry, Limits(), History.empty(len(registry.owner)))
     rows = prepared.judged.batch
     write.encode_readings(rows)
-    write.encode_partials(downsample(rows, registry.kind))
+    minutes.encode_partials(downsample(rows, registry.kind))
 
 
 def _limit(batch: list[Message]) -> None:

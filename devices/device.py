@@ -63,7 +63,8 @@ class Calibration:
             raise DeviceError("calibration: valid_from needs an offset from UTC, such as 2026-03-01T08:00:00+07:00")
 
 
-_NUMBERS: Final = (
+#: Numbers that a registration may override, or declare.
+SENSOR_NUMBERS: Final = (
     "low",
     "high",
     "suspect_low",
@@ -95,7 +96,7 @@ class Sensor:
     calibration: Calibration | None = None  # None: those that it has stay
 
     def __post_init__(self) -> None:
-        for name in _NUMBERS:
+        for name in SENSOR_NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise DeviceError(f"sensor {self.metric!r}: {name} must be a finite number; leave it out for the catalogue's")

@@ -6,16 +6,12 @@ format as COPY's fields. `unpack` turns that row into arrays. A row is at most 1
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.pgcopy import Type
-
-#: us from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
-_EPOCH: Final = np.int64(946_684_800_000_000)
-_WIRE: Final[Mapping[Type, str]] = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
+from storage.pgcopy import WIRE, Type, from_server
 
 
 def unpack(row: Sequence[Any], columns: Mapping[str, Type | None]) -> dict[str, Any]:
@@ -44,6 +40,6 @@ def unpack(row: Sequence[Any], columns: Mapping[str, Type | None]) -> dict[str, 
 def _column(packed: Any, kind: Type | None) -> NDArray[Any] | list[Any]:
     if kind is None:
         return [] if packed is None else list(packed)
-    wire = np.dtype(_WIRE[kind])
+    wire = np.dtype(WIRE[kind])
     column = np.frombuffer(packed or b"", wire).astype(wire.newbyteorder("="))
-    return column + _EPOCH if kind == "timestamptz" else column
+    return from_server(column) if kind == "timestamptz" else column

@@ -18,7 +18,8 @@ Type = Literal["int2", "int4", "int8", "float8", "timestamptz"]
 _EPOCH: Final = np.int64(946_684_800_000_000)
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of extension
 _TRAILER: Final = b"\xff\xff"
-_WIRE: Final[Mapping[Type, str]] = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
+#: NumPy dtype of each type as the server sends it.
+WIRE: Final[Mapping[Type, str]] = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
 
 
 class CopyFormatError(ValueError):
@@ -44,12 +45,12 @@ class RowFormat:
 
     def __init__(self, **columns: Type) -> None:
         self.columns: Final = columns
-        pairs = [((f"{name} length", ">i4"), (name, _WIRE[kind])) for name, kind in columns.items()]
+        pairs = [((f"{name} length", ">i4"), (name, WIRE[kind])) for name, kind in columns.items()]
         self._row: Final = np.dtype([("fields", ">i2"), *(field for pair in pairs for field in pair)])
         self._blank: Final = np.zeros((), self._row)  # a row with everything but its values
         self._blank["fields"] = len(columns)
         for name, kind in columns.items():
-            self._blank[f"{name} length"] = np.dtype(_WIRE[kind]).itemsize
+            self._blank[f"{name} length"] = np.dtype(WIRE[kind]).itemsize
 
     def encode(self, **values: ArrayLike) -> bytes:
         """Rows as the bytes of a COPY … FROM STDIN (FORMAT BINARY).
@@ -91,10 +92,10 @@ class RowFormat:
             raise CopyFormatError(f"rows do not have the {len(self.columns)} columns {list(self.columns)}")
         out: dict[str, NDArray[np.generic]] = {}
         for name, kind in self.columns.items():
-            if (rows[f"{name} length"] != np.dtype(_WIRE[kind]).itemsize).any():
+            if (rows[f"{name} length"] != np.dtype(WIRE[kind]).itemsize).any():
                 raise CopyFormatError(f"column {name!r} holds NULL or is not {kind}")
-            column = rows[name].astype(np.dtype(_WIRE[kind]).newbyteorder("="))
-            out[name] = _from_server(column) if kind == "timestamptz" else column
+            column = rows[name].astype(np.dtype(WIRE[kind]).newbyteorder("="))
+            out[name] = from_server(column) if kind == "timestamptz" else column
         return out
 
 
@@ -102,7 +103,8 @@ def _to_server(us: NDArray[np.generic]) -> NDArray[np.int64]:
     return _shifted(us.astype(np.int64), -_EPOCH)
 
 
-def _from_server(us: NDArray[np.int64]) -> NDArray[np.int64]:
+def from_server(us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A column of timestamptz as it was sent, in native byte order, as microseconds since 1970 UTC."""
     return _shifted(us, _EPOCH)
 
 

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from devices import registry as snapshot
 from devices.batch import NEVER
 from devices.catalogue import Catalogue, Metric
-from devices.device import ConflictPolicy, Device, Sensor, check_source
+from devices.device import SENSOR_NUMBERS, ConflictPolicy, Device, Sensor, check_source
 from devices.errors import DeviceError
 from devices.flags import Verdict
 from devices.registry import Corrected, Registry, SeriesRow
@@ -20,18 +20,6 @@ from storage import sql
 from storage.database import Connection, StorageError, translated
 
 _SQL: Final = sql.load("registry")
-#: Numbers that a registration may override, in the order in which `all_series` has them.
-_OVERRIDES: Final = (
-    "low",
-    "high",
-    "suspect_low",
-    "suspect_high",
-    "rating",
-    "interval",
-    "step_floor",
-    "step_per_minute",
-    "stuck_after",
-)
 #: The source under which messages are accounted whose topic names none.
 NO_SOURCE: Final = "?"
 
@@ -96,7 +84,7 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
         ]
         sensors = [
             {
-                **_columns(sensor, "metric", "sentinels", "unit", *_OVERRIDES),
+                **_columns(sensor, "metric", "sentinels", "unit", *SENSOR_NUMBERS),
                 "device": device.id,
             }
             for device in devices
@@ -228,7 +216,7 @@ def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:
 
 def _sensor(row: Sequence[Any]) -> Sensor:
     _, _, metric, sentinels, unit, *overrides = row
-    return Sensor(metric=metric, sentinels=tuple(sentinels), unit=unit, **dict(zip(_OVERRIDES, overrides, strict=True)))
+    return Sensor(metric=metric, sentinels=tuple(sentinels), unit=unit, **dict(zip(SENSOR_NUMBERS, overrides, strict=True)))
 
 
 def _columns(thing: Any, *names: str) -> dict[str, Any]:

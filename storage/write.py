@@ -41,9 +41,6 @@ _LATEST: Final = RowFormat(
     same_since="timestamptz",
 )
 
-#: One-minute partials as COPY BINARY: what the hot path ends with (bench/).
-encode_partials: Final = minutes.encode_partials
-
 #: Outcomes of a reading, as `Insertion.outcome` has them.
 NEW: Final = 0
 DUPLICATE: Final = 1

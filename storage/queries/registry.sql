@@ -102,7 +102,7 @@ UPDATE sources SET conflict_policy = %(policy)s WHERE name = %(source)s;
 SELECT id, source_id, retired_at IS NOT NULL FROM devices;
 
 -- name: all_series
--- Every series, for a snapshot.
+-- Every series, for a snapshot; the overrides in the order of devices.device.SENSOR_NUMBERS.
 SELECT id, device_id, metric, sentinels, unit, low, high, suspect_low, suspect_high, rating, interval_s,
     step_floor, step_per_minute, stuck_after_s
 FROM series;
