@@ -12,7 +12,6 @@ import stack
 from bench import workload
 from devices.batch import NEVER, Batch
 from devices.catalogue import builtin
-from ingest.downsample import downsample
 from storage import migrate, registry, write
 from storage.database import Connection, connect
 
@@ -57,10 +56,10 @@ def _compare(url: str, connection: Connection, series: Any, kind: Any, per_minut
             began = time.perf_counter()
             with store.batch(uuid4(), [1]) as transaction:
                 transaction.insert(batch, newest)
-                transaction.merge_1m(downsample(batch, kind))
-                transaction.merge_latest(batch)
+                transaction.merge_rollups(batch, kind)
+                transaction.merge_latest(batch, batch.time)
             ours.append(time.perf_counter() - began)
-    connection.execute("TRUNCATE readings, readings_1m, latest, bare")
+    connection.execute("TRUNCATE readings, readings_1m, readings_15m, marks_15m, latest, bare")
     return {
         "name": f"store, {per_minute} readings in a series' minute",
         "ours_per_s": ROWS / sorted(ours[1:])[rounds // 2],

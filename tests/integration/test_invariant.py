@@ -1,0 +1,205 @@
+"""One invariant: whatever is done in whatever order, the books balance and rollups are what raw says.
+
+Two ingests, duplicates, conflicts under both policies, late data, refused readings and their replay, declarations, reflag,
+rebuilding, restarts, and commits whose outcome nobody knew: drawn at random, on a real database. At the end every minute and every
+quarter-hour is compared with a plain loop over the readings (tests/oracles.py), and with the database's own account.
+"""
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from devices.catalogue import builtin
+from devices.device import ConflictPolicy, Device, Sensor
+from devices.flags import Verdict
+from ingest import replay as replaying
+from ingest.message import Message
+from ingest.pipeline import Pipeline
+from ingest.reflag import reflag
+from ingest.validate import Limits
+from storage import accounts, flagging, registry, rollup
+from storage.quarantine import Filter
+from storage.write import Store
+from tests import oracles
+
+T0 = 1_767_225_600
+NOW = (T0 + 7200) * 1_000_000
+QUOTA = 100_000_000
+METRICS = ["temperature", "vehicleCount", "windDirection", "LAeq"]
+SETTINGS = replaying.Settings(catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=QUOTA)
+TABLES = "readings, readings_1m, readings_15m, marks_15m, latest, ledger, quarantine, seqs, source_state, declarations"
+
+
+def device(number, **changes):
+    sensors = tuple(Sensor(metric=metric, **(changes if metric == "temperature" else {})) for metric in METRICS)
+    return Device(id=f"d-{number}", source=f"gw-{number % 2}", domain="environment", sensors=sensors)
+
+
+class World:
+    """The database, two ingests on it, and what an operator does."""
+
+    def __init__(self, url, connection):
+        self.url, self.connection = url, connection
+        self.pipelines = [self.pipeline(), self.pipeline()]
+        self.seq = 0
+
+    def pipeline(self):
+        return Pipeline(self.url, catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=QUOTA)
+
+    def empty(self):
+        for pipeline in self.pipelines:
+            pipeline.close()
+        self.connection.execute(f"TRUNCATE {TABLES}")
+        self.connection.execute("DELETE FROM series WHERE device_id IN ('d-2', 'd-3')")
+        self.connection.execute("DELETE FROM devices WHERE id IN ('d-2', 'd-3')")
+        registry.register(self.connection, [device(0), device(1)])
+        for source in ("gw-0", "gw-1"):
+            registry.set_conflict_policy(self.connection, source, ConflictPolicy.KEEP)
+
+    def messages(self, reports, numbered):
+        """One message a source, as its gateway would send it."""
+        out = []
+        for source in (0, 1):
+            mine = [
+                {"device": f"d-{number}", "ts": (T0 + at) * 1000, "values": {metric: value}}
+                for number, at, metric, value in reports
+                if number % 2 == source
+            ]
+            if mine:
+                self.seq += numbered
+                body = {"seq": self.seq, "boot": "b", "readings": mine} if numbered else mine
+                out.append(Message(f"city/v1/gw-{source}/readings", json.dumps(body).encode(), NOW, False, 1, 1, 1))
+        return out
+
+    def do(self, what, *arguments):
+        getattr(self, what.replace(" ", "_"))(*arguments)
+
+    def write(self, who, reports, numbered, times):
+        """The same messages once, or again as after a lost acknowledgement."""
+        messages = self.messages(reports, numbered)
+        for _ in range(times):
+            if messages:
+                assert self.pipelines[who].process(messages, lambda: True) is not None
+
+    def write_with_unknown_outcome(self, who, reports):
+        """The commit took effect, but its answer was lost: the same batch is tried again, on a new connection."""
+        pipeline, messages, batch_id = self.pipelines[who], self.messages(reports, numbered=False), uuid4()
+        if not messages:
+            return
+        pipeline.open()
+        pipeline._try(messages, batch_id)
+        pipeline.open()
+        assert pipeline._try(messages, batch_id).stored is None
+
+    def restart(self, who):
+        self.pipelines[who].close()
+
+    def register(self, number):
+        registry.register(self.connection, [device(number)])
+
+    def replay(self):
+        with closing(Store(self.url, quarantine_quota=QUOTA)) as store:
+            replaying.replay(store, self.connection, SETTINGS, Filter())
+
+    def declare(self, metric, start, length, verdict):
+        declared = flagging.Declaration(
+            device="d-0", metric=metric, start=moment(start), end=moment(start + length), verdict=verdict, by="x", reason="y"
+        )
+        flagging.declare(self.connection, declared, self.snapshot().kind)
+
+    def reflag(self, start, length, floor):
+        registry.register(self.connection, [device(0, step_floor=floor)])
+        reflag(self.connection, self.snapshot(), moment(start), moment(start + length))
+
+    def rebuild(self, start, length):
+        assert rollup.rebuild(self.connection, moment(start), moment(start + length)) == 0  # nothing was wrong
+
+    def advance(self):
+        rollup.advance(self.connection, limit=3)
+
+    def policy(self, source, policy):
+        registry.set_conflict_policy(self.connection, f"gw-{source}", policy)
+
+    def snapshot(self):
+        return registry.load(self.connection, builtin())
+
+    def check(self):
+        assert accounts.discrepancies(self.connection) == []
+        assert accounts.rollup_differences(self.connection) == []
+        while rollup.advance(self.connection):
+            pass
+        assert accounts.rollup_differences(self.connection) == []
+        us = "(extract(epoch FROM {}) * 1000000)::int8"
+        raw = self.connection.execute(f"SELECT series_id, {us.format('time')}, value, flags FROM readings").fetchall()
+        kinds = dict(self.connection.execute("SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric"))
+        for table, length in (("readings_1m", 60_000_000), ("readings_15m", 900_000_000)):
+            expected = oracles.downsample(raw, kinds, length)
+            query = f"SELECT series_id, {us.format('bucket')}, n, n_bad, vmin, vmax, vfirst, vlast, s1, s2 FROM {table}"
+            found = {row[:2]: row[2:] for row in self.connection.execute(query)}
+            assert found.keys() == expected.keys()
+            for key, want in expected.items():
+                exact = ("n", "n_bad", "vmin", "vmax", "vfirst", "vlast")
+                assert found[key][:6] == tuple(want[column] for column in exact), (table, key)
+                for sum_found, name in zip(found[key][6:], ("s1", "s2"), strict=True):
+                    assert abs(sum_found - want[name]) <= 1e-9 * want["magnitude"], (table, key)
+        newest = self.connection.execute(
+            """SELECT count(*) FROM latest l WHERE (l.time, l.value, l.flags) IS DISTINCT FROM
+               (SELECT (r.time, r.value, r.flags) FROM readings r WHERE r.series_id = l.series_id ORDER BY r.time DESC LIMIT 1)"""
+        )
+        assert newest.fetchone() == (0,)
+
+
+def moment(seconds):
+    return datetime.fromtimestamp(T0, UTC) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def world(database, connection):
+    registry.register(connection, [device(0), device(1)])
+    made = World(database, connection)
+    yield made
+    for pipeline in made.pipelines:
+        pipeline.close()
+
+
+reports = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 1, 2, 3]),
+        st.one_of(st.integers(0, 90).map(lambda i: i * 17), st.integers(1, 60).map(lambda day: -86_400 * day), st.just(99_999)),
+        st.sampled_from([*METRICS, METRICS[0], METRICS[1]]),
+        st.one_of(st.sampled_from([0.0, 20.0, 21.0, 30.0, 359.0, None, -999.0, "x"]), st.floats(0, 500)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+who = st.integers(0, 1)
+seconds = st.integers(-100, 1600)
+lengths = st.sampled_from([1, 60, 600, 5000])
+operations = st.one_of(
+    st.tuples(st.just("write"), who, reports, st.booleans(), st.sampled_from([1, 1, 2])),
+    st.tuples(st.just("write"), who, reports, st.booleans(), st.sampled_from([1, 1, 2])),
+    st.tuples(st.just("write"), who, reports, st.booleans(), st.sampled_from([1, 1, 2])),
+    st.tuples(st.just("write with unknown outcome"), who, reports),
+    st.tuples(st.just("restart"), who),
+    st.tuples(st.just("register"), st.sampled_from([2, 3])),
+    st.just(("replay",)),
+    st.tuples(st.just("declare"), st.sampled_from(METRICS), seconds, lengths, st.sampled_from(Verdict)),
+    st.tuples(st.just("reflag"), seconds, lengths, st.sampled_from([1.0, 3.0, 100.0])),
+    st.tuples(st.just("rebuild"), seconds, lengths),
+    st.just(("advance",)),
+    st.tuples(st.just("policy"), st.integers(0, 1), st.sampled_from(ConflictPolicy)),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(operations, min_size=1, max_size=8))
+def test_whatever_is_done_in_whatever_order(world, operations):
+    world.empty()
+    for operation in operations:
+        world.do(*operation)
+    world.check()
