@@ -181,7 +181,7 @@ def rollup_rebuild(
         changed = rollup.rebuild(connection, start, end, devices=device)
         while rollup.advance(connection):
             pass
-        say(f"recomputed {changed:,} minutes")
+        say(f"{changed:,} minutes came out different, if only by rounding")
 
 
 # --- stack -------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,11 @@ CREATE TEMPORARY TABLE IF NOT EXISTS touched_1m (
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS recomputed_1m (LIKE readings_1m) ON COMMIT DELETE ROWS;
 
+-- name: no_exclusion
+-- To the end of the transaction: a look-up by key that leaves out chunks one by one, for every key anew, spends ten times as long on
+-- that (6 ms, not 0.6, with 360 chunks) as on looking into them. The planner leaves out chunks all the same.
+SELECT set_config('timescaledb.enable_runtime_exclusion', 'off', true);
+
 -- name: counters_state
 -- Newest good reading of these series.
 COPY (
@@ -42,7 +47,7 @@ CROSS JOIN LATERAL (
 SELECT min(bucket), max(bucket) + INTERVAL '1 minute' FROM touched_1m;
 
 -- name: read_touched
--- Readings of these minutes, and of a counter the last good one before each.
+-- Readings of these minutes, and of a counter the last good one before each, unless it is older than all of them by a week.
 COPY (
     SELECT r.series_id, r.time, r.value, r.flags
     FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
@@ -58,11 +63,31 @@ COPY (
     JOIN series s ON s.id = t.series_id JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
     CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
-        WHERE series_id = t.series_id AND time < t.bucket AND time < %(newest)s
+        WHERE series_id = t.series_id AND time < t.bucket AND time >= %(floor)s AND time < %(newest)s
             AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
         ORDER BY time DESC LIMIT 1
     ) p
     ORDER BY series_id, time
+) TO STDOUT (FORMAT BINARY);
+
+-- name: counters_touched
+-- First touched minute of every counter.
+COPY (
+    SELECT t.series_id, min(t.bucket)
+    FROM touched_1m t JOIN series s ON s.id = t.series_id JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
+    GROUP BY t.series_id ORDER BY t.series_id
+) TO STDOUT (FORMAT BINARY);
+
+-- name: read_before
+-- Last good reading before a time, of each of these counters.
+COPY (
+    SELECT p.series_id, p.time, p.value, p.flags
+    FROM unnest(%(series)s::int[]) AS t(series_id)
+    CROSS JOIN LATERAL (
+        SELECT series_id, time, value, flags FROM readings
+        WHERE series_id = t.series_id AND time < %(floor)s AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+        ORDER BY time DESC LIMIT 1
+    ) p
 ) TO STDOUT (FORMAT BINARY);
 
 -- name: copy_recomputed
@@ -133,17 +158,23 @@ UNION
 SELECT series_id, greatest(bucket, %(start)s), 'infinity' FROM readings_15m
 WHERE series_id = ANY(%(series)s::int[]) AND bucket > %(start)s::timestamptz - INTERVAL '15 minutes' AND bucket < %(stop)s;
 
+-- name: counters_after
+-- Which of these counters have readings at that time or later, and when the last one is.
+SELECT array_agg(s.id), max(l.time)
+FROM series s JOIN metrics m ON m.name = s.metric AND m.kind = 'counter' JOIN latest l ON l.series_id = s.id
+WHERE s.id = ANY(%(series)s::int[]) AND l.time >= %(stop)s;
+
 -- name: touch_after
 -- A counter's first minute after the range hangs on the last one in it.
 INSERT INTO touched_1m (series_id, bucket, after)
-SELECT DISTINCT s.id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'::timestamptz
-FROM series s JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
+SELECT s.series_id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'::timestamptz
+FROM unnest(%(series)s::int[]) AS s(series_id)
 CROSS JOIN LATERAL (
     SELECT time FROM readings
-    WHERE series_id = s.id AND time >= %(stop)s AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+    WHERE series_id = s.series_id AND time >= %(stop)s AND time <= %(newest)s
+        AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
     ORDER BY time LIMIT 1
-) next
-WHERE s.id = ANY(%(series)s::int[]);
+) next;
 
 -- name: lock_worker
 -- One worker at a time; false: another one is at it.
@@ -151,7 +182,7 @@ SELECT pg_try_advisory_xact_lock(%(key)s);
 
 -- name: take_marks
 -- The oldest marks, as many as have no more than `limit` series and quarter-hours together, and one at least.
-SELECT array_agg(id), min(bucket), max(bucket) + INTERVAL '15 minutes', sum(size)::int8
+SELECT array_agg(id), array_agg(DISTINCT time_bucket(INTERVAL '30 days', bucket)), sum(size)::int8
 FROM (
     SELECT id, bucket, size, sum(size) OVER (ORDER BY id) - size AS before
     FROM (SELECT id, bucket, cardinality(series) AS size FROM marks_15m ORDER BY id LIMIT %(limit)s) AS oldest
@@ -159,14 +190,22 @@ FROM (
 WHERE before < %(limit)s;
 
 -- name: advance_15m
--- Marked quarter-hours become what their minutes say; those that are so already are left alone.
+-- Marked quarter-hours of 30 days become what their minutes say; those that are so already are left alone.
 INSERT INTO readings_15m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
 SELECT k.series_id, k.bucket, q.n, q.n_bad, q.vmin, q.vmax, q.first_at, q.vfirst, q.last_at, q.vlast, q.s1, q.s2
 FROM (
     SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
-    WHERE m.id = ANY(%(ids)s::int8[])
+    WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(month)s AND m.bucket < %(month)s::timestamptz + INTERVAL '30 days'
 ) k
-CROSS JOIN LATERAL merged_minutes(k.series_id, k.bucket, k.bucket + INTERVAL '15 minutes') q
+CROSS JOIN LATERAL (  -- as merged_minutes, but with constants for bounds, so that the planner leaves out chunks
+    SELECT sum(r.n)::int AS n, sum(r.n_bad)::int AS n_bad, min(r.vmin) AS vmin, max(r.vmax) AS vmax, min(r.first_at) AS first_at,
+        first(r.vfirst, r.first_at) AS vfirst, max(r.last_at) AS last_at, last(r.vlast, r.last_at) AS vlast,
+        sum(r.s1) AS s1, sum(r.s2) AS s2
+    FROM readings_1m r
+    WHERE r.series_id = k.series_id AND r.bucket >= k.bucket AND r.bucket < k.bucket + INTERVAL '15 minutes'
+        AND r.bucket >= %(month)s AND r.bucket < %(month)s::timestamptz + INTERVAL '30 days'
+    HAVING count(*) > 0
+) q
 ORDER BY k.series_id, k.bucket
 ON CONFLICT (series_id, bucket) DO UPDATE SET
     n = EXCLUDED.n, n_bad = EXCLUDED.n_bad, vmin = EXCLUDED.vmin, vmax = EXCLUDED.vmax, first_at = EXCLUDED.first_at,
@@ -176,17 +215,18 @@ WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r
      EXCLUDED.s1, EXCLUDED.s2);
 
 -- name: emptied
--- Marked quarter-hours that have no minute any more.
+-- Marked quarter-hours of 30 days that have no minute any more.
 SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
 CROSS JOIN LATERAL (
     SELECT count(*) AS minutes FROM (
         SELECT FROM readings_1m r
         WHERE r.series_id = u.series_id AND r.bucket >= m.bucket AND r.bucket < m.bucket + INTERVAL '15 minutes'
-            AND r.bucket >= %(oldest)s AND r.bucket < %(newest)s
+            AND r.bucket >= %(month)s AND r.bucket < %(month)s::timestamptz + INTERVAL '30 days'
         LIMIT 1
     ) AS one
 ) found
-WHERE m.id = ANY(%(ids)s::int8[]) AND found.minutes = 0;
+WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(month)s AND m.bucket < %(month)s::timestamptz + INTERVAL '30 days'
+    AND found.minutes = 0;
 
 -- name: delete_quarter
 -- One of them.

@@ -223,7 +223,7 @@ def test_whatever_comes_in_whatever_order(city, steps):
                 rollup.advance(city.connection, limit=arguments[0])
             elif what == "rebuild":
                 start = moment(arguments[0])
-                assert rollup.rebuild(city.connection, start, start + timedelta(minutes=arguments[1])) == 0
+                rollup.rebuild(city.connection, start, start + timedelta(minutes=arguments[1]))
             else:
                 judge_again(city, moment(arguments[0]), arguments[1])
     city.check_all()
