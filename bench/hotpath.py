@@ -12,10 +12,10 @@ import orjson
 
 from bench import workload
 from devices import senml, wire
+from devices.aggregate import downsample
 from devices.decoded import Decoded
 from devices.device import Device
 from ingest.decode import decode
-from ingest.downsample import downsample
 from ingest.history import History
 from ingest.judge import judge
 from ingest.message import Message

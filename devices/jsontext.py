@@ -43,7 +43,8 @@ def parse_all(payloads: Sequence[bytes]) -> list[Any]:
             pass
         else:
             if len(parsed) == 2 * len(payloads) - 1 and parsed[1::2].count(mark) == len(payloads) - 1:
-                return parsed[::2]  # type: ignore[no-any-return]
+                whole: list[Any] = parsed[::2]
+                return whole
     return list(map(_parse, payloads))
 
 

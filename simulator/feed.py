@@ -60,6 +60,51 @@ class SourceReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SentReport:
+    """What all sources sent: what the reports of a run and of a replay have in common."""
+
+    elapsed: float  # s
+    complete: bool  # every message was answered before the end
+    sources: tuple[SourceReport, ...]
+
+    @property
+    def messages(self) -> int:
+        """Acknowledged messages."""
+        return sum(source.messages for source in self.sources)
+
+    @property
+    def readings(self) -> int:
+        """Acknowledged readings, nulls and sentinels included."""
+        return sum(source.readings for source in self.sources)
+
+    @property
+    def refused_messages(self) -> int:
+        """Messages that the broker refused; each source names the reasons."""
+        return sum(source.refused_messages for source in self.sources)
+
+    @property
+    def refused_readings(self) -> int:
+        """Readings in refused messages."""
+        return sum(source.refused_readings for source in self.sources)
+
+    @property
+    def unacknowledged_readings(self) -> int:
+        """Readings whose fate is unknown: sent, not answered."""
+        return sum(source.unacknowledged_readings for source in self.sources)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            **asdict(self),
+            "messages": self.messages,
+            "readings": self.readings,
+            "refused_messages": self.refused_messages,
+            "refused_readings": self.refused_readings,
+            "unacknowledged_readings": self.unacknowledged_readings,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """How far a run or a replay is."""
 

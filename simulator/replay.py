@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from devices.batch import MICROSECOND
 from devices.device import Device
 from simulator import recording
 from simulator.errors import PublishStoppedError, RecordingError
-from simulator.feed import Connector, Feed, Progress, SourceReport, connected, drain, require
+from simulator.feed import Connector, Feed, Progress, SentReport, connected, drain, require
 from simulator.localtime import Oddity
 from simulator.maps import ReplayMap
 from simulator.publisher import connect as connect_publisher
@@ -31,14 +31,12 @@ _PROGRESS: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReplayReport:
+class ReplayReport(SentReport):
     """What a replay read and sent. rows = replayed_rows + blank_rows + rejected_rows."""
 
     files: tuple[str, ...]  # names, without folders
     map: str  # where the map came from
-    elapsed: float  # s
     stopped: bool  # the caller ended it before the last row
-    complete: bool  # every message was answered before it ended
     rows: int  # lines read, without headers
     replayed_rows: int
     blank_rows: int
@@ -52,38 +50,6 @@ class ReplayReport:
     omitted_cells: int  # blank, and not sent
     readings_read: int  # in replayed rows, nulls and sentinels included
     unsent_readings: int  # read, and not sent because the replay was stopped
-    sources: tuple[SourceReport, ...]
-
-    @property
-    def messages(self) -> int:
-        """Acknowledged messages."""
-        return sum(source.messages for source in self.sources)
-
-    @property
-    def readings(self) -> int:
-        """Acknowledged readings, nulls and sentinels included."""
-        return sum(source.readings for source in self.sources)
-
-    @property
-    def refused_messages(self) -> int:
-        """Messages that the broker refused; each source names the reasons."""
-        return sum(source.refused_messages for source in self.sources)
-
-    @property
-    def unacknowledged_readings(self) -> int:
-        """Readings whose fate is unknown: sent, not answered."""
-        return sum(source.unacknowledged_readings for source in self.sources)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            **asdict(self),
-            "messages": self.messages,
-            "readings": self.readings,
-            "refused_messages": self.refused_messages,
-            "unacknowledged_readings": self.unacknowledged_readings,
-            "sources": [source.as_dict() for source in self.sources],
-        }
 
 
 @dataclass(kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -13,7 +13,7 @@ from devices.batch import MICROSECOND, Float64
 from simulator import schedule, signals
 from simulator.city import City
 from simulator.errors import PublishStoppedError
-from simulator.feed import Connector, Feed, Progress, SourceReport, connected, drain
+from simulator.feed import Connector, Feed, Progress, SentReport, connected, drain
 from simulator.publisher import connect as connect_publisher
 from simulator.schedule import Due
 
@@ -32,54 +32,20 @@ _US: Final = datetime.resolution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunReport:
+class RunReport(SentReport):
     """What a city sent."""
 
     devices: int
     seed: int
-    elapsed: float  # s
     simulated_from: int  # us since 1970 UTC
     simulated_to: int  # us since 1970 UTC: what is due later was not sent
-    complete: bool  # every message was answered before the run ended
-    sources: tuple[SourceReport, ...]
-
-    @property
-    def messages(self) -> int:
-        """Acknowledged messages."""
-        return sum(source.messages for source in self.sources)
-
-    @property
-    def readings(self) -> int:
-        """Acknowledged readings."""
-        return sum(source.readings for source in self.sources)
-
-    @property
-    def refused_messages(self) -> int:
-        """Messages that the broker refused; each source names the reasons."""
-        return sum(source.refused_messages for source in self.sources)
-
-    @property
-    def refused_readings(self) -> int:
-        """Readings in refused messages."""
-        return sum(source.refused_readings for source in self.sources)
-
-    @property
-    def unacknowledged_readings(self) -> int:
-        """Readings whose fate is unknown: sent, not answered."""
-        return sum(source.unacknowledged_readings for source in self.sources)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; times as RFC 3339."""
         return {
-            **asdict(self),
+            **SentReport.as_dict(self),
             "simulated_from": _rfc3339(self.simulated_from),
             "simulated_to": _rfc3339(self.simulated_to),
-            "messages": self.messages,
-            "readings": self.readings,
-            "refused_messages": self.refused_messages,
-            "refused_readings": self.refused_readings,
-            "unacknowledged_readings": self.unacknowledged_readings,
-            "sources": [source.as_dict() for source in self.sources],
         }
 
 

@@ -40,7 +40,6 @@ PURE = [
     ROOT / "ingest/decode.py",
     ROOT / "ingest/resolve.py",
     ROOT / "ingest/validate.py",
-    ROOT / "ingest/downsample.py",
     ROOT / "ingest/convert.py",
     ROOT / "ingest/history.py",
     ROOT / "ingest/judge.py",
