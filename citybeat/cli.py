@@ -33,6 +33,7 @@ from ingest import worker
 from ingest.housekeeping import Housekeeper
 from storage import accounts, flagging, liveness, registry, rollup
 from storage import migrate as migrations
+from storage import retention as retentions
 
 app = typer.Typer(
     name="citybeat", help=citybeat.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
@@ -83,7 +84,7 @@ def ingest(
                 pass  # the schema is checked once, before the first message
             worker.run(
                 settings.pipeline(servers.database_url),
-                Housekeeper(servers.database_url),
+                Housekeeper(servers.database_url, settings.retention()),
                 settings.session(servers.mqtt_url),
                 settings.batch_size(),
                 stop,
@@ -164,6 +165,23 @@ def _period(start: datetime, end: datetime) -> Iterator[None]:
     if not start < end:
         raise typer.BadParameter("--to must be later than --from")
     yield
+
+
+@app.command()
+def retention(
+    apply: Annotated[bool, typer.Option("--apply", help="Drop and compress now what ingest would within the hour.")] = False,
+) -> None:
+    """Show how far back there is what, and what was dropped; the settings CITYBEAT_RETENTION_DAYS_… say how long it is kept."""
+    with failures():
+        settings = Settings()
+        with context.database(settings, application="retention") as connection:
+            if apply:
+                retentions.keep(connection, settings.retention())
+            table = Table("level", "since", "chunks", "dropped chunks", "dropped rows")
+            for level in retentions.summary(connection):
+                since = "the beginning" if level.since is None else level.since.isoformat()
+                table.add_row(level.name, since, str(level.chunks), str(level.dropped_chunks), f"{level.dropped_rows:,}")
+            _OUT.print(table)
 
 
 rollup_app = typer.Typer(help="The rollups, apart from what ingest does.", no_args_is_help=True)

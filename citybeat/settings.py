@@ -1,9 +1,10 @@
 """Every setting of citybeat, with unit, default and reason: environment variables, prefix `CITYBEAT_` (docs/settings.md)."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from devices import catalogue
@@ -15,6 +16,7 @@ from ingest.inbox import BatchSize
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
+from storage.retention import Policy
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -22,7 +24,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 class Settings(BaseSettings):
     """Read once, at the start of a command."""
 
-    model_config = SettingsConfigDict(env_prefix="CITYBEAT_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CITYBEAT_", env_parse_none_str="", extra="ignore", frozen=True)
 
     home: Path = Field(Path(".citybeat"), description="State directory: the local servers' data, credentials and logs.")
     root: Path | None = Field(
@@ -65,11 +67,42 @@ class Settings(BaseSettings):
         64 * 1024 * 1024,
         description="Bytes of payloads kept in quarantine for each source; what comes beyond is counted, not kept.",
     )
+    retention_days_raw: PositiveFloat | None = Field(
+        None, description="Days that readings are kept; unset: for ever. Older ones are not taken any more."
+    )
+    retention_days_1m: PositiveFloat | None = Field(
+        None, description="Days that the one-minute rollup is kept, at least as long as readings; unset: for ever."
+    )
+    retention_days_15m: PositiveFloat | None = Field(
+        None, description="Days that the quarter-hour rollup is kept, at least as long as minutes; unset: for ever."
+    )
+    quarantine_days: PositiveFloat | None = Field(
+        90, description="Days that messages stay in quarantine; then they are counted as not kept. An empty value: for ever."
+    )
+    columnstore_days_raw: PositiveFloat | None = Field(
+        None,
+        description="Days after which chunks of readings are compressed (TimescaleDB Community only); unset: never.",
+    )
+    columnstore_days_1m: PositiveFloat | None = Field(
+        None,
+        description="Days after which chunks of one-minute rows are compressed (TimescaleDB Community only); unset: never.",
+    )
     chunk_days_raw: PositiveFloat = Field(
         7, description="Days a chunk of readings; one day makes thousands out of an imported history."
     )
     chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup.")
     chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")
+
+    @field_validator("retention_days_1m", "retention_days_15m", mode="after")
+    @classmethod
+    def _not_shorter(cls, days: float | None, info: ValidationInfo) -> float | None:
+        finer = "retention_days_raw" if info.field_name == "retention_days_1m" else "retention_days_1m"
+        if days is not None and finer in info.data and (info.data[finer] is None or info.data[finer] > days):
+            told = "for ever" if info.data[finer] is None else f"{info.data[finer]:g} days"
+            raise ValueError(
+                f"a rollup is kept at least as long as what it is made of, which is kept {told} (CITYBEAT_{finer.upper()})"
+            )
+        return days
 
     def load_catalogue(self) -> Catalogue:
         """The shipped catalogue, with the city's own metrics where a file is named.
@@ -126,6 +159,21 @@ class Settings(BaseSettings):
             future_limit=int(self.future_limit_s * MICROSECOND),
         )
 
+    def retention(self) -> Policy:
+        """What housekeeping drops and compresses."""
+        return Policy(
+            raw=_days(self.retention_days_raw),
+            minutes=_days(self.retention_days_1m),
+            quarters=_days(self.retention_days_15m),
+            quarantine=_days(self.quarantine_days),
+            columnstore_raw=_days(self.columnstore_days_raw),
+            columnstore_minutes=_days(self.columnstore_days_1m),
+        )
+
     def chunk_days(self) -> dict[str, float]:
         """Days a chunk, by hypertable."""
         return {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m, "readings_15m": self.chunk_days_15m}
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int16, Int32, Int64
+from devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int32, Int64
 from devices.catalogue import Kind, Metric
 from devices.device import Sensor
 from devices.timeline import overlaid, starts
@@ -50,6 +50,7 @@ class Registry:
     """A snapshot. Arrays are indexed by series id; an id that no series has holds neutral elements."""
 
     version: int  # grows with every change
+    horizon: int  # us since 1970 UTC: readings before it were given up, and are not taken any more; NEVER: none were
     sources: Mapping[str, int]  # id by name
     replacing: frozenset[int]  # ids of the sources whose last value wins a conflict
     devices: frozenset[str]  # every registered device, retired ones included
@@ -95,6 +96,7 @@ def build(
     devices: Iterable[str],
     rows: Iterable[SeriesRow],
     replacing: frozenset[int] = frozenset(),
+    horizon: int = int(NEVER),
 ) -> Registry:
     """A snapshot of these series.
 
@@ -108,6 +110,8 @@ def build(
     rows : iterable of SeriesRow
     replacing : frozenset of int
         Ids of the sources whose last value wins a conflict.
+    horizon : int
+        us since 1970 UTC.
     """
     listed = list(rows)
     size = max((row.id for row in listed), default=0) + 1
@@ -128,6 +132,7 @@ def build(
     declared_entries = [entry for _, entries in sorted(declarations.items()) for entry in entries]
     return Registry(
         version=version,
+        horizon=horizon,
         sources=dict(sources),
         devices=frozenset(devices),
         replacing=replacing,

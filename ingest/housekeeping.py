@@ -1,22 +1,26 @@
-"""What has to be done behind the batches, in a thread and with a connection of its own: quarter-hours, and forgetting.
+"""What has to be done behind the batches, in a thread and with a connection of its own: quarter-hours, retention, and forgetting.
 
 Every ingest has one; the database's locks see to it that one at a time works.
 """
 
 import logging
 import threading
+import time
 from typing import Final
 
 from devices.errors import CitybeatError
-from storage import rollup
+from storage import retention, rollup
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
+from storage.retention import Policy
 from storage.write import forget_batches
 
 _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
 _EVERY: Final = 1.0
-#: s between two rounds of forgetting what is only needed for a short while.
-_FORGET_EVERY: Final = 3600.0
+#: s between two rounds of retention and of forgetting what is only needed for a short while. Horizons move once a day.
+_TIDY_EVERY: Final = 3600.0
+#: s until a round that somebody stood in the way of is tried again.
+_TIDY_AGAIN: Final = 60.0
 #: s that a stopping process waits for the transaction under way.
 _PATIENCE: Final = 5.0
 
@@ -28,10 +32,12 @@ class HousekeepingError(CitybeatError):
 class Housekeeper:
     """The thread. `check` tells whether it lives."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, policy: Policy) -> None:
         self._url: Final = url
+        self._policy: Final = policy
         self._stop: Final = threading.Event()
         self._failure: BaseException | None = None
+        self._tidy_at = time.monotonic()
         self._thread: Final = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -61,6 +67,7 @@ class Housekeeper:
                         self._keep(connection)
                 except TransientError as exc:
                     _LOG.info("housekeeping, once more: %s", exc)
+                    self._stop.wait(_EVERY)
                 except DatabaseUnavailableError as exc:
                     _LOG.warning("housekeeping waits for the database: %s", exc)
                     self._stop.wait(_EVERY)
@@ -69,12 +76,12 @@ class Housekeeper:
             _LOG.exception("housekeeping failed")
 
     def _keep(self, connection: Connection) -> None:
-        since_forgetting = _FORGET_EVERY
         while not self._stop.is_set():
             done = rollup.advance(connection)
-            if since_forgetting >= _FORGET_EVERY:
+            if time.monotonic() >= self._tidy_at:
+                self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)
-                since_forgetting = 0.0
+                retention.keep(connection, self._policy)
+                self._tidy_at = time.monotonic() + _TIDY_EVERY
             if not done:
                 self._stop.wait(_EVERY)
-                since_forgetting += _EVERY

@@ -70,13 +70,13 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
     decoded, time = replace(decoded, value=value), decoded.time
     receipt = received_at[decoded.message]
     for reason, wrong in (
-        (Reason.TOO_OLD, time < limits.oldest),
+        (Reason.TOO_OLD, time < max(limits.oldest, registry.horizon)),
         (Reason.TOO_FAR_AHEAD, time > receipt + limits.future_limit),
         (Reason.NOT_FINITE, np.abs(value) > MAX_MAGNITUDE),
     ):
         rows = np.flatnonzero(open_ & wrong)
         open_[rows] = False
-        refused += [_refusal(decoded, int(row), reason) for row in rows]
+        refused += [_refusal(decoded, int(row), reason, registry, limits) for row in rows]
     rows = np.flatnonzero(open_)
     batch = Batch(
         time=time[rows],
@@ -111,13 +111,15 @@ def _bit(flag: Flag, rows: Bools) -> Int16:
     return rows.astype(np.int16) * np.int16(flag)
 
 
-def _refusal(decoded: Decoded, row: int, reason: Reason) -> Refusal:
+def _refusal(decoded: Decoded, row: int, reason: Reason, registry: Registry, limits: Limits) -> Refusal:
     message, index = int(decoded.message[row]), int(decoded.index[row])
     detail = (
         f"value {decoded.value[row]} is beyond ±{MAX_MAGNITUDE:g}"
         if reason is Reason.NOT_FINITE
         else f"time {_iso(int(decoded.time[row]))}"
     )
+    if reason is Reason.TOO_OLD and decoded.time[row] >= limits.oldest:
+        detail += f", and readings before {_iso(registry.horizon)} are not kept any more"
     if reason is Reason.TOO_OLD and decoded.time[row] >= 0:
         seconds = int(decoded.time[row]) // 1000  # what the time would be, had the sender meant seconds
         detail += f"; {_iso(seconds * MICROSECOND)} if these were seconds" if _YEAR_2001 < seconds < _YEAR_2100 else ""

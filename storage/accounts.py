@@ -58,8 +58,9 @@ def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> T
 def discrepancies(connection: Connection) -> list[str]:
     """What does not balance, each as a sentence with its numbers; empty: everything does.
 
-    Asked is whether every reading of a source ended as one thing, whether `readings` has as many rows as the ledger says were
-    stored, and whether what is in quarantine unresolved, with what found no room there, is what the ledger has as quarantined.
+    Asked is whether every reading of a source ended as one thing, whether `readings`, with what retention dropped of it, has as
+    many rows as the ledger says were stored, and whether what is in quarantine unresolved, with what found no room there, is what
+    the ledger has as quarantined.
 
     Parameters
     ----------
@@ -76,8 +77,10 @@ def discrepancies(connection: Connection) -> list[str]:
         f" + quarantined {refused} = {new + duplicate + conflict + missing + refused}"
         for name, received, new, duplicate, conflict, missing, refused in unbalanced
     ]
-    if stored[0] != stored[1]:
-        found.append(f"{stored[0]} rows in readings, but the ledger has {stored[1]} as stored")
+    rows, dropped, counted = stored
+    if rows + dropped != counted:
+        gone = f" + {dropped} that retention dropped = {rows + dropped}" if dropped else ""
+        found.append(f"{rows} rows in readings{gone}, but the ledger has {counted} as stored")
     found += [
         f"source {name}: {kept} readings in quarantine + {overflow} that found no room = {kept + overflow},"
         f" but the ledger has {counted} as quarantined"
@@ -91,7 +94,7 @@ def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
 
     Counts, extremes, first and last values and times must be equal; sums may differ by 1e-9 of the sum of magnitudes, since
     floating point addition depends on its order. Quarter-hours that are marked as behind are left out: readers take them from
-    the minutes. Reads every reading.
+    the minutes. Where retention has dropped readings, quarter-hours are compared with minutes. Reads every reading.
 
     Parameters
     ----------

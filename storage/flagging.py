@@ -5,7 +5,6 @@ and judges anew; one that had the lock before is committed by the time a slice g
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -18,7 +17,8 @@ from devices.errors import CitybeatError
 from devices.flags import MANUAL, Verdict
 from storage import minutes, sql
 from storage.database import Connection, translated
-from storage.write import SOURCE_LOCKS, renew_latest
+from storage.sources import check_horizon, locked
+from storage.write import renew_latest
 
 _SQL: Final = sql.load("flags")
 #: Readings in one transaction: its source waits for about a second.
@@ -63,6 +63,8 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
     Raises
     ------
     NoSuchSensorError
+    GoneError
+        The period begins before what retention has left; nothing is declared.
     ValueError
         The period is empty, or a time has no zone.
     TransientError, DatabaseUnavailableError, StorageError
@@ -74,6 +76,8 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
         if found is None:
             raise NoSuchSensorError(f"device {declared.device!r} has no sensor {declared.metric!r}")
         series, source = found
+        check_horizon(connection, declared.start)
+        minutes.prepare(connection)
         connection.execute(
             _SQL["add_declaration"],
             {
@@ -88,7 +92,7 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
         changed = 0
         bits = {"manual": int(MANUAL), "flags": int(declared.verdict.flags)}
         for start, stop in _slices(connection, [series], declared.start, declared.end):
-            with _locked(connection, source):
+            with locked(connection, source, since=start):
                 found_rows = connection.execute(_SQL["declare"], {"series": series, "start": start, "stop": stop, **bits}).rowcount
                 if found_rows:
                     minutes.replace_range(connection, [series], *_whole_minutes(start, stop), kind)
@@ -129,16 +133,25 @@ def rejudge(
     -------
     int
         Readings whose flags changed.
+
+    Raises
+    ------
+    GoneError
+        The period, with what it looks back on, begins before what retention has left.
+    ValueError
+        The period is empty, or a time has no zone.
     """
     _check(start, end)
     changed = 0
     with translated():
+        check_horizon(connection, start - lookback)
+        minutes.prepare(connection)
         for source, series in connection.execute(
             _SQL["series_of"], {"devices": None if devices is None else list(devices)}
         ).fetchall():
             flags_of = judge()
             for first, stop in _slices(connection, series, start - lookback, end):
-                with _locked(connection, source):
+                with locked(connection, source, since=first):
                     changed += _rejudge_slice(connection, series, first, stop, start, flags_of, kind)
     return changed
 
@@ -199,15 +212,6 @@ def _slices(connection: Connection, series: Sequence[int], start: datetime, end:
             return
         yield at, found[0]
         at = found[0]
-
-
-@contextmanager
-def _locked(connection: Connection, source: int) -> Iterator[None]:
-    """A transaction that holds the lock of a source."""
-    with connection.transaction():
-        minutes.prepare(connection)
-        connection.execute(_SQL["lock_source"], {"space": SOURCE_LOCKS, "source": source})
-        yield
 
 
 def _whole_minutes(start: datetime, stop: datetime) -> tuple[datetime, datetime]:

@@ -1,7 +1,7 @@
 """`readings_1m` beyond merging: counters, and minutes that are recomputed from raw.
 
 Law: every function works inside the caller's transaction, which holds the advisory locks of the sources whose series it touches
-(`storage.write.SOURCE_LOCKS`) and took them in an earlier statement. So nobody else changes these series meanwhile, and a statement
+(`storage/sources.py`) and took them in an earlier statement. So nobody else changes these series meanwhile, and a statement
 here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
 """
 

@@ -9,7 +9,7 @@ import orjson
 from psycopg.types.json import Jsonb
 
 from devices import registry as snapshot
-from devices.batch import NEVER
+from devices.batch import MICROSECOND, NEVER
 from devices.catalogue import Catalogue, Metric
 from devices.device import SENSOR_NUMBERS, ConflictPolicy, Device, Sensor, check_source
 from devices.errors import DeviceError
@@ -18,6 +18,7 @@ from devices.registry import Corrected, Registry, SeriesRow
 from devices.units import UnitError, conversion
 from storage import sql
 from storage.database import Connection, StorageError, translated
+from storage.sources import horizon
 
 _SQL: Final = sql.load("registry")
 #: The source under which messages are accounted whose topic names none.
@@ -177,6 +178,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         current = version(connection)
+        since = horizon(connection)
         sources: dict[str, int] = dict(connection.execute(_SQL["all_sources"]).fetchall())
         replacing = frozenset(row[0] for row in connection.execute(_SQL["replacing_sources"]))
         devices = {row[0]: row[1:] for row in connection.execute(_SQL["all_devices"])}
@@ -201,7 +203,14 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
         )
         for row in series
     ]
-    return snapshot.build(version=current, sources=sources, devices=devices, rows=rows, replacing=replacing)
+    return snapshot.build(
+        version=current,
+        horizon=int(NEVER) if since is None else round(since.timestamp()) * MICROSECOND,
+        sources=sources,
+        devices=devices,
+        rows=rows,
+        replacing=replacing,
+    )
 
 
 def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:

@@ -14,11 +14,11 @@ from devices.catalogue import Kind
 from devices.registry import KIND_CODES
 from storage import minutes, sql
 from storage.database import Connection, translated
-from storage.write import SOURCE_LOCKS
+from storage.sources import check_horizon, locked
 
 _SQL: Final = sql.load("rollup")
 #: Key of the advisory lock on bringing quarter-hours up to date; any fixed number of ours. Whoever drops chunks of `readings_1m`
-#: takes it as well, when `advance` has nothing left to do: a marked quarter-hour without minutes is deleted.
+#: takes it as well, and only where no mark is left: a marked quarter-hour without minutes is deleted (`storage/retention.py`).
 WORKER_LOCK: Final = 0x31356D
 
 #: Readings that are recomputed in one transaction of `rebuild`, which holds up its source for so long: about a second.
@@ -87,9 +87,6 @@ def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: 
     A slice at a time, each in a transaction that holds the lock of its source, as a batch does: ingest goes on in between, and what
     it writes meanwhile is kept. A call that is broken off leaves whole slices done.
 
-    The caller makes sure that raw is complete in the period: where retention has dropped it, rollups are all that is left, and
-    this would delete them.
-
     Parameters
     ----------
     connection : Connection
@@ -108,6 +105,8 @@ def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: 
 
     Raises
     ------
+    GoneError
+        The period begins before what retention has left: there rollups are all that is left, and this would delete them.
     ValueError
         A time has no zone.
     TransientError, DatabaseUnavailableError, StorageError
@@ -117,6 +116,7 @@ def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: 
     start, end = _floor(start), _floor(end - timedelta(microseconds=1)) + _MINUTE
     replaced = 0
     with translated():
+        check_horizon(connection, start)
         minutes.prepare(connection)
         kind = _kinds(connection)
         listed = connection.execute(_SQL["series_by_source"], {"devices": None if devices is None else list(devices)}).fetchall()
@@ -135,8 +135,7 @@ def _rebuild_source(
         if few > _SLICE and stop - start > _MINUTE:
             span = max(_MINUTE, _floor_of(span / 2))
             continue
-        with connection.transaction():
-            connection.execute(_SQL["lock_source"], {"space": SOURCE_LOCKS, "source": source})
+        with locked(connection, source, since=start):
             replaced += minutes.replace_range(connection, series, start, stop, kind, last=stop == end)
         start = stop
         if few < _SLICE // 4:

@@ -22,10 +22,9 @@ from devices.flags import BAD, Flag, is_bad
 from storage import minutes, sql
 from storage.database import StorageError, connect, translated
 from storage.pgcopy import RowFormat
+from storage.sources import SOURCE_LOCKS
 
 _SQL: Final = sql.load("write")
-#: First key of our advisory locks on sources; the second is the source's id.
-SOURCE_LOCKS: Final = 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")

@@ -22,8 +22,9 @@ WHERE l.received <> l.stored + l.duplicate + l.conflict + l.missing + l.quaranti
 ORDER BY s.name;
 
 -- name: stored
--- Rows of readings, and what the ledger says of them.
-SELECT (SELECT count(*) FROM readings), (SELECT coalesce(sum(stored), 0)::int8 FROM ledger);
+-- Rows of readings, rows that retention dropped, and what the ledger says of them.
+SELECT (SELECT count(*) FROM readings), (SELECT coalesce(sum(rows), 0)::int8 FROM dropped_chunks WHERE level = 'raw'),
+    (SELECT coalesce(sum(stored), 0)::int8 FROM ledger);
 
 -- name: quarantined
 -- Sources whose open quarantine and overflow are not what the ledger has as quarantined.
@@ -49,18 +50,24 @@ ORDER BY s.name, q.boot;
 
 -- name: rollup_differences
 -- Rows of readings_1m and readings_15m that are not what the readings say, kind by kind as devices/batch.py Partials and
--- devices/aggregate.py have it. Quarter-hours that are marked are behind, and known to be: they are left out.
+-- devices/aggregate.py have it. Quarter-hours that are marked are behind, and known to be: they are left out. Before raw's horizon
+-- minutes are all that is left, and quarter-hours are compared with them; before the minutes' horizon there is nothing to compare.
 -- e1 and e2 are what sums may differ by: rounding grows with the sum of magnitudes, not with the sum itself.
 -- PostgreSQL, unlike NumPy, refuses to make an infinity or a zero of numbers that are none: minutes with values beyond 1e150, whose
 -- squares have no room in a float8, are left out of the comparison of sums, and values below 1e-150 count as 0 where they are multiplied.
 WITH kinds AS (
     SELECT s.id AS series_id, m.kind FROM series s JOIN metrics m ON m.name = s.metric
+), horizon AS (
+    SELECT max(since) FILTER (WHERE level = 'raw') AS raw, max(since) FILTER (WHERE level = '1m') AS minutes FROM horizons
 ), judged AS (
     SELECT r.series_id, r.time, r.value, k.kind, (r.flags & %(bad)s) <> 0 AND (r.flags & %(good)s) = 0 AS bad,
         CASE WHEN abs(r.value) < 1e150 THEN r.value ELSE 'infinity' END AS v,
         CASE WHEN abs(r.value) > 1e-150 THEN r.value ELSE 0 END AS w,
         CASE WHEN r.value >= 1e150 THEN 'infinity' WHEN r.value <= -1e150 THEN '-infinity' ELSE r.value END AS total
-    FROM readings r JOIN kinds k ON k.series_id = r.series_id
+    FROM (
+        SELECT series_id, time, value, flags FROM readings
+        UNION ALL SELECT series_id, time, value, 0 FROM carried_counters
+    ) r JOIN kinds k ON k.series_id = r.series_id
 ), summed AS (
     SELECT series_id, time, value, bad,
         CASE kind
@@ -96,17 +103,25 @@ WITH kinds AS (
         coalesce(sum(x2) FILTER (WHERE NOT bad), 0) AS s2,
         1e-9 * greatest(sum(abs(x1)) FILTER (WHERE NOT bad), 1e-140) AS e1,
         1e-9 * greatest(sum(abs(x2)) FILTER (WHERE NOT bad), 1e-140) AS e2
-    FROM summed GROUP BY 1, 2
+    FROM summed WHERE time >= (SELECT raw FROM horizon) GROUP BY 1, 2
 ), recomputed AS (
     SELECT 1 AS level, * FROM minutes
     UNION ALL
     SELECT 15, series_id, time_bucket(INTERVAL '15 minutes', bucket), sum(n)::int, sum(n_bad)::int, min(vmin), max(vmax),
         min(first_at), first(vfirst, first_at), max(last_at), last(vlast, last_at), sum(s1), sum(s2), sum(e1), sum(e2)
-    FROM minutes GROUP BY 2, 3
+    FROM (
+        SELECT * FROM minutes
+        UNION ALL
+        SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2,
+            1e-9 * greatest(abs(s1), 1e-140), 1e-9 * greatest(abs(s2), 1e-140)
+        FROM readings_1m WHERE bucket < (SELECT raw FROM horizon) AND bucket >= (SELECT minutes FROM horizon)
+    ) AS known GROUP BY 2, 3
 ), stored AS (
     SELECT 1 AS level, series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2 FROM readings_1m
+    WHERE bucket >= (SELECT raw FROM horizon)
     UNION ALL
     SELECT 15, series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2 FROM readings_15m
+    WHERE bucket >= (SELECT minutes FROM horizon)
 ), compared AS (
     SELECT coalesce(a.level, b.level) AS level, coalesce(a.series_id, b.series_id) AS series_id, coalesce(a.bucket, b.bucket) AS bucket,
         a.series_id IS NULL AS unfounded, b.series_id IS NULL AS absent,

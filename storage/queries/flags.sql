@@ -42,7 +42,3 @@ WHERE r.series_id = n.series_id AND r.time = n.time AND r.time >= %(start)s AND 
 SELECT d.source_id, array_agg(s.id ORDER BY s.id) FROM series s JOIN devices d ON d.id = s.device_id
 WHERE %(devices)s::text[] IS NULL OR d.id = ANY(%(devices)s)
 GROUP BY d.source_id ORDER BY d.source_id;
-
--- name: lock_source
--- As a batch of that source does.
-SELECT pg_advisory_xact_lock(%(space)s, %(source)s);

@@ -79,13 +79,16 @@ COPY (
 ) TO STDOUT (FORMAT BINARY);
 
 -- name: read_before
--- Last good reading before a time, of each of these counters.
+-- Last good reading before a time, of each of these counters; where it was dropped, as it was carried over.
 COPY (
     SELECT p.series_id, p.time, p.value, p.flags
     FROM unnest(%(series)s::int[]) AS t(series_id)
     CROSS JOIN LATERAL (
-        SELECT series_id, time, value, flags FROM readings
+        (SELECT series_id, time, value, flags FROM readings
         WHERE series_id = t.series_id AND time < %(floor)s AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+        ORDER BY time DESC LIMIT 1)
+        UNION ALL
+        SELECT series_id, time, value, 0::int2 FROM carried_counters WHERE series_id = t.series_id
         ORDER BY time DESC LIMIT 1
     ) p
 ) TO STDOUT (FORMAT BINARY);
@@ -135,10 +138,6 @@ GROUP BY d.source_id ORDER BY d.source_id;
 -- name: kinds
 -- Kind of every series.
 SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric;
-
--- name: lock_source
--- As a batch of that source does.
-SELECT pg_advisory_xact_lock(%(space)s, %(source)s);
 
 -- name: rows_within
 -- Readings of these series in a range, counted up to a limit.

@@ -104,8 +104,11 @@ WHERE r.series_id = n.series_id AND r.time = n.time AND r.time BETWEEN %(oldest)
 -- Newest and newest good reading of series whose stored readings changed.
 UPDATE latest l SET
     time = n.time, received_at = n.received_at, value = n.value, flags = n.flags,
-    good_at = coalesce(g.time, '-infinity'), good_value = coalesce(g.value, 0)
+    -- A last good reading that retention dropped is still the last good one, if no other is left.
+    good_at = coalesce(g.time, CASE WHEN l.good_at < h.since THEN l.good_at ELSE '-infinity' END),
+    good_value = coalesce(g.value, CASE WHEN l.good_at < h.since THEN l.good_value ELSE 0 END)
 FROM unnest(%(series)s::int[]) AS s(id)
+CROSS JOIN (SELECT since FROM horizons WHERE level = 'raw') h
 CROSS JOIN LATERAL (SELECT time, received_at, value, flags FROM readings WHERE series_id = s.id ORDER BY time DESC LIMIT 1) n
 LEFT JOIN LATERAL (
     SELECT time, value FROM readings

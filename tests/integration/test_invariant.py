@@ -1,12 +1,12 @@
 """One invariant: whatever is done in whatever order, the books balance and rollups are what raw says.
 
 Two ingests, duplicates, conflicts under both policies, late data, refused readings and their replay, declarations, reflag,
-rebuilding, restarts, and commits whose outcome nobody knew: drawn at random, on a real database. At the end every minute and every
-quarter-hour is compared with a plain loop over the readings (tests/oracles.py), and with the database's own account.
+rebuilding, retention, restarts, and commits whose outcome nobody knew: drawn at random, on a real database. At the end every minute
+and every quarter-hour is compared with a plain loop over the readings (tests/oracles.py), and with the database's own account.
 """
 
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -22,8 +22,9 @@ from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.reflag import reflag
 from ingest.validate import Limits
-from storage import accounts, flagging, registry, rollup
+from storage import accounts, flagging, registry, retention, rollup
 from storage.quarantine import Filter
+from storage.sources import GoneError
 from storage.write import Store
 from tests import oracles
 
@@ -32,7 +33,10 @@ NOW = (T0 + 7200) * 1_000_000
 QUOTA = 100_000_000
 METRICS = ["temperature", "vehicleCount", "windDirection", "LAeq"]
 SETTINGS = replaying.Settings(catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=QUOTA)
-TABLES = "readings, readings_1m, readings_15m, marks_15m, latest, ledger, quarantine, seqs, source_state, declarations"
+TABLES = (
+    "readings, readings_1m, readings_15m, marks_15m, latest, ledger, quarantine, seqs, source_state, declarations, dropped_chunks, "
+    "carried_counters"
+)
 
 
 def device(number, **changes):
@@ -47,6 +51,7 @@ class World:
         self.url, self.connection = url, connection
         self.pipelines = [self.pipeline(), self.pipeline()]
         self.seq = 0
+        self.dropped = []  # raw rows that retention took
 
     def pipeline(self):
         return Pipeline(self.url, catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=QUOTA)
@@ -55,6 +60,8 @@ class World:
         for pipeline in self.pipelines:
             pipeline.close()
         self.connection.execute(f"TRUNCATE {TABLES}")
+        self.connection.execute("UPDATE horizons SET since = '-infinity'")
+        self.dropped = []
         self.connection.execute("DELETE FROM series WHERE device_id IN ('d-2', 'd-3')")
         self.connection.execute("DELETE FROM devices WHERE id IN ('d-2', 'd-3')")
         registry.register(self.connection, [device(0), device(1)])
@@ -114,13 +121,26 @@ class World:
 
     def reflag(self, start, length, floor):
         registry.register(self.connection, [device(0, step_floor=floor)])
-        reflag(self.connection, self.snapshot(), moment(start), moment(start + length))
+        with suppress(GoneError):  # what it would look back on was dropped
+            reflag(self.connection, self.snapshot(), moment(start), moment(start + length))
 
     def rebuild(self, start, length):
         rollup.rebuild(self.connection, moment(start), moment(start + length))
 
     def advance(self):
         rollup.advance(self.connection, limit=3)
+
+    def retain(self, days):
+        """Readings from so many days before T0 on are kept; minutes and quarter-hours for ever."""
+        before = self.raw()
+        age = self.connection.execute("SELECT now() - %s", [moment(-86_400 * days)]).fetchone()[0]
+        retention.keep(self.connection, retention.Policy(raw=age))
+        left = {row[:2] for row in self.raw()}
+        self.dropped += [row for row in before if row[:2] not in left]
+
+    def raw(self):
+        query = "SELECT series_id, (extract(epoch FROM time) * 1000000)::int8, value, flags FROM readings"
+        return self.connection.execute(query).fetchall()
 
     def policy(self, source, policy):
         registry.set_conflict_policy(self.connection, f"gw-{source}", policy)
@@ -135,7 +155,7 @@ class World:
             pass
         assert accounts.rollup_differences(self.connection) == []
         us = "(extract(epoch FROM {}) * 1000000)::int8"
-        raw = self.connection.execute(f"SELECT series_id, {us.format('time')}, value, flags FROM readings").fetchall()
+        raw = self.raw() + self.dropped  # history that was dropped is what it was
         kinds = dict(self.connection.execute("SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric"))
         for table, length in (("readings_1m", 60_000_000), ("readings_15m", 900_000_000)):
             expected = oracles.downsample(raw, kinds, length)
@@ -147,11 +167,9 @@ class World:
                 assert found[key][:6] == tuple(want[column] for column in exact), (table, key)
                 for sum_found, name in zip(found[key][6:], ("s1", "s2"), strict=True):
                     assert abs(sum_found - want[name]) <= 1e-9 * want["magnitude"], (table, key)
-        newest = self.connection.execute(
-            """SELECT count(*) FROM latest l WHERE (l.time, l.value, l.flags) IS DISTINCT FROM
-               (SELECT (r.time, r.value, r.flags) FROM readings r WHERE r.series_id = l.series_id ORDER BY r.time DESC LIMIT 1)"""
-        )
-        assert newest.fetchone() == (0,)
+        newest = {row[0]: row for row in sorted(raw)}
+        query = f"SELECT series_id, {us.format('time')}, value, flags FROM latest"
+        assert {row[0]: row for row in self.connection.execute(query)} == newest
 
 
 def moment(seconds):
@@ -192,6 +210,7 @@ operations = st.one_of(
     st.tuples(st.just("reflag"), seconds, lengths, st.sampled_from([1.0, 3.0, 100.0])),
     st.tuples(st.just("rebuild"), seconds, lengths),
     st.just(("advance",)),
+    st.tuples(st.just("retain"), st.sampled_from([1, 5, 20, 45])),
     st.tuples(st.just("policy"), st.integers(0, 1), st.sampled_from(ConflictPolicy)),
 )
 

@@ -1,0 +1,9 @@
+-- Locks of sources, and how far back their series may be changed.
+
+-- name: lock_source
+-- As a batch of that source does.
+SELECT pg_advisory_xact_lock(%(space)s, %(source)s);
+
+-- name: horizon
+-- Readings before it are gone, or go with the rest of their chunk; NULL: all are there.
+SELECT nullif(since, '-infinity') FROM horizons WHERE level = 'raw';
