@@ -18,7 +18,7 @@ from rich.table import Table
 import api.app
 import citybeat
 import stack
-from citybeat import context, devices_file
+from citybeat import context, devices_file, ingesting
 from citybeat import up as up_command
 from citybeat.context import failures, say
 from citybeat.quarantine import app as quarantine_app
@@ -29,8 +29,6 @@ from devices.device import ConflictPolicy, Device, Sensor, check_source
 from devices.errors import CitybeatError
 from devices.flags import Verdict
 from ingest import reflag as reflagging
-from ingest import worker
-from ingest.housekeeping import Housekeeper
 from storage import accounts, flagging, liveness, registry, rollup
 from storage import migrate as migrations
 from storage import retention as retentions
@@ -73,23 +71,19 @@ def up(
 @app.command()
 def ingest(
     stats: Annotated[bool, typer.Option("--stats", help="Print totals as a line of JSON every second.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: CITYBEAT_WORKERS.")] = None,
 ) -> None:
     """Take readings off MQTT into the database, until SIGTERM or Ctrl-C."""
     with failures():
-        settings = Settings()
-        context.logging_to_stderr(settings.log_level)
-        stop = context.stop_on_signals()
-        with context.servers(settings) as servers:
-            with context.database(settings, application="ingest start"):
-                pass  # the schema is checked once, before the first message
-            worker.run(
-                settings.pipeline(servers.database_url),
-                Housekeeper(servers.database_url, settings.retention()),
-                settings.session(servers.mqtt_url),
-                settings.batch_size(),
-                stop,
-                report=context.emit if stats else None,
-            )
+        settings = Settings() if workers is None else Settings(workers=workers)
+        ingesting.run(settings, stats=stats)
+
+
+@app.command(name="ingest-worker", hidden=True)
+def ingest_worker(line: int) -> None:
+    """One of ingest's worker processes; its line to the intake is an open file descriptor."""
+    with failures():
+        ingesting.work(Settings(), line)
 
 
 @app.command(name="api")

@@ -13,6 +13,8 @@ from devices.catalogue import Catalogue
 from devices.errors import CatalogueError
 from ingest.gateway import Session
 from ingest.inbox import BatchSize
+from ingest.intake import Layout
+from ingest.lane import Patience
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
@@ -53,6 +55,23 @@ class Settings(BaseSettings):
     client_id: str = Field(
         "citybeat-ingest", description="MQTT client id of ingest: stable, since the broker keeps its queue by it."
     )
+    mqtt_ca: Path | None = Field(
+        None, description="PEM file of the authorities that may vouch for an mqtts:// broker; default: those of the system."
+    )
+    mqtt_keepalive_s: PositiveInt = Field(
+        30, description="Seconds between pings on a silent connection; one that is half open is noticed within twice that."
+    )
+    workers: PositiveInt = Field(1, description="Worker processes of ingest; a source always has the same one.")
+    inbox_bytes: PositiveInt = Field(
+        64 * 1024 * 1024, description="Bytes of payload that may wait in ingest's memory; more is left with the broker."
+    )
+    spool_dir: Path | None = Field(
+        None, description="Where messages wait for a database that is away; default: `spool` in the home. On a disk that lasts."
+    )
+    spool_bytes: PositiveInt = Field(
+        1024 * 1024 * 1024, description="Bytes of payload in the spool at most; then nothing is acknowledged any more."
+    )
+    spool_after_s: PositiveFloat = Field(2, description="Seconds that messages wait for the database before they go to the spool.")
     max_message_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes; a larger payload is quarantined unread.")
     batch_messages: PositiveInt = Field(5_000, description="Messages a transaction at most; Receive Maximum is twice that.")
     batch_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes of payload a transaction at most.")
@@ -134,11 +153,24 @@ class Settings(BaseSettings):
 
     def session(self, mqtt_url: str) -> Session:
         """How ingest presents itself to this broker."""
-        return Session(url=mqtt_url, client_id=self.client_id, receive_maximum=min(2 * self.batch_messages, 65_535))
+        return Session(
+            url=mqtt_url,
+            client_id=self.client_id,
+            receive_maximum=min(2 * self.batch_messages, 65_535),
+            keepalive=self.mqtt_keepalive_s,
+            ca=self.mqtt_ca,
+        )
 
-    def batch_size(self) -> BatchSize:
-        """When ingest's batches are full."""
-        return BatchSize(messages=self.batch_messages, bytes=self.batch_bytes, linger=self.batch_linger_s)
+    def layout(self) -> Layout:
+        """How large ingest is, and when it turns to its spool."""
+        return Layout(
+            workers=self.workers,
+            size=BatchSize(messages=self.batch_messages, bytes=self.batch_bytes, linger=self.batch_linger_s),
+            patience=Patience(spool_after=self.spool_after_s),
+            inbox_bytes=self.inbox_bytes,
+            spool=self.home / "spool" if self.spool_dir is None else self.spool_dir,
+            spool_bytes=self.spool_bytes,
+        )
 
     def pipeline(self, database_url: str) -> Pipeline:
         """Ingest's pipeline into this database."""

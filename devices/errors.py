@@ -35,6 +35,7 @@ class Reason(enum.StrEnum):
     UNIT_MISMATCH = "unit_mismatch"  # a unit that cannot be converted
     SOURCE_MISMATCH = "source_mismatch"  # the device belongs to another source
     RETIRED = "retired"  # the device was taken out of service
+    REFUSED_BY_DATABASE = "refused_by_database"  # everything of ours let it through, and the database did not
     CONFLICT = "conflict"  # another value is stored at that time; accounted as conflict, not as quarantined
 
 

@@ -4,8 +4,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest.commit import Written
-
 
 @dataclass(slots=True)
 class Counters:
@@ -16,9 +14,9 @@ class Counters:
     lag: float = 0.0  # s from receipt to commit of the last batch's oldest message
     commit: float = 0.0  # s that the last batch took
 
-    def add(self, written: Written, *, lag: float, commit: float) -> None:
+    def add(self, counts: Counter[str], *, lag: float, commit: float) -> None:
         """Count a committed batch."""
-        self.totals.update(written.counts)
+        self.totals.update(counts)
         self.batches += 1
         self.lag, self.commit = lag, commit
 

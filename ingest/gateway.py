@@ -5,11 +5,15 @@ acknowledgements otherwise is listed where each precaution stands.
 """
 
 import logging
+import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +25,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from devices.errors import CitybeatError
-from ingest.inbox import Inbox
+from ingest.inbox import Inboxes
 from ingest.message import SUBSCRIPTION, Message
 
 _LOG: Final = logging.getLogger(__name__)
@@ -29,6 +33,10 @@ _REFUSED: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})  # protocol, c
 _TAKEN_OVER: Final = 0x8E
 #: s between two tries to connect; the broker of a city restarts in seconds.
 _RECONNECT: Final = (1, 5)
+#: s between two lines that say the same.
+_SAY_EVERY: Final = 10.0
+#: Mosquitto's count of messages that it threw away for want of room in a queue; other brokers publish none.
+_DROPPED: Final = "$SYS/broker/publish/messages/dropped"
 
 
 class GatewayError(CitybeatError):
@@ -46,16 +54,18 @@ class Session:
     expiry: int = 7 * 86_400
     #: Unacknowledged messages the broker may send us: twice the largest batch, so that the next comes in while one is committed.
     receive_maximum: int = 10_000
-    #: s between pings on a silent connection.
+    #: s between pings on a silent connection; one that is half open is noticed within twice that.
     keepalive: int = 30
+    #: Certificates of authorities that may vouch for the broker; None: those of the system.
+    ca: Path | None = None
 
 
 class Gateway:
     """One connection with a persistent session, in a thread of its own."""
 
-    def __init__(self, session: Session, inbox: Inbox) -> None:
+    def __init__(self, session: Session, inboxes: Inboxes) -> None:
         self._session: Final = session
-        self._inbox: Final = inbox
+        self._inboxes: Final = inboxes
         self._url: Final = urlsplit(session.url)
         if self._url.scheme not in {"mqtt", "mqtts"} or not self._url.hostname:
             raise GatewayError("CITYBEAT_MQTT_URL must look like mqtt://user:password@host:1883 (or mqtts://)")
@@ -65,6 +75,16 @@ class Gateway:
         self._epoch = 0
         self._epoch_lock: Final = threading.Lock()
         self._connected: Final = threading.Event()
+        #: Nothing is taken any more until the connection is renewed. The broker delivers it again.
+        self.shedding = False
+        self._paused = False
+        self._renewed = 0  # the connection that was given up last
+        self._subscription = 0  # packet id
+        self._said = -_SAY_EVERY
+        #: Messages of QoS 0 that there was no room for: they do not come again.
+        self.lost = 0
+        #: What the broker says it has thrown away; None: it does not say.
+        self.dropped: int | None = None
         self._client: Final = self._new_client()
 
     def start(self) -> None:
@@ -112,6 +132,21 @@ class Gateway:
                     self._client.ack(message.mid, message.qos)
         return len(current)
 
+    def pause(self) -> None:
+        """Take no more messages; those that come now are delivered again to whoever connects next."""
+        self._paused = True
+
+    def renew(self) -> None:
+        """Have the broker deliver again what was left out: it does so over a new connection only.
+
+        For when everything that was taken is acknowledged; the rest would come again as well.
+        """
+        line = self._client.socket()
+        if self._renewed != self._epoch and isinstance(line, socket.socket) and not self._client.want_write():
+            self._renewed = self._epoch
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
     def stop(self) -> None:
         """Send what is still to be sent, and disconnect; the session stays."""
         self._client.disconnect()
@@ -125,9 +160,10 @@ class Gateway:
         if self._url.username is not None:
             client.username_pw_set(unquote(self._url.username), unquote(self._url.password or ""))
         if self._url.scheme == "mqtts":
-            client.tls_set_context(ssl.create_default_context())
+            client.tls_set_context(self._tls())
         client.reconnect_delay_set(*_RECONNECT)
         client.on_connect = self._guarded(self._on_connect)
+        client.on_connect_fail = self._guarded(self._on_connect_fail)
         client.on_disconnect = self._guarded(self._on_disconnect)
         client.on_subscribe = self._guarded(self._on_subscribe)
         client.on_message = self._guarded(self._on_message)
@@ -157,16 +193,30 @@ class Gateway:
             return
         with self._epoch_lock:
             self._epoch += 1
+        self.shedding = False
         if flags.session_present:
             # Whatever was not acknowledged comes again over this connection; what still waits here would only be stored twice over.
-            again = self._inbox.discard(lambda message: message.qos > 0)
+            again = self._inboxes.discard(lambda message: message.qos > 0)
             _LOG.info("connected to %s, session resumed, %d waiting messages will be delivered again", self._place, again)
         else:
             _LOG.info("connected to %s, new session", self._place)
         # Retained messages only when the subscription is new: otherwise each reconnect would bring every source's status again.
-        client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
+        _, mid = client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
+        self._subscription = mid or 0
+        client.subscribe(_DROPPED, options=SubscribeOptions(qos=0))  # whether we may is no matter
 
-    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        exc = sys.exc_info()[1]  # paho calls this where it caught it
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            why = f"the certificate of the broker at {self._place} is not to be trusted: {exc.verify_message}"
+            self._fail(f"{why}; CITYBEAT_MQTT_CA names the authority that vouches for it")
+        elif time.monotonic() - self._said >= _SAY_EVERY:
+            self._said = time.monotonic()
+            _LOG.warning("no connection to %s: %s", self._place, exc)
+
+    def _on_subscribe(self, _client: Client, _data: Any, mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+        if mid != self._subscription:
+            return
         if any(code.is_failure for code in codes):
             self._fail(f"the broker at {self._place} does not let us subscribe to {SUBSCRIPTION}: {codes[0]}")
             return
@@ -182,7 +232,10 @@ class Gateway:
             _LOG.warning("connection to %s lost: %s", self._place, code)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        self._inbox.put(
+        if message.topic == _DROPPED:
+            self.dropped = int(message.payload)
+            return
+        if not (self.shedding or self._paused) and self._inboxes.put(
             Message(
                 topic=message.topic,
                 payload=bytes(message.payload),
@@ -192,7 +245,19 @@ class Gateway:
                 mid=message.mid,
                 epoch=self._epoch,
             )
-        )
+        ):
+            return
+        self.lost += message.qos == 0
+        if not (self.shedding or self._paused):
+            # Whatever comes after it is left out as well, or a source's messages would change places.
+            self.shedding = True
+            _LOG.warning("%d bytes of messages wait; no more are taken until they are committed or spooled", self._inboxes.bytes)
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._session.ca)
+        except OSError as exc:
+            raise GatewayError(f"CITYBEAT_MQTT_CA={self._session.ca}: {exc}") from exc
 
     @property
     def _place(self) -> str:

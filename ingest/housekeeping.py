@@ -69,7 +69,7 @@ class Housekeeper:
                     _LOG.info("housekeeping, once more: %s", exc)
                     self._stop.wait(_EVERY)
                 except DatabaseUnavailableError as exc:
-                    _LOG.warning("housekeeping waits for the database: %s", exc)
+                    _LOG.debug("housekeeping waits for the database: %s", exc)  # the pipeline says so louder
                     self._stop.wait(_EVERY)
         except BaseException as exc:  # kept for `check`
             self._failure = exc

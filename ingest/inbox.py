@@ -1,9 +1,10 @@
-"""Messages that wait for the writer: filled by the network thread, emptied in batches by the writer's."""
+"""Messages that wait for their worker: filled by the network thread, emptied in batches by a lane's."""
 
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,37 +24,41 @@ class BatchSize:
 
 
 class Inbox:
-    """A queue of one producer and one consumer.
+    """A queue of one producer and one consumer, in order of arrival.
 
-    It has no bound of its own: the broker sends no more unacknowledged messages than our Receive Maximum. Putting never blocks, for
-    a blocked network thread would stop answering pings.
+    Putting never blocks, for a blocked network thread would stop answering pings. Who puts sees to the bounds (`Inboxes`).
     """
 
     def __init__(self) -> None:
         self._queue: Final[deque[Message]] = deque()
         self._ready: Final = threading.Event()
+        self._lock: Final = threading.Lock()  # of the queue and its size together
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def bytes(self) -> int:
+        """Of payload that wait."""
+        return self._bytes
+
     def put(self, message: Message) -> None:
         """Add a message."""
-        self._queue.append(message)
+        with self._lock:
+            self._queue.append(message)
+            self._bytes += len(message.payload)
         if not self._ready.is_set():
             self._ready.set()
 
     def discard(self, unwanted: Callable[[Message], bool]) -> int:
-        """Remove messages that will come again; how many. Called by the producer, between two puts."""
-        removed = 0
-        for _ in range(len(self._queue)):
-            try:
-                message = self._queue.popleft()
-            except IndexError:  # the consumer was faster
-                break
-            if unwanted(message):
-                removed += 1
-            else:
-                self._queue.append(message)
+        """Remove messages that will come again; how many."""
+        with self._lock:
+            kept = [message for message in self._queue if not unwanted(message)]
+            removed = len(self._queue) - len(kept)
+            self._queue.clear()
+            self._queue.extend(kept)
+            self._bytes = sum(len(message.payload) for message in kept)
         return removed
 
     def take(self, size: BatchSize, timeout: float) -> list[Message]:
@@ -63,21 +68,70 @@ class Inbox:
             if len(self._queue) < size.messages:
                 time.sleep(size.linger)
             self._ready.clear()  # before looking: a message that comes from here on sets it again
-            batch = self._pop(size)
+            batch = self.pop(size)
             if self._queue:
                 self._ready.set()
             if batch:  # else the last batch took the message that had set the event
                 return batch
         return []
 
-    def _pop(self, size: BatchSize) -> list[Message]:
+    def pop(self, size: BatchSize) -> list[Message]:
+        """What is there, without waiting: a batch at most."""
         batch: list[Message] = []
         total = 0
-        while len(batch) < size.messages and total < size.bytes:
-            try:
+        with self._lock:
+            while self._queue and len(batch) < size.messages and total < size.bytes:
                 message = self._queue.popleft()
-            except IndexError:
-                break
-            batch.append(message)
-            total += len(message.payload)
+                batch.append(message)
+                total += len(message.payload)
+            self._bytes -= total
         return batch
+
+    def put_back(self, batch: Sequence[Message]) -> None:
+        """Return what was taken last, to be taken next."""
+        with self._lock:
+            self._queue.extendleft(reversed(batch))
+            self._bytes += sum(len(message.payload) for message in batch)
+        self._ready.set()
+
+
+class Inboxes:
+    """One inbox a worker, and which source belongs to which: order, state and numbers are a source's, so it has one worker.
+
+    Parameters
+    ----------
+    count : int
+        Workers.
+    max_bytes : int
+        Of payload that may wait in all of them together.
+    """
+
+    def __init__(self, count: int, *, max_bytes: int) -> None:
+        self.each: Final = tuple(Inbox() for _ in range(count))
+        self._max_bytes: Final = max_bytes
+
+    def __len__(self) -> int:
+        return sum(map(len, self.each))
+
+    @property
+    def bytes(self) -> int:
+        """Of payload that wait."""
+        return sum(inbox.bytes for inbox in self.each)
+
+    def put(self, message: Message) -> bool:
+        """Add a message to the inbox of its source's worker. False: there is no room for it now."""
+        if len(self.each) == 1:
+            inbox = self.each[0]
+        else:
+            source = message.topic.split("/", 3)[2:3]
+            inbox = self.each[zlib.crc32("".join(source).encode()) % len(self.each)]
+        waiting = self.bytes
+        # A message larger than all room must not wait for ever: it may come alone.
+        if waiting and waiting + len(message.payload) > self._max_bytes:
+            return False
+        inbox.put(message)
+        return True
+
+    def discard(self, unwanted: Callable[[Message], bool]) -> int:
+        """Remove messages that will come again; how many."""
+        return sum(inbox.discard(unwanted) for inbox in self.each)

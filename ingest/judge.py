@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from devices.batch import Batch, Int16, Int32, Int64
+from devices.batch import Batch, Bools, Int16, Int32, Int64
 from devices.decoded import Refusal
+from devices.errors import Reason
 from devices.registry import Registry
 from devices.timeline import in_force
 from ingest.decode import Decodable
@@ -25,6 +26,30 @@ class Prepared:
     refused: Sequence[Refusal]  # of messages and readings, from every step
     numbered: Int64  # messages that have a seq
     same_since: Int64  # of each reading of the batch, as ingest.history.changes has it
+
+
+def withheld(prepared: Prepared, rows: Bools, reason: Reason, detail: str) -> Prepared:
+    """The same batch, but for readings that are refused after all.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    rows : (n,) bool
+        Which rows of its batch.
+    reason, detail
+        Why, of all of them.
+    """
+    batch = prepared.judged.batch
+    refused = [
+        Refusal(message=message, index=index, reason=reason, detail=detail)
+        for message, index in zip(batch.message[rows].tolist(), batch.index[rows].tolist(), strict=True)
+    ]
+    return replace(
+        prepared,
+        judged=replace(prepared.judged, batch=batch.take(~rows)),
+        refused=[*prepared.refused, *refused],
+        same_since=prepared.same_since[~rows],
+    )
 
 
 def declared(batch: Batch, registry: Registry) -> Int16:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import numpy as np
 
@@ -20,16 +20,24 @@ from devices.registry import Registry
 from ingest.commit import Written, write
 from ingest.decode import Decodable, decode
 from ingest.history import History
-from ingest.judge import Prepared, judge
+from ingest.judge import Prepared, judge, withheld
 from ingest.message import Message
 from ingest.validate import Limits
 from storage import registry as registry_store
-from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
+from storage.database import Connection, DatabaseUnavailableError, RefusedDataError, TransientError, connect
 from storage.write import Store
 
 _LOG: Final = logging.getLogger(__name__)
 #: s. Between tries: at once for a hiccup, never so often that a starting server is hammered.
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+#: Transactions that are tried to find what the database refuses of a message; what is not told apart by then is refused together.
+_MAX_SEARCH: Final = 200
+
+
+class _RehearsedError(CitybeatError):
+    """The database would have taken a transaction."""
 
 
 class RegistryMovedError(CitybeatError):
@@ -83,6 +91,11 @@ class Pipeline:
                 thing.close()
         self._store = self._lookup = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has connections."""
+        return self._store is not None
+
     def poll_registry(self) -> None:
         """Take in changes of the registry that the database has told of; costs a system call when there are none."""
         if self._lookup is None:
@@ -110,14 +123,25 @@ class Pipeline:
             self._history = History.loaded(self._store.history(len(self._registry.owner)))
             _LOG.info("registry is at version %d with %d series", self._registry.version, len(self._registry.series))
 
-    def process(self, messages: Sequence[Message], give_up: Callable[[], bool]) -> Written | None:
+    def process(
+        self,
+        messages: Sequence[Message],
+        give_up: Callable[[], bool],
+        *,
+        batch_id: UUID | None = None,
+        trouble: Callable[[CitybeatError], None] | None = None,
+    ) -> Written | None:
         """Judge and write a batch, and try again until it is committed.
 
         Parameters
         ----------
         messages : sequence of Message
         give_up : callable
-            Asked between tries; if true, the batch is left to be delivered again.
+            Asked between tries; if true, the batch is left to whoever has it.
+        batch_id : UUID, optional
+            The one that it had at an earlier try, if there may have been one; a new one, unless given.
+        trouble : callable, optional
+            Gets what went wrong with a try before the next one.
 
         Returns
         -------
@@ -127,30 +151,102 @@ class Pipeline:
         Raises
         ------
         StorageError
-            The database refuses the batch for a reason that trying again does not remove.
+            The database refuses us for a reason that trying again does not remove. What it refuses of the batch itself is
+            quarantined.
         """
-        batch_id = uuid4()
+        batch_id = batch_id or uuid4()
+        refused: RefusedDataError | None = None
         tries = 0
         while True:
             try:
                 if self._store is None:
                     self.open()
+                if refused is not None:
+                    return self._without_what_is_refused(messages, batch_id, refused)
                 return self._try(messages, batch_id)
+            except RefusedDataError as exc:
+                if refused is not None:
+                    raise  # though all readings were left out
+                if len(messages) > 1:
+                    return self._divided(messages, batch_id, give_up, trouble)
+                _LOG.warning("the database refuses readings of a message: %s", exc)
+                refused = exc
+                continue
             except RegistryMovedError:
                 # Judged by what no longer holds: a declaration waits for this batch, or has been applied to what is stored.
                 self._refresh_or_close()
                 continue
             except TransientError as exc:
                 _LOG.info("trying again: %s", exc)
+                problem: CitybeatError = exc
             except DatabaseUnavailableError as exc:
-                _LOG.warning("database away, %d messages wait: %s", len(messages), exc)
+                _LOG.debug("database away, %d messages wait: %s", len(messages), exc)
                 self.close()
+                problem = exc
+            if trouble is not None:
+                trouble(problem)
             if give_up():
                 return None
             time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
             tries += 1
 
-    def _try(self, messages: Sequence[Message], batch_id: UUID) -> Written:
+    def _divided(
+        self,
+        messages: Sequence[Message],
+        batch_id: UUID,
+        give_up: Callable[[], bool],
+        trouble: Callable[[CitybeatError], None] | None,
+    ) -> Written | None:
+        """Write a batch of which the database refuses something, in halves, so that only what it refuses is kept out."""
+        middle = len(messages) // 2
+        total = Counter[str]()
+        reasons = Counter[str]()
+        for half, name in ((messages[:middle], "first"), (messages[middle:], "second")):
+            # The same ids at another try: if we die in between, what was committed is found to be.
+            written = self.process(half, give_up, batch_id=uuid5(batch_id, name), trouble=trouble)
+            if written is None:
+                return None
+            total.update(written.counts)
+            reasons.update(written.reasons)
+        return Written(counts=total, reasons=reasons, stored=None, same_since=np.empty(0, np.int64))
+
+    def _without_what_is_refused(self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError) -> Written:
+        """Write a message without the readings that the database refuses, which are found by trying halves."""
+        poison: list[int] = []  # places in the message
+        tries = 0
+
+        def search(places: list[int]) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > _MAX_SEARCH or not self._is_taken(messages, places):
+                if len(places) == 1 or tries > _MAX_SEARCH:
+                    poison.extend(places)
+                    return
+                middle = len(places) // 2
+                search(places[:middle])
+                search(places[middle:])
+
+        size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
+        search(list(range(size)))
+        return self._try(messages, batch_id, without=poison, why=str(refused))
+
+    def _is_taken(self, messages: Sequence[Message], places: Sequence[int]) -> bool:
+        """Whether the database would take these readings of a message, and no others."""
+        chosen = set(places)
+        size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
+        others = [place for place in range(size) if place not in chosen]
+        try:
+            self._try(messages, uuid4(), without=others, why="", rehearsal=True)
+        except _RehearsedError:
+            return True
+        except RefusedDataError:
+            return False
+        raise AssertionError("a rehearsal was committed")
+
+    def _try(
+        self, messages: Sequence[Message], batch_id: UUID, *, without: Sequence[int] = (), why: str = "", rehearsal: bool = False
+    ) -> Written:
+        """One transaction. `without`: places of readings, of one message, that are refused as `why` says."""
         assert self._store is not None
         assert self._registry is not None
         read = decode(messages, max_bytes=self._max_bytes)
@@ -161,6 +257,8 @@ class Pipeline:
             self.refresh()
             if self._registry.version != before:
                 prepared = self._judge(read)
+        if without:
+            prepared = withheld(prepared, np.isin(prepared.judged.batch.index, without), Reason.REFUSED_BY_DATABASE, why)
         with self._store.batch(batch_id, prepared.source_ids.tolist()) as transaction:
             if transaction.committed:
                 _LOG.info("a batch of %d messages had been committed by the try before", len(messages))
@@ -168,6 +266,8 @@ class Pipeline:
             if transaction.registry_version != self._registry.version:
                 raise RegistryMovedError
             written = write(transaction, prepared, self._registry, self._history.time)
+            if rehearsal:
+                raise _RehearsedError
         # Only now: had the commit failed, the next try would have to judge by the state before.
         if written.stored is not None:
             self._history.advance(written.stored, written.same_since)

@@ -24,7 +24,7 @@ from ingest.message import Message
 from ingest.validate import Limits
 from storage import quarantine
 from storage import registry as registry_store
-from storage.database import Connection
+from storage.database import Connection, RefusedDataError
 from storage.quarantine import Entry, Filter, Held
 from storage.write import CONFLICT, DUPLICATE, NEW, Store, Transaction
 
@@ -71,12 +71,27 @@ def replay(store: Store, connection: Connection, settings: Settings, wanted: Fil
     while rows := quarantine.listed(connection, wanted, after=after, limit=_ROWS):
         after = rows[-1].id
         ids = [row.id for row in rows]
-        with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
-            held = [row for row in quarantine.hold(transaction.connection, ids) if _can_be_tried(row)]
-            counts, prepared, stored = _try(transaction, held, registry, history, settings)
-        history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
-        total.update(counts)
+        try:
+            total.update(_transact(store, connection, ids, registry, history, settings))
+        except RefusedDataError:
+            # Some row has what the database refuses still: that one stays as it is, and its neighbours are served.
+            for row in rows:
+                try:
+                    total.update(_transact(store, connection, [row.id], registry, history, settings))
+                except RefusedDataError:
+                    total.update(messages=1, quarantined=row.readings)
     return total
+
+
+def _transact(
+    store: Store, connection: Connection, ids: Sequence[int], registry: Registry, history: History, settings: Settings
+) -> Counter[str]:
+    """Try some rows in one transaction."""
+    with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
+        held = [row for row in quarantine.hold(transaction.connection, ids) if _can_be_tried(row)]
+        counts, prepared, stored = _try(transaction, held, registry, history, settings)
+    history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
+    return counts
 
 
 def _can_be_tried(row: Held) -> bool:

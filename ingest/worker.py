@@ -1,24 +1,33 @@
-"""One ingest process: the network thread fills the inbox, this thread empties it, batch by batch, until told to stop."""
+"""A worker process: takes batches over its line, writes them, and answers; until the line is closed.
+
+It has the pipeline, with all that is known of the sources whose lane it serves, and does the housekeeping behind it. It knows
+neither broker nor spool.
+"""
 
 import gc
 import logging
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from multiprocessing.connection import Connection
+from typing import Final
 
-from ingest.counters import Counters
-from ingest.gateway import Gateway, Session
+import numpy as np
+
+from devices.batch import MICROSECOND
+from devices.errors import CitybeatError
+from devices.flags import Flag
+from ingest.commit import Written
 from ingest.housekeeping import Housekeeper
-from ingest.inbox import BatchSize, Inbox
 from ingest.pipeline import Pipeline
+from ingest.protocol import Committed, Ready, Request, Trouble
+from storage.database import DatabaseUnavailableError, TransientError
 
 _LOG: Final = logging.getLogger(__name__)
-#: s. How soon an idle worker looks at the registry's notifications, its threads and the stop signal.
+#: s. How soon an idle worker looks at the registry's notifications and its threads.
 _IDLE: Final = 0.2
-#: s that a stopping worker takes for the messages it already has; whatever remains is delivered again.
-_DRAIN: Final = 8.0
-
+#: s between two tries to reach a database that is away.
+_AGAIN: Final = 0.5
+#: Readings of a batch whose delay is told: enough for percentiles.
+_SAMPLE: Final = 20
 
 #: New containers between two rounds of the cyclic garbage collector (Python's default is 700). Decoding makes and drops a hundred
 #: thousand a batch, none of them in a cycle; looking through them all took a third of the hot path.
@@ -30,78 +39,84 @@ def spare_the_collector() -> None:
     gc.set_threshold(_COLLECT_EVERY, 10, 10)
 
 
-def run(
-    pipeline: Pipeline,
-    housekeeper: Housekeeper,
-    session: Session,
-    size: BatchSize,
-    stop: threading.Event,
-    *,
-    report: Callable[[dict[str, Any]], None] | None = None,
-    report_every: float = 1.0,
-) -> Counters:
-    """Take messages, commit, acknowledge; until `stop` is set.
+def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> None:
+    """Write what comes over the line, until it is closed.
 
     Parameters
     ----------
+    line : Connection
+        To the intake; see `ingest.protocol`.
     pipeline : Pipeline
         Not open yet.
     housekeeper : Housekeeper
         Not started yet.
-    session : Session
-    size : BatchSize
-    stop : threading.Event
-        When set: no batch is begun that has not arrived yet, the rest is acknowledged, and the function returns.
-    report : callable, optional
-        Gets `Counters.as_dict`, and whether we are subscribed yet (`ready`): as soon as we are, then every `report_every` seconds,
-        and at the end.
 
     Raises
     ------
-    GatewayError
-        The broker refuses us, or the network thread died.
     HousekeepingError
-        The housekeeping thread died.
+        Its thread died.
     StorageError
-        The database refuses us, or a batch.
+        The database refuses us, for a reason that trying again does not remove.
     """
     spare_the_collector()
-    counters = Counters()
-    inbox = Inbox()
-    gateway = Gateway(session, inbox)
-    pipeline.open()
-    gateway.start()
+
+    def closed() -> bool:
+        return line.poll(0)  # nothing is sent while a batch is under way
+
+    def trouble(exc: CitybeatError) -> None:
+        line.send(Trouble(why=str(exc)))
+
     housekeeper.start()
-    ready = False
-    reported = time.monotonic()
-    leave_at: float | None = None  # when to stop, once told to
     try:
-        while leave_at is None or (len(inbox) and time.monotonic() < leave_at):
-            gateway.check()
+        while True:
             housekeeper.check()
             pipeline.poll_registry()
-            messages = inbox.take(size, _IDLE)
-            if messages:
-                began = time.monotonic()
-                written = pipeline.process(messages, stop.is_set)
-                if written is None:
-                    _LOG.warning(
-                        "stopped while the database was away; %d messages stay with the broker", len(messages) + len(inbox)
-                    )
-                    break
-                gateway.acknowledge(messages)
-                counters.add(written, lag=time.time() - messages[0].received_at / 1e6, commit=time.monotonic() - began)
-            now = time.monotonic()
-            if report and (now - reported >= report_every or (not ready and gateway.wait_connected(0))):
-                ready = ready or gateway.wait_connected(0)
-                report({"ready": ready, **counters.as_dict(waiting=len(inbox))})
-                reported = now
-            if stop.is_set() and leave_at is None:
-                leave_at = now + _DRAIN
+            if not pipeline.is_open:
+                _open(pipeline, line)
+            if not line.poll(_IDLE):
+                continue
+            request: Request = line.recv()
+            if request.fresh:
+                pipeline.close()  # and what is known is loaded anew
+            began = time.monotonic()
+            written = pipeline.process(request.messages, closed, batch_id=request.id, trouble=trouble)
+            if written is None:
+                _LOG.info("stopped while the database was away")
+                return
+            line.send(
+                Committed(
+                    id=request.id,
+                    counts=written.counts,
+                    reasons=written.reasons,
+                    took=time.monotonic() - began,
+                    delays=_delays(written),
+                )
+            )
+    except (EOFError, ConnectionError):
+        _LOG.debug("the intake has closed the line")
     finally:
-        gateway.stop()
         housekeeper.stop()
         pipeline.close()
-        if report:
-            report(counters.as_dict(waiting=len(inbox)))
-    return counters
+
+
+def _open(pipeline: Pipeline, line: Connection) -> None:
+    """Try to open the pipeline, and tell."""
+    try:
+        pipeline.open()
+    except (DatabaseUnavailableError, TransientError) as exc:
+        line.send(Trouble(why=str(exc)))
+        line.poll(_AGAIN)  # a batch, or the end, is not kept waiting
+    else:
+        line.send(Ready())
+
+
+def _delays(written: Written) -> list[float]:
+    """How long after their times readings were committed: of some that are not late, and have times of their own."""
+    stored = written.stored
+    if stored is None or len(stored) == 0:
+        return []
+    rows = np.flatnonzero((stored.flags & np.int16(Flag.LATE | Flag.CLOCK)) == 0)
+    rows = rows[:: max(1, len(rows) // _SAMPLE)]
+    now = time.time_ns() // 1000
+    delays: list[float] = ((now - stored.time[rows]) / MICROSECOND).tolist()
+    return delays

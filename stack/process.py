@@ -76,6 +76,7 @@ def spawn(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     cwd: Path | str | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a child that the kernel kills when the calling process dies, however it dies.
 
@@ -86,7 +87,7 @@ def spawn(
     ----------
     argv
         Program and arguments.
-    env, stdout, stderr, cwd
+    env, stdout, stderr, cwd, pass_fds
         As for `subprocess.Popen`.
 
     Raises
@@ -99,7 +100,14 @@ def spawn(
         raise StackError("spawn() must be called from the main thread: its child dies with the thread that started it")
     command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *argv]
     return subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        pass_fds=pass_fds,
+        start_new_session=True,
     )
 
 

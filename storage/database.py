@@ -27,6 +27,10 @@ class DatabaseUnavailableError(StorageError):
     """The database cannot be reached, or closed the connection; whether a COMMIT under way took effect is unknown."""
 
 
+class RefusedDataError(StorageError):
+    """The database does not take what a transaction would have written: a row of it breaks a rule."""
+
+
 class TransientError(StorageError):
     """The database gave up a transaction that may well succeed when it is tried again (deadlock, serialisation, lock time-out)."""
 
@@ -37,13 +41,24 @@ def translated() -> Iterator[None]:
 
     Raises
     ------
-    TransientError, DatabaseUnavailableError, StorageError
+    TransientError, DatabaseUnavailableError, RefusedDataError, StorageError
     """
     try:
         yield
+    except (psycopg.DataError, psycopg.IntegrityError, pg.RaiseException) as exc:
+        raise RefusedDataError(_line(exc)) from exc
+    except UnicodeEncodeError as exc:  # a text that is none, on its way to the server
+        raise RefusedDataError(str(exc)) from exc
     except (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable) as exc:
         raise TransientError(_line(exc)) from exc
-    except (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, psycopg.InterfaceError) as exc:
+    # A server that was the primary, and now is a standby, refuses to write; another one does not.
+    except (
+        pg.AdminShutdown,
+        pg.CrashShutdown,
+        pg.CannotConnectNow,
+        pg.ReadOnlySqlTransaction,
+        psycopg.InterfaceError,
+    ) as exc:
         raise DatabaseUnavailableError(_line(exc)) from exc
     except psycopg.OperationalError as exc:
         if any(words in str(exc) for words in _REFUSED):
@@ -56,7 +71,7 @@ def translated() -> Iterator[None]:
         raise StorageError(_line(exc)) from exc
 
 
-def connect(url: str, *, application: str, autocommit: bool = True) -> Connection:
+def connect(url: str, *, application: str, autocommit: bool = True, statement_timeout: float = 0.0) -> Connection:
     """A new connection, in UTC, with synchronous commit whatever the server's default.
 
     Parameters
@@ -65,6 +80,8 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
         postgresql://user:password@host:port/database
     application : str
         Shown in pg_stat_activity.
+    statement_timeout : float
+        s that a statement may take, waiting for locks included; one that takes longer has its connection taken for broken. 0: any.
 
     Raises
     ------
@@ -79,7 +96,7 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
             autocommit=autocommit,
             application_name=f"citybeat {application}",
             connect_timeout=CONNECT_TIMEOUT,
-            options="-c timezone=UTC -c synchronous_commit=on",
+            options=f"-c timezone=UTC -c synchronous_commit=on -c statement_timeout={round(statement_timeout * 1000)}",
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,

@@ -178,7 +178,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         current = version(connection)
-        since = horizon(connection)
+        raw_since = horizon(connection)
         sources: dict[str, int] = dict(connection.execute(_SQL["all_sources"]).fetchall())
         replacing = frozenset(row[0] for row in connection.execute(_SQL["replacing_sources"]))
         devices = {row[0]: row[1:] for row in connection.execute(_SQL["all_devices"])}
@@ -205,7 +205,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
     ]
     return snapshot.build(
         version=current,
-        horizon=int(NEVER) if since is None else round(since.timestamp()) * MICROSECOND,
+        horizon=int(NEVER) if raw_since is None else round(raw_since.timestamp()) * MICROSECOND,
         sources=sources,
         devices=devices,
         rows=rows,

@@ -1,4 +1,4 @@
-"""Named SQL: every statement stands in a file of `queries/`, under a line `-- name: …` and a line that says what it is for."""
+"""Named SQL: every statement stands in a file of a room's `queries/`, under a line `-- name: …` and a line that says what for."""
 
 import re
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ _NAME: Final = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
 
 @cache
-def load(file: str) -> Mapping[str, LiteralString]:
-    """The statements of `queries/{file}.sql` by name.
+def load(file: str, *, room: str = "storage") -> Mapping[str, LiteralString]:
+    """The statements of `{room}/queries/{file}.sql` by name.
 
     Raises
     ------
     ValueError
         A name stands twice, or text stands before the first name.
     """
-    text = files("storage").joinpath("queries", f"{file}.sql").read_text("utf-8")
+    text = files(room).joinpath("queries", f"{file}.sql").read_text("utf-8")
     head, *parts = _NAME.split(text)
     if any(line and not line.startswith("--") for line in head.splitlines()):
         raise ValueError(f"{file}.sql: SQL before the first '-- name:' line")

@@ -25,6 +25,8 @@ from storage.pgcopy import RowFormat
 from storage.sources import SOURCE_LOCKS
 
 _SQL: Final = sql.load("write")
+#: s. The largest batch takes about one, and waits for a rebuild's slice for another; who takes longer has a server that hangs.
+_STATEMENT: Final = 30.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
@@ -390,7 +392,7 @@ class Store:
 
     def __init__(self, url: str, *, quarantine_quota: int) -> None:
         self._quota: Final = quarantine_quota
-        self._connection: Final = connect(url, application="ingest writer")
+        self._connection: Final = connect(url, application="ingest writer", statement_timeout=_STATEMENT)
         with translated():
             self._connection.execute(_SQL["temporary_tables"])
             minutes.prepare(self._connection)

@@ -169,5 +169,6 @@ ON CONFLICT (source_id) DO UPDATE SET status = EXCLUDED.status, status_at = EXCL
 WHERE s.status_at IS NULL OR s.status_at <= EXCLUDED.status_at;
 
 -- name: forget_batches
--- Ids older than any retry can be.
-DELETE FROM batches WHERE committed_at < now() - interval '1 day';
+-- Ids older than any retry can be: a batch that was spooled in an outage is the first that is written after it, and its id is not older
+-- than a day before the newest.
+DELETE FROM batches WHERE committed_at < (SELECT max(committed_at) FROM batches) - interval '1 day';

@@ -235,7 +235,8 @@ def test_one_at_a_time(city):
     with closing(connect(city.url, application="test")) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (retention._LOCK,))
         assert retention.keep(city.connection, KEPT) == 0
-    assert retention.keep(city.connection, KEPT) > 0
+        other.execute("SELECT pg_advisory_unlock(%s)", (retention._LOCK,))
+        assert retention.keep(city.connection, KEPT) > 0
 
 
 def test_quarantine_expires_into_what_found_no_room(city):

@@ -1,0 +1,224 @@
+"""One ingest: a connection to the broker, a lane and a worker process for each part of the sources, and who watches them all.
+
+The broker's network thread fills the inboxes; each lane's thread brings its messages to its worker, or to disk, and acknowledges
+them; this thread starts workers, watches every thread, and reports. One session for all workers: whatever their number, every
+source is heard from its first message on, and no session is left behind when the number changes (ARCHITECTURE.md).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ingest.counters import Counters
+from ingest.gateway import Gateway, Session
+from ingest.inbox import BatchSize, Inboxes
+from ingest.lane import Lane, LaneState, Patience
+from ingest.message import Message
+from ingest.protocol import Committed
+from ingest.spool import SUFFIX, Spool, SpoolInUseError, leftovers
+from ingest.workers import Spawn, Worker
+
+_LOG: Final = logging.getLogger(__name__)
+#: s between two looks at threads, processes and the stop signal.
+_TICK: Final = 0.1
+#: s that a stopping intake takes for the messages it already has; what remains is on disk, or delivered again.
+_DRAIN: Final = 6.0
+#: s for a worker to end when its line is closed: a statement under way, at the most.
+_LEAVE: Final = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How large everything is."""
+
+    workers: int = 1
+    size: BatchSize
+    patience: Patience
+    #: bytes of payload that may wait in memory.
+    inbox_bytes: int = 64 * 1024 * 1024
+    spool: Path
+    #: bytes of payload that may wait on disk, all lanes together.
+    spool_bytes: int = 1024 * 1024 * 1024
+
+
+class Intake:
+    """Everything but the loop that watches it; see `run`."""
+
+    def __init__(self, session: Session, layout: Layout, spawn: Spawn, counters: Counters) -> None:
+        self._counters: Final = counters
+        self._lock: Final = threading.Lock()  # of the counters
+        self._quiet = False  # nothing waited at the last look
+        count = layout.workers
+        self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
+        self.gateway: Final = Gateway(session, self.inboxes)
+        names = [f"{session.client_id}-{number}-of-{count}{SUFFIX}" for number in range(count)]
+        each = layout.spool_bytes // count
+        own = [Spool(layout.spool / name, max_bytes=each) for name in names]
+        adopted = _adopted(layout.spool, names)
+        gate = threading.Event()
+        if not adopted:
+            gate.set()
+        self.lanes: Final = [
+            Lane(
+                number,
+                inbox,
+                spool,
+                size=layout.size,
+                patience=layout.patience,
+                acknowledge=self.gateway.acknowledge,
+                committed=self._count,
+                adopted=adopted if number == 0 else (),
+                gate=gate,
+            )
+            for number, (inbox, spool) in enumerate(zip(self.inboxes.each, own, strict=True))
+        ]
+        self.workers: Final = [Worker(number, lane, spawn) for number, lane in enumerate(self.lanes)]
+
+    def start(self) -> None:
+        """Begin."""
+        for lane in self.lanes:
+            lane.start()
+        self.tend()
+        self.gateway.start()
+
+    def tend(self) -> None:
+        """See to it that everything lives.
+
+        Raises
+        ------
+        GatewayError
+            The broker refuses us, or the network thread died.
+        LaneError
+            A lane's thread died or hangs.
+        """
+        self.gateway.check()
+        if self.gateway.shedding and not any(lane.state().waiting for lane in self.lanes):
+            # Twice in a row, since a batch is nowhere for a moment when it goes from the inbox to the worker.
+            if self._quiet:
+                self.gateway.renew()
+            self._quiet = not self._quiet
+        else:
+            self._quiet = False
+        for lane in self.lanes:
+            lane.check()
+        for worker in self.workers:
+            worker.tend()
+
+    def stop(self) -> None:
+        """Take nothing more, commit or spool what is here, acknowledge it, and end everything."""
+        self.gateway.pause()
+        for lane in self.lanes:
+            lane.stop(_DRAIN)
+        deadline = time.monotonic() + _DRAIN + 1.0
+        while not all(lane.join(_TICK) for lane in self.lanes) and time.monotonic() < deadline:
+            for worker in self.workers:
+                worker.tend()
+        self.gateway.stop()
+        for worker in self.workers:
+            worker.wait(_LEAVE)
+
+    def report(self) -> dict[str, Any]:
+        """What is to be seen: totals since the start, and how things stand."""
+        states = [lane.state() for lane in self.lanes]
+        with self._lock:
+            totals = self._counters.as_dict(waiting=sum(state.waiting for state in states))
+        return {
+            "ready": self.gateway.wait_connected(0),
+            **totals,
+            "spooled": sum(state.spooled for state in states),
+            "spooled_bytes": sum(state.spooled_bytes for state in states),
+            "restarts": sum(worker.restarts for worker in self.workers),
+            "broker_dropped": self.gateway.dropped,
+        }
+
+    def complaints(self) -> list[str]:
+        """What keeps us from being ready, each as a sentence; empty: messages are taken and written."""
+        found = [] if self.gateway.wait_connected(0) else ["the broker does not serve us"]
+        return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
+
+    def _count(self, answer: Committed, messages: Sequence[Message]) -> None:
+        with self._lock:
+            self._counters.add(answer.counts, lag=time.time() - messages[0].received_at / 1e6, commit=answer.took)
+
+
+def run(
+    session: Session,
+    layout: Layout,
+    spawn: Spawn,
+    stop: threading.Event,
+    *,
+    report: Callable[[dict[str, Any]], None] | None = None,
+    report_every: float = 1.0,
+) -> Counters:
+    """Take messages, commit or spool them, acknowledge; until `stop` is set.
+
+    Parameters
+    ----------
+    session : Session
+    layout : Layout
+    spawn : Spawn
+    stop : threading.Event
+        When set: nothing more is taken, the rest is committed or spooled and acknowledged, and the function returns.
+    report : callable, optional
+        Gets `Intake.report` as soon as we are subscribed, then every `report_every` seconds, and at the end.
+
+    Raises
+    ------
+    GatewayError, LaneError
+        See `Intake.tend`.
+    SpoolInUseError, SpoolFullError
+        There is no spool to fall back on.
+    """
+    counters = Counters()
+    intake = Intake(session, layout, spawn, counters)
+    ready = False
+    reported = time.monotonic()
+    try:
+        intake.start()
+        while not stop.wait(_TICK):
+            intake.tend()
+            now = time.monotonic()
+            if report and (now - reported >= report_every or (not ready and intake.gateway.wait_connected(0))):
+                ready = ready or intake.gateway.wait_connected(0)
+                report(intake.report())
+                reported = now
+    finally:
+        intake.stop()
+        if report:
+            report(intake.report())
+    return counters
+
+
+def _adopted(directory: Path, own: Sequence[str]) -> list[Spool]:
+    """Spools that other numbers of workers left, or another client id; those that somebody has open are not ours."""
+    found = []
+    for path in leftovers(directory):
+        if path.name in own:
+            continue
+        try:
+            spool = Spool(path, max_bytes=0)
+        except SpoolInUseError:
+            continue
+        if len(spool):
+            _LOG.info("%s has %d messages of earlier workers; they are written first", path, spool.messages)
+            found.append(spool)
+        else:
+            spool.delete()
+    return found
+
+
+def _complaints(number: int, state: LaneState) -> list[str]:
+    found = []
+    if state.full:
+        found.append(f"the spool of worker {number} is full, nothing is acknowledged: {state.trouble}")
+    elif state.trouble:
+        found.append(f"worker {number}: {state.trouble}")
+    elif not state.ready:
+        found.append(f"worker {number} has no database yet")
+    if state.damaged:
+        found.append(f"worker {number} has set aside {state.damaged} damaged spool files; look at them, and remove them")
+    return found

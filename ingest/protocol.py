@@ -1,0 +1,44 @@
+"""What an intake and its workers say to each other, over a socket pair: pickled, since both ends are ours."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ingest.message import Message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A batch to be written. The next one is sent when this one is answered."""
+
+    id: UUID  # the same at every try
+    messages: Sequence[Message]
+    #: Another worker may have written for our sources: what is known of their past is to be loaded anew.
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The worker is there, and has what it needs from the database."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """The worker tries again; said at each try, so that silence means that it hangs."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """The batch is in the database."""
+
+    id: UUID
+    counts: Counter[str]  # as the ledger's columns
+    reasons: Counter[str] = field(default_factory=Counter)  # refused readings and messages, by reason
+    took: float  # s, of the try that succeeded
+    delays: Sequence[float] = ()  # s from the times of some of its readings, which have their own, to the commit
+
+
+Answer = Ready | Trouble | Committed

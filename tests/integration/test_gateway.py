@@ -1,0 +1,237 @@
+"""The gateway against a real broker: what is left with it comes again, and who may not be served is told why."""
+
+import secrets
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+import pytest
+
+import stack
+from ingest.gateway import Gateway, GatewayError, Session
+from ingest.inbox import BatchSize, Inboxes
+from stack.process import free_port
+
+PATIENCE = 15.0
+
+
+def until(condition, patience=PATIENCE):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def source():
+    return f"gw-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def publish(servers, stack_settings, source):
+    """Publish as the source, and wait for the broker's answer."""
+    url = urlsplit(servers.mqtt_url)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set(source, stack.credentials(stack_settings, [source])[source])
+    client.connect(url.hostname, url.port)
+    client.loop_start()
+
+    def do(payload, qos=1):
+        client.publish(f"city/v1/{source}/readings", payload, qos=qos).wait_for_publish(PATIENCE)
+
+    yield do
+    client.disconnect()
+    client.loop_stop()
+
+
+@pytest.fixture
+def gateway(servers):
+    """Gateways on sessions of their own, which are gone afterwards."""
+    made = []
+
+    def make(*, max_bytes=10**6, name=None, url=servers.mqtt_url, **session):
+        name = name or f"test-{secrets.token_hex(4)}"
+        inboxes = Inboxes(1, max_bytes=max_bytes)
+        gateway = Gateway(Session(url=url, client_id=name, expiry=20, **session), inboxes)
+        made.append(gateway)
+        gateway.start()
+        return gateway, inboxes
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def mine(inboxes, source, seen):
+    """Take what came of a source into `seen`: payloads and whether they came again."""
+    batch = [m for m in inboxes.each[0].pop(BatchSize()) if f"/{source}/" in m.topic]
+    seen += [(m.payload, m.redelivered) for m in batch]
+    return batch
+
+
+def test_what_finds_no_room_is_left_with_the_broker_and_comes_again_in_order(gateway, publish, source):
+    gateway, inboxes = gateway(max_bytes=100)
+    assert gateway.wait_connected(PATIENCE)
+    for i in range(10):
+        publish(b"%d" % i * 30)
+    until(lambda: gateway.shedding)
+    assert inboxes.bytes <= 100
+    seen = []
+
+    def take():
+        batch = inboxes.each[0].pop(BatchSize())
+        gateway.acknowledge(batch)
+        seen.extend((m.payload, m.redelivered) for m in batch if f"/{source}/" in m.topic)
+        if gateway.shedding and not batch:
+            gateway.renew()
+        return len(seen) >= 10
+
+    until(take)
+    assert [payload for payload, _ in seen] == [b"%d" % i * 30 for i in range(10)]
+    assert seen[-1][1]
+    assert gateway.lost == 0
+
+
+def test_qos_0_that_finds_no_room_is_counted(gateway, publish, source):
+    gateway, _ = gateway(max_bytes=10)
+    assert gateway.wait_connected(PATIENCE)
+    publish(b"x" * 10)
+    publish(b"y" * 10, qos=0)
+    until(lambda: gateway.lost == 1)
+
+
+def test_what_comes_while_it_is_paused_is_delivered_to_the_next(gateway, publish, source):
+    name = f"test-{secrets.token_hex(4)}"
+    first, inboxes = gateway(name=name)
+    assert first.wait_connected(PATIENCE)
+    first.pause()
+    publish(b"1")
+    publish(b"2")
+    first.stop()
+    seen = []
+    mine(inboxes, source, seen)
+    assert seen == []
+    _, inboxes = gateway(name=name)
+    seen = []
+    until(lambda: mine(inboxes, source, seen) is not None and len(seen) == 2)
+    assert [payload for payload, _ in seen] == [b"1", b"2"]
+
+
+def test_an_acknowledgement_over_an_old_connection_is_not_sent(gateway, publish, source):
+    gateway, inboxes = gateway()
+    assert gateway.wait_connected(PATIENCE)
+    publish(b"1")
+    seen = []
+    batch = []
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or batch)
+    gateway.renew()
+    until(lambda: gateway._epoch == 2)
+    assert gateway.acknowledge(batch) == 0
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) == 2)
+    assert seen == [(b"1", False), (b"1", True)]
+    assert gateway.acknowledge(batch) == 1
+
+
+def test_the_broker_says_what_it_has_dropped(gateway):
+    gateway, _ = gateway()
+    until(lambda: gateway.dropped is not None)
+    assert gateway.dropped >= 0
+
+
+def test_another_client_with_our_name_is_an_error(gateway):
+    first, _ = gateway(name="test-twin")
+    assert first.wait_connected(PATIENCE)
+    gateway(name="test-twin")
+    with pytest.raises(GatewayError, match="took over"):
+        until(first.check)
+
+
+def test_a_wrong_password_is_an_error_that_does_not_show_it(gateway, servers):
+    url = urlsplit(servers.mqtt_url)
+    wrong, _ = gateway(url=f"mqtt://{url.username}:not-the-password@{url.hostname}:{url.port}")
+    with pytest.raises(GatewayError, match="check user and password") as caught:
+        until(wrong.check)
+    assert "not-the-password" not in str(caught.value)
+
+
+def test_a_broker_that_is_not_there_is_waited_for_and_said_so_once(gateway, caplog):
+    waiting, _ = gateway(url=f"mqtt://127.0.0.1:{free_port()}")
+    until(lambda: "no connection to 127.0.0.1" in caplog.text)
+    time.sleep(2.5)
+    waiting.check()
+    assert caplog.text.count("no connection") == 1
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A certificate for 127.0.0.1 that vouches for itself, and another one."""
+    place = tmp_path_factory.mktemp("tls")
+    for name in ("ours", "other"):
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        files = ["-keyout", place / f"{name}.key", "-out", place / f"{name}.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+    return place
+
+
+@pytest.fixture
+def tls(servers, certificates):
+    """Port of a TLS endpoint in front of the broker."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "ours.pem", certificates / "ours.key")
+    url, done = urlsplit(servers.mqtt_url), threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.1)
+
+    def pump(a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for each in (a, b):
+                each.close()
+
+    def accept():
+        while not done.is_set():
+            try:
+                plain, _ = listener.accept()
+                inside = context.wrap_socket(plain, server_side=True)
+                outside = socket.create_connection((url.hostname, url.port))
+            except OSError:
+                continue
+            for pair in ((inside, outside), (outside, inside)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    yield listener.getsockname()[1]
+    done.set()
+    thread.join(10)
+    listener.close()
+
+
+def test_tls_with_an_authority_of_our_own(gateway, servers, tls, certificates, publish, source):
+    url = urlsplit(servers.mqtt_url)
+    safe, inboxes = gateway(url=f"mqtts://{url.username}:{url.password}@127.0.0.1:{tls}", ca=certificates / "ours.pem")
+    assert safe.wait_connected(PATIENCE)
+    publish(b"1")
+    until(lambda: mine(inboxes, source, []))
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")  # paho forgets to close it when the handshake fails
+def test_a_certificate_that_nobody_vouches_for_is_an_error(gateway, servers, tls, certificates):
+    url = f"mqtts://127.0.0.1:{tls}"
+    for ca in (None, certificates / "other.pem"):
+        doubtful, _ = gateway(url=url, ca=ca)
+        with pytest.raises(GatewayError, match="CITYBEAT_MQTT_CA"):
+            until(doubtful.check)
+    with pytest.raises(GatewayError, match="CITYBEAT_MQTT_CA=.*nowhere"):
+        gateway(url=url, ca=certificates / "nowhere.pem")

@@ -1,0 +1,139 @@
+"""What the database itself does not take of a batch: it alone is kept out, whatever it came with, and nothing is written twice."""
+
+import json
+import time
+from contextlib import closing
+from uuid import uuid4
+
+import pytest
+
+from devices.catalogue import builtin
+from devices.device import Device, Sensor
+from devices.errors import Reason
+from ingest import replay
+from ingest.message import Message
+from ingest.pipeline import Pipeline
+from ingest.validate import Limits
+from storage import accounts, registry
+from storage.database import RefusedDataError, StorageError
+from storage.quarantine import Filter
+from storage.write import Store
+
+NOW = time.time_ns() // 1000
+TS = NOW // 1000 - 60_000
+
+
+class City:
+    def __init__(self, url, connection):
+        self.url, self.connection = url, connection
+        devices = [
+            Device(id=f"d-{i}", source=f"gw-{i % 2}", domain="environment", sensors=(Sensor(metric="temperature"),))
+            for i in range(4)
+        ]
+        registry.register(connection, devices)
+        self.pipeline = Pipeline(url, catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
+
+    def refuse(self, condition="value <> 13.0"):
+        self.connection.execute(f"ALTER TABLE readings ADD CONSTRAINT taste CHECK ({condition})")
+
+    def process(self, *messages, batch_id=None):
+        return self.pipeline.process(list(messages), lambda: True, batch_id=batch_id)
+
+    def one(self, query):
+        return self.connection.execute(query).fetchone()[0]
+
+    def balances(self):
+        return accounts.discrepancies(self.connection) == [] and accounts.rollup_differences(self.connection) == []
+
+
+def message(device, *values, at=TS, **envelope):
+    reports = [{"device": f"d-{device}", "values": {"temperature": value}} for value in values]
+    for i, report in enumerate(reports):
+        if at is not None:
+            report["ts"] = at + i * 1000
+    body = {**envelope, "readings": reports} if envelope else reports
+    return Message(f"city/v1/gw-{device % 2}/readings", json.dumps(body).encode(), NOW, False, 1, 1, 1)
+
+
+@pytest.fixture
+def city(database, connection):
+    made = City(database, connection)
+    yield made
+    made.pipeline.close()
+
+
+def test_only_the_readings_that_are_refused_are_kept_out(city):
+    city.refuse()
+    batch = [message(i % 4, *(20.0 + i for _ in range(10)), at=TS + i * 20_000) for i in range(9)]
+    batch[5] = message(1, 20.0, 13.0, 21.0, None, 13.0, "x", 22.0, at=TS - 900_000, seq=1, boot="b")
+    written = city.process(*batch)
+    assert written.counts["stored"] == 8 * 10 + 3
+    assert (written.counts["quarantined"], written.counts["missing"], written.reasons[Reason.REFUSED_BY_DATABASE]) == (3, 1, 2)
+    kept = city.one("SELECT refused FROM quarantine")
+    assert [entry[:2] for entry in kept] == [[1, "refused_by_database"], [4, "refused_by_database"], [5, "not_a_number"]]
+    assert "taste" in kept[0][2]
+    assert city.balances()
+    assert accounts.numbers(city.connection, ["gw-1"])["gw-1", "b"] == (1, 0)
+
+
+def test_the_same_batch_again_writes_nothing_twice(city):
+    """As after a death between two halves: readings without times, which only the batches' ids can tell."""
+    city.refuse()
+    batch, batch_id = [message(i, 20.0, 13.0, at=None) for i in range(4)], uuid4()
+    assert city.process(*batch, batch_id=batch_id).counts["stored"] == 4
+    assert city.process(*batch, batch_id=batch_id).counts["stored"] == 0
+    assert city.one("SELECT count(*) FROM readings") == 4
+    assert city.one("SELECT count(*) FROM quarantine") == 4
+    assert city.balances()
+
+
+def test_many_refused_readings_are_not_searched_for_ever(city):
+    city.refuse("value < 13.0")
+    values = [20.0 if i % 2 else 10.0 for i in range(600)]
+    began = city.one("SELECT count(*) FROM batches")
+    written = city.process(message(0, *values))
+    assert written.counts["stored"] + written.counts["quarantined"] == 600
+    assert written.counts["quarantined"] >= 300
+    assert city.one("SELECT count(*) FROM batches") == began + 1  # tries leave nothing behind
+    assert city.balances()
+
+
+def test_refused_readings_are_stored_by_a_replay_when_the_database_takes_them(city):
+    city.refuse()
+    city.process(message(0, 13.0, 14.0), message(1, "x", at=TS + 50_000), message(2, 13.0, at=TS + 90_000))
+    city.connection.execute("UPDATE quarantine SET payload = replace(convert_from(payload, 'utf8'), '\"x\"', '15.0')::bytea")
+    settings = replay.Settings(catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
+    with closing(Store(city.url, quarantine_quota=10**7)) as store:
+        counts = replay.replay(store, city.connection, settings, Filter())
+        assert (counts["messages"], counts["stored"], counts["quarantined"]) == (3, 1, 2)
+        assert city.balances()
+        city.connection.execute("ALTER TABLE readings DROP CONSTRAINT taste")
+        assert replay.replay(store, city.connection, settings, Filter())["stored"] == 2
+    assert city.one("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL") == 0
+    assert city.balances()
+
+
+def test_a_database_that_refuses_everything_is_no_matter_of_readings(city):
+    city.process(message(0, 20.0))
+    city.connection.execute("ALTER TABLE ledger ADD CONSTRAINT taste CHECK (false) NOT VALID")
+    with pytest.raises(RefusedDataError):
+        city.process(message(0, 21.0, at=TS + 5000))
+    city.connection.execute("ALTER TABLE ledger DROP CONSTRAINT taste")
+    city.connection.execute("ALTER TABLE latest RENAME TO newest")
+    with pytest.raises(StorageError, match="latest"):
+        city.process(message(0, 21.0, at=TS + 5000))
+    city.connection.execute("ALTER TABLE newest RENAME TO latest")
+    assert city.process(message(0, 21.0, at=TS + 5000)).counts["stored"] == 1
+    assert city.balances()
+
+
+def test_a_statement_that_takes_too_long_is_tried_again_on_a_new_connection(city, monkeypatch):
+    monkeypatch.setattr("storage.write._STATEMENT", 0.3)
+    troubles = []
+    source = city.one("SELECT id FROM sources WHERE name = 'gw-0'")
+    with city.connection.transaction():
+        city.connection.execute("SELECT pg_advisory_xact_lock(1, %s)", [source])
+        written = city.pipeline.process([message(0, 20.0)], lambda: len(troubles) > 1, trouble=troubles.append)
+        assert written is None
+    assert "statement timeout" in str(troubles[0])
+    assert city.process(message(0, 20.0)).counts["stored"] == 1
