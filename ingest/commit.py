@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Written:
     stored: Batch | None  # None: an earlier try had committed it
     same_since: Int64  # of each stored reading
     replaced: int = 0  # stored readings that got another value
+    reasons: Counter[str] = field(default_factory=Counter)  # of what went to quarantine: readings, or whole messages, by reason
 
 
 def write(transaction: Transaction, prepared: Prepared, registry: Registry, newest: Int64) -> Written:
@@ -80,7 +81,9 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     for i, status in read.statuses:
         transaction.set_status(int(prepared.source_ids[i]), status, read.messages[i].received_at)
     counts = Counter({name: int(column.sum()) for name, column in columns.items()})
-    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners))
+    counts["overflow"] = sum(overflow.values())
+    reasons = Counter(refusal.reason.value for refusal in refused + conflicts)
+    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners), reasons=reasons)
 
 
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:
