@@ -1,8 +1,8 @@
 """`/metrics`: figures of the database, and of this API's own requests, as Prometheus reads them.
 
-Each of the database's metrics is declared here and nowhere else; `api/requests.py` has those of requests, `ingest/metrics.py` those of
-ingest. The database is asked at each scrape, so there is nothing to go stale; when it is away the scrape still succeeds, with
-`citybeat_database_up 0`.
+Each of the database's metrics is declared here and nowhere else; `api/requests.py` has those of requests, `ingest/metrics.py`
+those of ingest. The database is asked at each scrape, so there is nothing to go stale; when it is away the scrape still succeeds,
+with `citybeat_database_up 0`.
 """
 
 import logging

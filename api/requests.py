@@ -1,4 +1,7 @@
-"""What became of this process's requests, counted by a middleware: by route, not by path, so that no client can make ever more of them."""
+"""What became of this process's requests, counted by a middleware.
+
+By route, not by path, so that no client can make ever more series of them.
+"""
 
 import asyncio
 import time

@@ -5,7 +5,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,6 +20,7 @@ import stack
 from citybeat import context, devices_file
 from citybeat import up as up_command
 from citybeat.context import failures, say
+from citybeat.ledger import ledger
 from citybeat.quarantine import app as quarantine_app
 from citybeat.settings import Settings
 from citybeat.simulate import app as simulate_app
@@ -31,7 +31,7 @@ from devices.flags import Verdict
 from ingest import reflag as reflagging
 from ingest import worker
 from ingest.housekeeping import Housekeeper
-from storage import accounts, flagging, liveness, registry, rollup
+from storage import flagging, liveness, registry, rollup
 from storage import migrate as migrations
 from storage import retention as retentions
 
@@ -77,7 +77,7 @@ def ingest(
     """Take readings off MQTT into the database, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings()
-        context.logging_to_stderr(settings.log_level)
+        context.logging_to_stderr(settings.log_level, settings.log_format)
         stop = context.stop_on_signals()
         with context.servers(settings) as servers:
             with context.database(settings, application="ingest start"):
@@ -97,10 +97,11 @@ def serve_api() -> None:
     """Serve the HTTP API, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings()
+        context.logging_to_stderr(settings.log_level, settings.log_format)
         _check_api_port(settings)
         with context.servers(settings) as servers:
             application = api.app.create_app(database_url=servers.database_url, catalogue=settings.load_catalogue())
-            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning")
+            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning", log_config=None)
 
 
 @app.command()
@@ -113,16 +114,7 @@ def migrate() -> None:
         say(f"applied {', '.join(done)}" if done else "the schema is up to date")
 
 
-@app.command()
-def ledger() -> None:
-    """Show what became of every reading, and whether the accounts balance."""
-    with failures(), context.database(Settings(), application="ledger") as connection:
-        totals = accounts.totals(connection)
-        for name, count in asdict(totals).items():
-            _OUT.print(f"{name:12} {count:>14,}")
-        wrong = accounts.discrepancies(connection)
-        _OUT.print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong))
-        raise typer.Exit(1 if wrong else 0)
+app.command()(ledger)
 
 
 @app.command()

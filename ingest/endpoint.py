@@ -68,6 +68,7 @@ class Endpoint:
             raise EndpointError(f"ingest cannot listen on {host}:{port} ({exc.strerror or exc}); set CITYBEAT_INGEST_PORT") from exc
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="endpoint", daemon=True)
         self._thread.start()
+        _LOG.info("listening", extra={"host": host, "port": self.port})
 
     def stop(self) -> None:
         """Listen no more; does nothing the second time."""
@@ -140,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, _JSON, _json({"status": "ok", "complaints": []})
         except Exception:
             # Whatever it is, it is told, and the process that we speak for goes on.
-            _LOG.exception("the endpoint cannot answer %s", path)
+            _LOG.exception("the endpoint cannot answer", extra={"path": path})
             return 500, _PLAIN, b"something went wrong on our side; the log says what\n"
         return 404, _PLAIN, b"/metrics, /healthz and /readyz are here\n"
 

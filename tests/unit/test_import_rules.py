@@ -34,7 +34,7 @@ ONLY_IN = {
     "grafana_foundation_sdk": ["dashboards"],
     "yaml": ["simulator"],
     "prometheus_client": ["ingest/metrics.py", "api"],
-    "structlog": ["citybeat/context.py"],
+    "structlog": ["citybeat/logs.py"],
 }
 #: Core modules: no I/O, no clock, no environment.
 PURE = [
