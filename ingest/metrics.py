@@ -40,7 +40,7 @@ _OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 _LOCK: Final = "lock"
 
 # A series beside each counter that says when it began: twice as many of them, and rate() does without.
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class MetricsError(CitybeatError):
