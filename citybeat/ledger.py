@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -17,9 +18,9 @@ from citybeat import context
 from citybeat.context import failures
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
-from storage import accounts
+from storage import accounts, migrate
 from storage.accounts import Minute, Totals
-from storage.database import Connection
+from storage.database import Connection, DatabaseUnavailableError, connect
 
 #: Minutes that are shown unless it is said otherwise: as many as fit on a screen for a few sources.
 _MINUTES: Final = 10
@@ -62,12 +63,13 @@ def ledger(
         raise typer.BadParameter("--since and --minutes exclude each other")
     if watch and as_json:
         raise typer.BadParameter("--watch and --json exclude each other")
-    with failures(), context.database(Settings(), application="ledger") as connection:
+    with failures(), context.servers(Settings()) as servers, connect(servers.database_url, application="ledger") as connection:
+        migrate.check(connection)
         for name in source or []:
             if not accounts.source_exists(connection, name):
                 raise CitybeatError(f"nothing was ever heard of a source {name!r}")
         if watch:
-            _watch(connection, source, since, minutes, limit)
+            _watch(servers.database_url, source, lambda: _start(since, minutes), limit, context.stop_on_signals())
             return
         shown = look(connection, source, _start(since, minutes), limit)
         wrong = accounts.discrepancies(connection)
@@ -114,21 +116,33 @@ def as_dict(shown: Shown, wrong: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _watch(connection: Connection, sources: Sequence[str] | None, since: datetime | None, minutes: int | None, limit: int) -> None:
-    console, stop = _console(), context.stop_on_signals()
-    with Live(console=console, auto_refresh=False, transient=False, vertical_overflow="crop") as live:
+def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime], limit: int, stop: threading.Event) -> None:
+    console = _console()
+    connection: Connection | None = None
+    shown: RenderableType = ""
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             # What does not fit is not worth asking for; the rest of the height is title, head, sums and frame.
             fitting = max(1, min(limit, console.height - 10)) if console.is_terminal else limit
-            shown = look(connection, sources, _start(since, minutes), fitting)
-            live.update(_figures(shown), refresh=True)
+            try:
+                connection = connection or connect(url, application="ledger")
+                looked = look(connection, sources, start(), fitting)
+                shown, words = table(looked), _verdict(looked.total)
+            except DatabaseUnavailableError as exc:
+                # What was seen last stays; whoever watches wants to see it come back.
+                words = f"the database is away: {exc}"
+                if connection is not None:
+                    connection.close()
+                connection = None
+            live.update(Group(shown, Text(f"{words}; Ctrl-C ends")), refresh=True)
             if stop.wait(_TICK):
-                return
+                break
+    if connection is not None:
+        connection.close()
 
 
-def _figures(shown: Shown) -> RenderableType:
-    words = "every reading ended as one thing" if shown.total.balanced else "NOT balanced: readings without an end, or with two"
-    return Group(table(shown), Text(f"{words}; Ctrl-C ends"))
+def _verdict(total: Totals) -> str:
+    return "every reading ended as one thing" if total.balanced else "NOT balanced: readings without an end, or with two"
 
 
 def _start(since: datetime | None, minutes: int | None) -> datetime:

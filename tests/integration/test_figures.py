@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from devices.catalogue import builtin
 from devices.device import Device, Sensor
 from ingest.message import Message
+from ingest.metrics import Board, Metrics
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from storage import accounts, figures, registry
+from storage import accounts, figures, migrate, registry
 from storage.pool import ReadPool
 from storage.write import GRACE, Numbers, Store
 
@@ -66,7 +69,7 @@ def test_nothing(ask):
     assert (nothing.ledger, nothing.quarantine, nothing.lost, nothing.marks, nothing.sensors) == ({}, {}, {}, 0, {})
 
 
-def test_what_ingest_wrote(pipeline, ask, connection):
+def test_what_ingest_wrote(pipeline, ask, connection, tmp_path):
     written = take(
         pipeline, [reading(), reading(1), reading(1, 6.0)], [reading(2, None)], b"not json", [reading(3, device="nobody")]
     )
@@ -81,6 +84,26 @@ def test_what_ingest_wrote(pipeline, ask, connection):
     assert found.marks > 0
     assert found.sensors == {"environment": 2}
     assert found.overdue == {"environment": 0}
+    assert accounts.discrepancies(connection) == []
+    # And ingest's own metrics know each of the columns and reasons.
+    with closing(Board(tmp_path)) as board:
+        metrics = Metrics(board.directory, worker=0)
+        for done in (written, written_again):
+            metrics.committed(done, lag=0, commit=0, to_commit=np.empty(0))
+        assert b'citybeat_ingest_received_readings_total{worker="0"} 6.0' in board.exposition()[1]
+
+
+def test_a_database_that_had_history_before(pipeline, ask, connection, database):
+    take(pipeline, [reading(), reading(1, device="nobody")], {"seq": 7, "boot": "x", "readings": reading(2)})
+    before = ask().ledger
+    connection.execute("DROP TABLE ledger_totals")
+    connection.execute("DROP INDEX quarantine_open")
+    connection.execute("ALTER TABLE seqs DROP COLUMN settled, DROP COLUMN mark, DROP COLUMN mark_at")
+    connection.execute("DELETE FROM schema_migrations WHERE name = 'figures'")
+    (done,) = migrate.migrate(connection, builtin(), chunk_days={})
+    assert done.endswith("_figures")
+    assert ask().ledger == before
+    assert connection.execute("SELECT mark, mark_at = last_at, settled FROM seqs").fetchall() == [(8, True, None)]
     assert accounts.discrepancies(connection) == []
 
 

@@ -101,7 +101,7 @@ def test_wrong_questions(ask):
     assert ask("--since", "2026-01-01T00:00:00").exit_code == 2
 
 
-def test_as_it_happens(add, env):
+def test_as_it_happens(add, env, connection):
     """On a terminal of its own, until Ctrl-C."""
     add("gw-a", 0, messages=1, received=1111, missing=1111)
     ours, theirs = pty.openpty()
@@ -127,6 +127,8 @@ def test_as_it_happens(add, env):
         assert b"every reading ended as one thing" in seen
         add("gw-a", 0, messages=1, received=2222, missing=2222)
         wait_for(b"3,333")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'citybeat ledger'")
+        wait_for(b"the database is away")
         add("gw-a", 0, messages=1, received=1)
         wait_for(b"NOT balanced")
         process.send_signal(signal.SIGINT)
