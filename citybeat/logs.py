@@ -2,7 +2,8 @@
 
 Law: rooms log through the standard library, with what varies as keys (`_LOG.info("registered", extra={"source": name})`), and never
 a payload, a password, or an address that contains one. Only here it is decided what a line looks like; structlog renders it. As a
-second line of defence passwords in addresses are taken out of whatever is logged, and control characters cannot forge a line.
+second line of defence passwords in addresses, and rows that the database quotes, are taken out of whatever is logged, and control
+characters cannot forge a line.
 """
 
 import logging
@@ -17,6 +18,8 @@ Form = Literal["text", "json"]
 
 _FIRST: Final = ("timestamp", "level", "logger", "event")
 _PASSWORD: Final = re.compile(r"(\w://[^\s/:@]*:)[^\s/]*@")
+#: Where a database's message, in a traceback, begins to quote rows; it ends with an empty line or the text.
+_QUOTED: Final = re.compile(r"^(DETAIL|CONTEXT):.*?(?=^\s*$|\Z)", re.MULTILINE | re.DOTALL)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -69,7 +72,8 @@ def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         # What is no number is shown as text anyway.
         if not isinstance(value, bool | int | float | None):
-            event[key] = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", redacted(str(value)))
+            text = _QUOTED.sub(r"\1: …\n", redacted(str(value))).rstrip()
+            event[key] = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return event
 
 

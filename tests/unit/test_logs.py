@@ -115,3 +115,24 @@ def test_keys_that_are_none(lines):
         logging.getLogger("x").info("odd", extra={"a key": 1, "empty": None, "list": [1, 2]})
     (line,) = written()
     assert line.endswith('event=odd a_key=1 empty= list="[1, 2]"')
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_rows_that_the_database_quotes_are_taken_out_of_tracebacks(lines, form):
+    written = lines(form)
+    detail = "DETAIL:  Failing row contains (zuckerwatte,\nzuckerwatte)."
+    quoting = f'null value in column x\n{detail}\nCONTEXT:  COPY t, line 1: "zuckerwatte"'
+    try:
+        try:
+            raise ValueError(quoting)
+        except ValueError as exc:
+            raise OSError("it refuses us") from exc
+    except OSError:
+        logging.getLogger("x").exception("failed\n")
+    text = "\n".join(written())
+    assert "zuckerwatte" not in text
+    assert "null value in column x" in text
+    assert "DETAIL: …" in text
+    assert "it refuses us" in text
+    assert "direct cause" in text
+    assert "failed\\n" not in text
