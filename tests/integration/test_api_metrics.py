@@ -13,7 +13,13 @@ from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from storage import registry
 
-NOW = int(datetime.now(UTC).timestamp()) * 1_000_000
+NOW = 0  # us since 1970 UTC, of each test
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch):
+    """Tests may run long after they were read."""
+    monkeypatch.setitem(globals(), "NOW", int(datetime.now(UTC).timestamp()) * 1_000_000)
 
 
 def scrape(api):

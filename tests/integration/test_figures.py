@@ -21,7 +21,13 @@ from storage.write import GRACE, Numbers, Store
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
-NOW = int(datetime.now(UTC).timestamp()) * SECOND
+NOW = 0  # us since 1970 UTC, of each test
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch):
+    """Tests may run long after they were read."""
+    monkeypatch.setitem(globals(), "NOW", int(datetime.now(UTC).timestamp()) * SECOND)
 
 
 @pytest.fixture
@@ -50,13 +56,10 @@ def ask(database):
     return do
 
 
-def take(pipeline, *bodies, source="gw-a", at=NOW):
-    messages = [
-        Message(
-            f"city/v1/{source}/readings", body if isinstance(body, bytes) else json.dumps(body).encode(), at + i, False, 1, i + 1, 1
-        )
-        for i, body in enumerate(bodies)
-    ]
+def take(pipeline, *bodies, source="gw-a"):
+    payloads = [body if isinstance(body, bytes) else json.dumps(body).encode() for body in bodies]
+    topic = f"city/v1/{source}/readings"
+    messages = [Message(topic, payload, NOW + i, False, 1, i + 1, 1) for i, payload in enumerate(payloads)]
     return pipeline.process(messages, lambda: True)
 
 
