@@ -3,7 +3,7 @@
 import asyncio
 import json
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import numpy as np
@@ -15,7 +15,7 @@ from ingest.message import Message
 from ingest.metrics import Board, Metrics
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from storage import accounts, figures, migrate, registry
+from storage import accounts, figures, migrate, registry, retention
 from storage.pool import ReadPool
 from storage.write import GRACE, Numbers, Store
 
@@ -115,6 +115,16 @@ def test_what_finds_no_room_is_counted(pipeline, ask):
     assert written.counts["overflow"] == written.counts["quarantined"] == written.reasons["unknown_device"] == 12
     assert ask().ledger["gw-a"]["overflow"] == 12
     assert ask().quarantine == {}
+
+
+def test_what_expires_is_counted_in_the_totals_too(pipeline, ask, connection):
+    take(pipeline, [reading(i, device="nobody") for i in range(3)])
+    connection.execute("UPDATE quarantine SET received_at = received_at - interval '100 days'")
+    connection.execute("UPDATE ledger SET minute = minute - interval '100 days'")
+    assert retention.keep(connection, retention.Policy(quarantine=timedelta(days=90))) == 1
+    assert ask().ledger["gw-a"]["overflow"] == 3
+    assert ask().quarantine == {}
+    assert accounts.discrepancies(connection) == []
 
 
 def test_what_is_resolved_is_not_open(pipeline, ask, connection):
