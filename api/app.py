@@ -10,10 +10,11 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, operations, problems, telemetry
-from api import catalogue as metrics
+from api import accounts, devices, metrics, operations, problems, telemetry
+from api import catalogue as catalogue_routes
 from api.dependencies import MAX_POINTS, Service
 from api.problems import ProblemDetails
+from api.requests import Counted, Requests
 from devices.catalogue import Catalogue
 from storage.pool import ReadPool
 
@@ -23,7 +24,7 @@ POOL_SIZE: Final = 10
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
 
-_ROUTERS: Final = (operations.router, metrics.router, devices.router, telemetry.router, accounts.router)
+_ROUTERS: Final = (operations.router, metrics.router, catalogue_routes.router, devices.router, telemetry.router, accounts.router)
 _DESCRIPTION: Final = """\
 Readings of a city's sensors, with their quality flags and accounts.
 
@@ -76,9 +77,11 @@ def create_app(
         redoc_url=None,  # its page is one more that would have to be kept offline
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
     )
-    app.state.service = Service(pool=pool, catalogue=catalogue, version=shown, max_points=max_points)
+    requests = Requests()
+    app.state.service = Service(pool=pool, catalogue=catalogue, version=shown, max_points=max_points, requests=requests)
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
+    app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
     for router in _ROUTERS:
         app.include_router(router)
     _complete_document(app)
@@ -93,7 +96,9 @@ def _complete_document(app: FastAPI) -> None:
         document = plain()
         schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= {**schema.pop("$defs"), "ProblemDetails": schema}
-        for route in (route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)):
+        for route in (
+            route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
+        ):
             shown = document["paths"][route.path]["get"]["responses"]["200"]["content"]["application/json"]
             shown |= route.responses[200]["content"]["application/json"]
         return document

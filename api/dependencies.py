@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
+from api.requests import Requests
 from devices.catalogue import Catalogue
 from storage.pool import ReadPool
 
@@ -17,6 +18,7 @@ class Service:
     catalogue: Catalogue
     version: str
     max_points: int  # points of one answer of /v1/series
+    requests: Requests
 
 
 def service(request: Request) -> Service:

@@ -5,7 +5,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,6 +20,7 @@ import stack
 from citybeat import context, devices_file, ingesting
 from citybeat import up as up_command
 from citybeat.context import failures, say
+from citybeat.ledger import ledger
 from citybeat.quarantine import app as quarantine_app
 from citybeat.settings import Settings
 from citybeat.simulate import app as simulate_app
@@ -29,7 +29,7 @@ from devices.device import ConflictPolicy, Device, Sensor, check_source
 from devices.errors import CitybeatError
 from devices.flags import Verdict
 from ingest import reflag as reflagging
-from storage import accounts, flagging, liveness, registry, rollup
+from storage import flagging, liveness, registry, rollup
 from storage import migrate as migrations
 from storage import retention as retentions
 
@@ -64,7 +64,8 @@ def up(
     """Start everything (servers, schema, ingest, API, simulated city), show it live, and account for it at the end."""
     with failures():
         settings = Settings()
-        _check_api_port(settings)
+        _check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
+        _check_port("ingest", settings.ingest_host, settings.ingest_port, "CITYBEAT_INGEST_PORT")
         raise typer.Exit(up_command.up(settings, duration=up_command.seconds(duration), devices=devices, seed=seed, report=report))
 
 
@@ -91,10 +92,11 @@ def serve_api() -> None:
     """Serve the HTTP API, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings()
-        _check_api_port(settings)
+        context.logging_to_stderr(settings.log_level, settings.log_format)
+        _check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
         with context.servers(settings) as servers:
             application = api.app.create_app(database_url=servers.database_url, catalogue=settings.load_catalogue())
-            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning")
+            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning", log_config=None)
 
 
 @app.command()
@@ -107,16 +109,7 @@ def migrate() -> None:
         say(f"applied {', '.join(done)}" if done else "the schema is up to date")
 
 
-@app.command()
-def ledger() -> None:
-    """Show what became of every reading, and whether the accounts balance."""
-    with failures(), context.database(Settings(), application="ledger") as connection:
-        totals = accounts.totals(connection)
-        for name, count in asdict(totals).items():
-            _OUT.print(f"{name:12} {count:>14,}")
-        wrong = accounts.discrepancies(connection)
-        _OUT.print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong))
-        raise typer.Exit(1 if wrong else 0)
+app.command()(ledger)
 
 
 @app.command()
@@ -336,12 +329,10 @@ def devices_credentials(sources: list[str]) -> None:
         print(json.dumps(stack.credentials(Settings().for_stack(), [check_source(source) for source in sources])))
 
 
-def _check_api_port(settings: Settings) -> None:
+def _check_port(who: str, host: str, port: int, setting: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.api_host, settings.api_port))
+            probe.bind((host, port))
         except OSError as exc:
-            raise CitybeatError(
-                f"the API cannot listen on {settings.api_host}:{settings.api_port} ({exc.strerror}); set CITYBEAT_API_PORT"
-            ) from exc
+            raise CitybeatError(f"{who} cannot listen on {host}:{port} ({exc.strerror}); set {setting}") from exc

@@ -1,7 +1,6 @@
 """What every command needs: its settings, the servers, a connection, a stop signal, and one way to fail."""
 
 import json
-import logging
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 import stack
+from citybeat import logs
 from citybeat.settings import Settings
 from devices.device import Device
 from devices.errors import CitybeatError
@@ -38,13 +38,13 @@ def failures() -> Iterator[None]:
             say(f"citybeat: CITYBEAT_{name}={error['input']!r}: {error['msg']}")
         raise typer.Exit(1) from exc
     except (CitybeatError, StackError, SimulatorError) as exc:
-        say(f"citybeat: {exc}")
+        say(f"citybeat: {logs.redacted(str(exc))}")
         raise typer.Exit(1) from exc
 
 
-def logging_to_stderr(level: str = "INFO") -> None:
-    """Log lines for operators; a payload or a secret never stands in one."""
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def logging_to_stderr(level: str = "INFO", form: logs.Form = "text") -> None:
+    """Log lines for operators; a payload or a secret never stands in one (`citybeat/logs.py`)."""
+    logs.to_stderr(level, form)
 
 
 def stop_on_signals() -> threading.Event:

@@ -30,7 +30,7 @@ def run(settings: Settings, *, stats: bool) -> None:
     GatewayError, LaneError
         See `ingest.intake.run`.
     """
-    context.logging_to_stderr(settings.log_level)
+    context.logging_to_stderr(settings.log_level, settings.log_format)
     stop = context.stop_on_signals()
     with context.servers(settings) as servers:
         try:
@@ -49,13 +49,14 @@ def run(settings: Settings, *, stats: bool) -> None:
             settings.layout(),
             spawn,
             stop,
+            endpoint=(settings.ingest_host, settings.ingest_port),
             report=context.emit if stats else None,
         )
 
 
 def work(settings: Settings, line: int) -> None:
     """Be a worker, until the line is closed; signals are for the intake, which closes it."""
-    context.logging_to_stderr(settings.log_level)
+    context.logging_to_stderr(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     assert settings.database_url is not None

@@ -45,12 +45,19 @@ class Settings(BaseSettings):
     mqtt_port: Port = Field(1884, description="TCP port of the local Mosquitto; 1883 is often taken.")
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
     api_port: Port = Field(8000, description="TCP port of the API.")
+    ingest_host: str = Field("127.0.0.1", description="Address at which ingest shows /metrics, /healthz and /readyz.")
+    ingest_port: Port = Field(8001, description="TCP port of them.")
     catalogue: Path | None = Field(None, description="TOML file of a city's own metrics, columns as in devices/catalogue.toml.")
 
     credentials: Path | None = Field(
         None, description="JSON file of broker passwords by source, for the simulator at a given broker; the local one has its own."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Of ingest's log, on standard error.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Of the logs of ingest and API, on standard error."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of those logs; text: a line of key=value for people, json: an object a line for programs."
+    )
 
     client_id: str = Field(
         "citybeat-ingest", description="MQTT client id of ingest: stable, since the broker keeps its queue by it."

@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ingest.counters import Counters
+from ingest.endpoint import Endpoint
 from ingest.gateway import Gateway, Session
 from ingest.inbox import BatchSize, Inboxes
 from ingest.lane import Lane, LaneState, Patience
 from ingest.message import Message
+from ingest.metrics import Metrics, Standing, standing
 from ingest.protocol import Committed
 from ingest.spool import SUFFIX, Spool, SpoolInUseError, leftovers
 from ingest.workers import Spawn, Worker
@@ -52,6 +55,7 @@ class Intake:
         self._counters: Final = counters
         self._lock: Final = threading.Lock()  # of the counters
         self._quiet = False  # nothing waited at the last look
+        self.metrics: Final = Metrics(layout.workers, self.standing)
         count = layout.workers
         self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
         self.gateway: Final = Gateway(session, self.inboxes)
@@ -70,7 +74,7 @@ class Intake:
                 size=layout.size,
                 patience=layout.patience,
                 acknowledge=self.gateway.acknowledge,
-                committed=self._count,
+                committed=partial(self._count, number),
                 adopted=adopted if number == 0 else (),
                 gate=gate,
             )
@@ -96,7 +100,7 @@ class Intake:
             A lane's thread died or hangs.
         """
         self.gateway.check()
-        if self.gateway.shedding and not any(lane.state().waiting for lane in self.lanes):
+        if self.gateway.shedding and not any(lane.state().unacknowledged for lane in self.lanes):
             # Twice in a row, since a batch is nowhere for a moment when it goes from the inbox to the worker.
             if self._quiet:
                 self.gateway.renew()
@@ -126,9 +130,11 @@ class Intake:
         states = [lane.state() for lane in self.lanes]
         with self._lock:
             totals = self._counters.as_dict(waiting=sum(state.waiting for state in states))
+        unacknowledged = sum(state.unacknowledged for state in states)
         return {
             "ready": self.gateway.wait_connected(0),
             **totals,
+            "unacknowledged": unacknowledged,
             "spooled": sum(state.spooled for state in states),
             "spooled_bytes": sum(state.spooled_bytes for state in states),
             "restarts": sum(worker.restarts for worker in self.workers),
@@ -140,9 +146,49 @@ class Intake:
         found = [] if self.gateway.wait_connected(0) else ["the broker does not serve us"]
         return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
 
-    def _count(self, answer: Committed, messages: Sequence[Message]) -> None:
+    def standing(self) -> list[Standing]:
+        """How things stand, for `Metrics`."""
+        states = [lane.state() for lane in self.lanes]
+        now = time.time()
+
+        def gauge(name: str, text: str, value: Callable[[LaneState], float]) -> Standing:
+            return standing(f"ingest_{name}", text, [({"worker": str(n)}, value(state)) for n, state in enumerate(states)])
+
+        up = [({"worker": str(n)}, float(worker.is_up)) for n, worker in enumerate(self.workers)]
+        restarts = [({"worker": str(n)}, float(worker.restarts)) for n, worker in enumerate(self.workers)]
+        found = [
+            gauge("waiting_messages", "Received, and in no batch yet.", lambda s: s.waiting),
+            gauge("unacknowledged_messages", "Received, and not acknowledged yet.", lambda s: s.unacknowledged),
+            gauge("spooled_messages", "On disk, waiting for the database.", lambda s: s.spooled),
+            gauge("spooled_bytes", "Payload on disk, waiting for the database.", lambda s: s.spooled_bytes),
+            gauge(
+                "spooled_oldest_seconds",
+                "Age of the oldest batch on disk; 0: none.",
+                lambda s: 0.0 if s.spooled_since is None else max(0.0, now - s.spooled_since),
+            ),
+            gauge("spool_full", "1: the spool takes no more, and nothing is acknowledged.", lambda s: s.full),
+            gauge("spool_damaged_files", "Files that were set aside since the start.", lambda s: s.damaged),
+            gauge("database_up", "1: the last thing asked of the database was done.", lambda s: s.ready),
+            standing("ingest_worker_up", "1: the process runs.", up),
+            standing("ingest_worker_restarts", "Times that the process was started again.", restarts, kind="counter"),
+            standing("ingest_broker_connected", "1: subscribed at the broker.", [({}, float(self.gateway.wait_connected(0)))]),
+            standing(
+                "ingest_lost_messages",
+                "Messages of QoS 0 that found no room in memory.",
+                [({}, float(self.gateway.lost))],
+                kind="counter",
+            ),
+        ]
+        if self.gateway.dropped is not None:
+            text = "Messages that the broker dropped since it started, by its own count ($SYS)."
+            found.append(standing("broker_dropped_messages", text, [({}, float(self.gateway.dropped))]))
+        return found
+
+    def _count(self, worker: int, answer: Committed, messages: Sequence[Message]) -> None:
+        lag = time.time() - messages[0].received_at / 1e6
         with self._lock:
-            self._counters.add(answer.counts, lag=time.time() - messages[0].received_at / 1e6, commit=answer.took)
+            self._counters.add(answer.counts, lag=lag, commit=answer.took)
+        self.metrics.committed(worker, answer, lag=lag)
 
 
 def run(
@@ -151,6 +197,7 @@ def run(
     spawn: Spawn,
     stop: threading.Event,
     *,
+    endpoint: tuple[str, int],
     report: Callable[[dict[str, Any]], None] | None = None,
     report_every: float = 1.0,
 ) -> Counters:
@@ -163,6 +210,8 @@ def run(
     spawn : Spawn
     stop : threading.Event
         When set: nothing more is taken, the rest is committed or spooled and acknowledged, and the function returns.
+    endpoint : (str, int)
+        Host and port of `/metrics`, `/healthz` and `/readyz`.
     report : callable, optional
         Gets `Intake.report` as soon as we are subscribed, then every `report_every` seconds, and at the end.
 
@@ -172,9 +221,19 @@ def run(
         See `Intake.tend`.
     SpoolInUseError, SpoolFullError
         There is no spool to fall back on.
+    EndpointError
+        The port is taken.
     """
     counters = Counters()
     intake = Intake(session, layout, spawn, counters)
+    host, port = endpoint
+    with Endpoint(host, port, metrics=intake.metrics.exposition, ready=intake.complaints):
+        _watch(intake, stop, report, report_every)
+    return counters
+
+
+def _watch(intake: Intake, stop: threading.Event, report: Callable[[dict[str, Any]], None] | None, report_every: float) -> None:
+    """Until `stop` is set, or something is wrong for good."""
     ready = False
     reported = time.monotonic()
     try:
@@ -190,7 +249,6 @@ def run(
         intake.stop()
         if report:
             report(intake.report())
-    return counters
 
 
 def _adopted(directory: Path, own: Sequence[str]) -> list[Spool]:

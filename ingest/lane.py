@@ -66,7 +66,8 @@ class _Sent:
 class LaneState:
     """What a lane looks like from outside."""
 
-    waiting: int  # messages that are not acknowledged yet
+    waiting: int  # messages in the inbox
+    unacknowledged: int  # those, and what the worker has of them
     spooled: int  # messages on disk
     spooled_bytes: int
     spooled_since: float | None  # s since 1970 UTC
@@ -180,7 +181,8 @@ class Lane:
         spools = [*self._adopted, self._spool]
         spooled = sum(spool.messages for spool in spools)
         return LaneState(
-            waiting=len(self._inbox) + unspooled,
+            waiting=len(self._inbox),
+            unacknowledged=len(self._inbox) + unspooled,
             spooled=spooled,
             spooled_bytes=sum(spool.bytes for spool in spools),
             spooled_since=min((spool.oldest for spool in spools if spool.oldest is not None), default=None),

@@ -44,6 +44,11 @@ class Worker:
         #: How often it was started again.
         self.restarts = 0
 
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
+
     def tend(self) -> None:
         """See to it that it runs."""
         now = time.monotonic()

@@ -1,11 +1,13 @@
 """The accounts, asked of the database itself: what the ledger sums up to, what does not balance, which rollups are wrong.
 
-Sync, on a connection in autocommit mode; each function sees one state of the database. `storage/read.py` has the ledger row by row.
+Sync, on a connection in autocommit mode; each function sees one state of the database. `storage/read.py` has the ledger row by row
+for the API, `storage/figures.py` what Prometheus is shown.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Final, Self
 
 from devices.flags import BAD, Flag
@@ -39,6 +41,15 @@ class Totals:
         return self.received == self.stored + self.duplicate + self.conflict + self.missing + self.quarantined
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Minute:
+    """A row of the ledger."""
+
+    minute: datetime  # of receipt
+    source: str
+    counts: Totals
+
+
 def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> Totals:
     """What the ledger sums up to over all time.
 
@@ -52,6 +63,38 @@ def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> T
     with translated():
         row = connection.execute(_SQL["totals"], {"sources": None if sources is None else list(sources)}).fetchone()
     assert row is not None
+    return _totals(row)
+
+
+def minutes(connection: Connection, *, start: datetime, sources: Sequence[str] | None = None, limit: int = 10_000) -> list[Minute]:
+    """The ledger by minute of receipt and source, oldest first.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    start : datetime
+        Minutes that begin then or later.
+    sources : sequence of str, optional
+        Only of these; all, unless given.
+    limit : int
+        Rows at most; of more the newest.
+    """
+    parameters = {"start": start, "sources": None if sources is None else list(sources), "limit": limit}
+    with translated():
+        rows = connection.execute(_SQL["minutes"], parameters).fetchall()
+    return [Minute(minute=minute, source=source, counts=_totals(counts)) for minute, source, *counts in rows]
+
+
+def source_exists(connection: Connection, source: str) -> bool:
+    """Whether there is such a source, registered or heard of."""
+    with translated():
+        row = connection.execute(_SQL["source_exists"], {"source": source}).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def _totals(row: Sequence[int]) -> Totals:
     return Totals(**dict(zip((f.name for f in fields(Totals)), row, strict=True)))
 
 
@@ -59,8 +102,8 @@ def discrepancies(connection: Connection) -> list[str]:
     """What does not balance, each as a sentence with its numbers; empty: everything does.
 
     Asked is whether every reading of a source ended as one thing, whether `readings`, with what retention dropped of it, has as
-    many rows as the ledger says were stored, and whether what is in quarantine unresolved, with what found no room there, is what
-    the ledger has as quarantined.
+    many rows as the ledger says were stored, whether what is in quarantine unresolved, with what found no room there, is what the
+    ledger has as quarantined, and whether the ledger's totals are the sums of its minutes.
 
     Parameters
     ----------
@@ -70,6 +113,7 @@ def discrepancies(connection: Connection) -> list[str]:
     with translated(), _snapshot(connection):
         unbalanced = connection.execute(_SQL["unbalanced"]).fetchall()
         stored = connection.execute(_SQL["stored"]).fetchone()
+        astray = connection.execute(_SQL["totals_astray"]).fetchall()
         quarantined = connection.execute(_SQL["quarantined"]).fetchall()
     assert stored is not None
     found = [
@@ -81,6 +125,10 @@ def discrepancies(connection: Connection) -> list[str]:
     if rows + dropped != counted:
         gone = f" + {dropped} that retention dropped = {rows + dropped}" if dropped else ""
         found.append(f"{rows} rows in readings{gone}, but the ledger has {counted} as stored")
+    found += [
+        f"source {name}: the ledger's minutes do not add up to its totals; of received readings they have {summed}, those {total}"
+        for name, total, summed in astray
+    ]
     found += [
         f"source {name}: {kept} readings in quarantine + {overflow} that found no room = {kept + overflow},"
         f" but the ledger has {counted} as quarantined"

@@ -1,5 +1,6 @@
 """Connections, and the driver's errors in our words."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,6 +13,9 @@ from devices.errors import CitybeatError
 #: How a server words that it will not let us in, ever. The driver has no SQLSTATE for what happens before there is a connection; a
 #: server of another language is only tried for longer.
 _REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", '" does not exist', "permission denied for database")
+
+#: Where a server's message begins to quote values.
+_QUOTING: Final = re.compile(r"^(?:DETAIL|CONTEXT):", re.MULTILINE)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -105,4 +109,5 @@ def connect(url: str, *, application: str, autocommit: bool = True, statement_ti
 
 
 def _line(exc: psycopg.Error) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__
+    # Detail and context quote rows: what a sender sent does not belong into a log.
+    return " ".join(_QUOTING.split(str(exc), maxsplit=1)[0].split()) or type(exc).__name__

@@ -184,8 +184,8 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
         devices = {row[0]: row[1:] for row in connection.execute(_SQL["all_devices"])}
         series = [row for row in connection.execute(_SQL["all_series"]) if row[2] in catalogue]
         calibrations: dict[int, list[Corrected]] = {}
-        for number, since, scale, offset in connection.execute(_SQL["calibrations_in_force"]):
-            corrected = Corrected(since=int(NEVER) if since is None else since, scale=scale, offset=offset)
+        for number, valid_from, scale, offset in connection.execute(_SQL["calibrations_in_force"]):
+            corrected = Corrected(since=int(NEVER) if valid_from is None else valid_from, scale=scale, offset=offset)
             calibrations.setdefault(number, []).append(corrected)
         declarations: dict[int, list[tuple[int, int, int]]] = {}
         for number, start, end, verdict in connection.execute(_SQL["all_declarations"]):

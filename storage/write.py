@@ -27,6 +27,9 @@ from storage.sources import SOURCE_LOCKS
 _SQL: Final = sql.load("write")
 #: s. The largest batch takes about one, and waits for a rebuild's slice for another; who takes longer has a server that hangs.
 _STATEMENT: Final = 30.0
+#: After which a number that has not come counts as lost, while higher ones came. A restart of ingest or broker, after which
+#: unacknowledged messages come again, takes seconds; five minutes also hold for a slow one, and are soon enough for an alarm.
+GRACE: Final = timedelta(minutes=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
@@ -294,8 +297,8 @@ class Transaction:
         return overflow
 
     def add_ledger(self, tallies: Sequence[Tally], overflow: Mapping[tuple[int, int], int]) -> None:
-        """Add counts to the ledger, in key order."""
-        ordered = sorted(tallies, key=lambda tally: (tally.minute, tally.source))
+        """Add counts to the ledger and its totals, in order of source: whoever else writes totals does so too."""
+        ordered = sorted(tallies, key=lambda tally: (tally.source, tally.minute))
         rows = [
             {
                 **asdict(tally),
@@ -316,6 +319,7 @@ class Transaction:
                     "boots": list(numbers.boots),
                     "seqs": list(numbers.seqs),
                     "received_at": [_datetime(at) for at in numbers.received_at],
+                    "grace": GRACE,
                 },
             )
 

@@ -92,6 +92,11 @@ WITH old AS MATERIALIZED (
     UPDATE ledger l SET overflow = l.overflow + g.readings
     FROM (SELECT source_id, minute, sum(readings) AS readings FROM gone WHERE open GROUP BY source_id, minute) g
     WHERE l.source_id = g.source_id AND l.minute = g.minute
+), totalled AS (
+    -- In the order in which batches write them, so that nobody waits in a circle.
+    INSERT INTO ledger_totals AS t (source_id, overflow)
+    SELECT source_id, sum(readings) FROM gone WHERE open GROUP BY source_id ORDER BY source_id
+    ON CONFLICT (source_id) DO UPDATE SET overflow = t.overflow + EXCLUDED.overflow
 ), freed AS (
     UPDATE source_state s SET quarantine_bytes = greatest(0, s.quarantine_bytes - g.size)
     FROM (SELECT source_id, sum(size) AS size FROM gone WHERE open GROUP BY source_id) g

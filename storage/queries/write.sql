@@ -122,16 +122,39 @@ SELECT m.ord FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[]
 JOIN seqs s USING (source_id, boot) WHERE s.seen @> m.seq;
 
 -- name: add_seqs
--- Message numbers of this batch.
-INSERT INTO seqs AS s (source_id, boot, seen, first_at, last_at)
-SELECT source_id, boot, range_agg(int8range(seq, seq + 1)), min(at), max(at)
+-- Message numbers of this batch. A mark is how far a source had come; once it is a grace time old, holes below it are old too.
+INSERT INTO seqs AS s (source_id, boot, seen, first_at, last_at, mark, mark_at)
+SELECT source_id, boot, range_agg(int8range(seq, seq + 1)), min(at), max(at), max(seq) + 1, max(at)
 FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[], %(received_at)s::timestamptz[]) AS m(source_id, boot, seq, at)
 GROUP BY source_id, boot ORDER BY source_id, boot
-ON CONFLICT (source_id, boot) DO UPDATE
-SET seen = s.seen + EXCLUDED.seen, first_at = least(s.first_at, EXCLUDED.first_at), last_at = greatest(s.last_at, EXCLUDED.last_at);
+ON CONFLICT (source_id, boot) DO UPDATE SET
+    seen = s.seen + EXCLUDED.seen, first_at = least(s.first_at, EXCLUDED.first_at), last_at = greatest(s.last_at, EXCLUDED.last_at),
+    settled = CASE WHEN EXCLUDED.last_at >= s.mark_at + %(grace)s THEN s.mark ELSE s.settled END,
+    -- Back, too: a clock that was ahead must not keep marks from being made.
+    mark = CASE WHEN EXCLUDED.last_at BETWEEN s.mark_at - %(grace)s AND s.mark_at + %(grace)s THEN s.mark
+        ELSE greatest(s.mark, EXCLUDED.mark) END,
+    mark_at = CASE WHEN EXCLUDED.last_at BETWEEN s.mark_at - %(grace)s AND s.mark_at + %(grace)s THEN s.mark_at
+        ELSE EXCLUDED.last_at END;
 
 -- name: add_ledger
--- Counts of this batch, by minute of receipt and source.
+-- Counts of this batch, by minute of receipt and source, and the same by source over all time.
+WITH totals AS (
+    INSERT INTO ledger_totals AS t
+        (source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)
+    VALUES (%(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,
+            %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s)
+    ON CONFLICT (source_id) DO UPDATE SET
+        messages = t.messages + EXCLUDED.messages,
+        undecodable = t.undecodable + EXCLUDED.undecodable,
+        redelivered = t.redelivered + EXCLUDED.redelivered,
+        received = t.received + EXCLUDED.received,
+        stored = t.stored + EXCLUDED.stored,
+        duplicate = t.duplicate + EXCLUDED.duplicate,
+        conflict = t.conflict + EXCLUDED.conflict,
+        missing = t.missing + EXCLUDED.missing,
+        quarantined = t.quarantined + EXCLUDED.quarantined,
+        overflow = t.overflow + EXCLUDED.overflow
+)
 INSERT INTO ledger AS l
     (minute, source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)
 VALUES (%(minute)s, %(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,

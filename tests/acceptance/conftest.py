@@ -113,6 +113,7 @@ def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterato
         "CITYBEAT_PG_PORT": str(settings.pg_port),
         "CITYBEAT_MQTT_PORT": str(settings.mqtt_port),
         "CITYBEAT_API_PORT": str(free_port()),
+        "CITYBEAT_INGEST_PORT": "0",
     }
     with stack.running(settings) as servers:
         made = Town(servers=servers, settings=settings, env=env, logs=tmp_path_factory.mktemp("logs"))

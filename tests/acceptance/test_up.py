@@ -17,12 +17,14 @@ from devices.errors import CitybeatError
 from stack.process import free_port
 from tests.acceptance.conftest import wait_for
 
+PORTS = ["CITYBEAT_PG_PORT", "CITYBEAT_MQTT_PORT", "CITYBEAT_API_PORT", "CITYBEAT_INGEST_PORT"]
+
 
 @pytest.fixture
 def env(tmp_path, debian_root):
     """Settings of a home of one's own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CITYBEAT_")}
-    ports = {name: str(free_port()) for name in ("CITYBEAT_PG_PORT", "CITYBEAT_MQTT_PORT", "CITYBEAT_API_PORT")}
+    ports = {name: str(free_port()) for name in PORTS}
     return clean | ports | {"CITYBEAT_HOME": str(tmp_path / "home"), "CITYBEAT_ROOT": str(debian_root)}
 
 
@@ -133,7 +135,7 @@ def test_a_crash_of_a_part_ends_it_with_its_reason(env):
     assert processes(env["CITYBEAT_HOME"]) == []
 
 
-@pytest.mark.parametrize("setting", ["CITYBEAT_PG_PORT", "CITYBEAT_MQTT_PORT", "CITYBEAT_API_PORT"])
+@pytest.mark.parametrize("setting", PORTS)
 def test_a_port_that_is_taken_is_named_with_its_setting(env, setting):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -147,7 +149,7 @@ def test_a_port_that_is_taken_is_named_with_its_setting(env, setting):
 
 
 def test_two_homes_run_side_by_side(env, tmp_path):
-    ports = {name: str(free_port()) for name in ("CITYBEAT_PG_PORT", "CITYBEAT_MQTT_PORT", "CITYBEAT_API_PORT")}
+    ports = {name: str(free_port()) for name in PORTS}
     other = env | ports | {"CITYBEAT_HOME": str(tmp_path / "other")}
     both = [
         subprocess.Popen(

@@ -34,8 +34,8 @@ QUOTA = 100_000_000
 METRICS = ["temperature", "vehicleCount", "windDirection", "LAeq"]
 SETTINGS = replaying.Settings(catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=QUOTA)
 TABLES = (
-    "readings, readings_1m, readings_15m, marks_15m, latest, ledger, quarantine, seqs, source_state, declarations, dropped_chunks, "
-    "carried_counters"
+    "readings, readings_1m, readings_15m, marks_15m, latest, ledger, ledger_totals, quarantine, seqs, source_state, declarations, "
+    "dropped_chunks, carried_counters"
 )
 
 

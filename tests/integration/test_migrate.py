@@ -7,7 +7,7 @@ from devices.catalogue import builtin, extended
 from devices.device import Device, Sensor
 from devices.errors import DeviceError
 from storage import migrate, registry
-from storage.database import DatabaseUnavailableError, StorageError, connect
+from storage.database import DatabaseUnavailableError, StorageError, connect, translated
 
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0}
 
@@ -111,3 +111,14 @@ def test_errors_are_in_our_words(servers):
     with pytest.raises(StorageError, match="CITYBEAT_DATABASE_URL") as caught:
         connect(re.sub(r":[^:@/]+@", ":wrong@", servers.database_url), application="t")
     assert not isinstance(caught.value, DatabaseUnavailableError)
+
+
+def test_errors_do_not_quote_rows(connection):
+    for statement, words in (
+        ("INSERT INTO sources (name) VALUES ('zuckerwatte'), ('zuckerwatte')", "sources_name_key"),
+        ("INSERT INTO marks_15m (bucket, series) SELECT NULL, ARRAY[4711]", "null value"),
+    ):
+        with pytest.raises(StorageError, match=words) as caught, translated():
+            connection.execute(statement)
+        assert "zuckerwatte" not in str(caught.value)
+        assert "4711" not in str(caught.value)

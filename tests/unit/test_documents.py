@@ -4,9 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from api.metrics import families as families_of
+from api.requests import Requests
 from citybeat.settings import Settings
 from devices.errors import Reason
+from ingest.counters import Counters
+from ingest.gateway import Session
+from ingest.inbox import BatchSize
+from ingest.intake import Intake, Layout
+from ingest.lane import Patience
+from storage.figures import Figures
+from storage.read import COUNTS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -22,6 +32,23 @@ def test_every_setting_is_documented_with_its_default(name):
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_documented(reason):
     assert f"`{reason.value}`" in (ROOT / "docs/mqtt.md").read_text("utf-8")
+
+
+def test_every_metric_is_documented_and_no_other(tmp_path):
+    layout = Layout(size=BatchSize(), patience=Patience(), spool=tmp_path)
+    intake = Intake(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
+    intake.gateway.dropped = 0
+    text = intake.metrics.exposition()[1].decode()
+    intake.lanes[0]._spool.close()
+    requests = Requests()
+    requests.answered("GET", "/", 200, 0.1)
+    counts = dict.fromkeys(COUNTS, 0)
+    nothing = Figures(ledger={"gw": counts}, quarantine={}, lost={}, marks=0, sensors={}, overdue={})
+    families = [*text_string_to_metric_families(text), *families_of(nothing, 0.0), *requests.registry.collect()]
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    documented = re.findall(r"`(citybeat_\w+?)(?:\{\w+\})?`", (ROOT / "docs/operations.md").read_text("utf-8"))
+    assert set(documented) == names
+    assert all(family.documentation.endswith(".") for family in families)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -113,7 +113,7 @@ def test_flowing_messages_are_acknowledged_when_they_are_committed_and_not_befor
     first = lane.request()
     assert numbers(first.messages) == [1, 2, 3]
     assert lane.acknowledged == []
-    assert lane.lane.state().waiting == 4
+    assert lane.lane.state().unacknowledged == 4
     lane.answer(first)
     assert lane.work(1) == [[4]]
     until(lambda: lane.acknowledged == [1, 2, 3, 4])
@@ -133,7 +133,7 @@ def test_a_worker_that_does_not_answer_has_its_batch_spooled_under_its_id_and_al
     lane.put(3, 4, 5, 6)
     until(lambda: lane.acknowledged == [1, 2, 3, 4, 5, 6])
     state = lane.lane.state()
-    assert (state.spooled, state.waiting, state.trouble, state.ready) == (6, 0, "the database is away", False)
+    assert (state.spooled, state.unacknowledged, state.trouble, state.ready) == (6, 0, "the database is away", False)
     assert lane.spool.first().id == request.id
     lane.answer(request)  # that try was committed after all
     assert lane.work(2) == [[3, 4, 5], [6]]

@@ -39,7 +39,7 @@ def test_services_wait_for_each_other_by_health():
 
 def test_ports_are_bound_to_the_loopback_interface():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:${CITYBEAT_") for port in ports)
 
 
