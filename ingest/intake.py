@@ -22,7 +22,7 @@ from ingest.lane import Lane, LaneState, Patience
 from ingest.message import Message
 from ingest.metrics import Metrics, Standing, standing
 from ingest.protocol import Committed
-from ingest.spool import SUFFIX, Spool, SpoolInUseError, leftovers
+from ingest.spool import SUFFIX, Spool, SpoolInUseError, leftovers, set_aside
 from ingest.workers import Spawn, Worker
 
 _LOG: Final = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Intake:
 
     def __init__(self, session: Session, layout: Layout, spawn: Spawn, counters: Counters) -> None:
         self._counters: Final = counters
+        self._directory: Final = layout.spool
         self._lock: Final = threading.Lock()  # of the counters
         self._quiet = False  # nothing waited at the last look
         self.metrics: Final = Metrics(layout.workers, self.standing)
@@ -144,6 +145,10 @@ class Intake:
     def complaints(self) -> list[str]:
         """What keeps us from being ready, each as a sentence; empty: messages are taken and written."""
         found = [] if self.gateway.wait_connected(0) else ["the broker does not serve us"]
+        for path in set_aside(self._directory):
+            found.append(
+                f"{path} is damaged, and was set aside: what is in it was acknowledged and is not stored; look at it, remove it"
+            )
         return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
 
     def standing(self) -> list[Standing]:
@@ -167,10 +172,14 @@ class Intake:
                 lambda s: 0.0 if s.spooled_since is None else max(0.0, now - s.spooled_since),
             ),
             gauge("spool_full", "1: the spool takes no more, and nothing is acknowledged.", lambda s: s.full),
-            gauge("spool_damaged_files", "Files that were set aside since the start.", lambda s: s.damaged),
             gauge("database_up", "1: the last thing asked of the database was done.", lambda s: s.ready),
             standing("ingest_worker_up", "1: the process runs.", up),
             standing("ingest_worker_restarts", "Times that the process was started again.", restarts, kind="counter"),
+            standing(
+                "ingest_spool_damaged_files",
+                "Spool files that were set aside and are there still.",
+                [({}, float(len(set_aside(self._directory))))],
+            ),
             standing("ingest_broker_connected", "1: subscribed at the broker.", [({}, float(self.gateway.wait_connected(0)))]),
             standing(
                 "ingest_lost_messages",
@@ -270,13 +279,8 @@ def _adopted(directory: Path, own: Sequence[str]) -> list[Spool]:
 
 
 def _complaints(number: int, state: LaneState) -> list[str]:
-    found = []
     if state.full:
-        found.append(f"the spool of worker {number} is full, nothing is acknowledged: {state.trouble}")
-    elif state.trouble:
-        found.append(f"worker {number}: {state.trouble}")
-    elif not state.ready:
-        found.append(f"worker {number} has no database yet")
-    if state.damaged:
-        found.append(f"worker {number} has set aside {state.damaged} damaged spool files; look at them, and remove them")
-    return found
+        return [f"the spool of worker {number} is full, nothing is acknowledged: {state.trouble}"]
+    if state.trouble:
+        return [f"worker {number}: {state.trouble}"]
+    return [] if state.ready else [f"worker {number} has no database yet"]

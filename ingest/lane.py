@@ -46,10 +46,11 @@ class Patience:
 
     #: s that a batch, or a filled inbox, waits for the database before it goes to disk: longer than a failover that nobody notices.
     spool_after: float = 2.0
-    #: s without a word from a worker that has a batch, until it is taken to hang: longer than any statement may take.
-    hung_after: float = 60.0
-    #: s without a round of the lane itself: no write to a disk that works takes as long.
-    dead_after: float = 60.0
+    #: s without a word from a worker that has a batch, until it is taken to hang: longer than any statement may take (30 s).
+    hung_after: float = 45.0
+    #: s without a round of the lane itself: no write to a disk that works takes as long, nor does a worker that is killed when it
+    #: hangs, and does not read what it is sent.
+    dead_after: float = 90.0
 
 
 @dataclass(slots=True)
@@ -71,7 +72,6 @@ class LaneState:
     spooled: int  # messages on disk
     spooled_bytes: int
     spooled_since: float | None  # s since 1970 UTC
-    damaged: int  # files that were set aside
     full: bool  # the spool takes no more, so nothing is acknowledged
     ready: bool  # the worker has what it needs from the database
     trouble: str  # what the worker, or the spool, complains of
@@ -186,7 +186,6 @@ class Lane:
             spooled=spooled,
             spooled_bytes=sum(spool.bytes for spool in spools),
             spooled_since=min((spool.oldest for spool in spools if spool.oldest is not None), default=None),
-            damaged=sum(len(spool.damaged) for spool in spools),
             full=self._full_since is not None,
             ready=self._ready,
             trouble=self._trouble,

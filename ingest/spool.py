@@ -231,6 +231,11 @@ def leftovers(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 
+def set_aside(directory: Path) -> list[Path]:
+    """Damaged files in a directory that nobody has removed yet."""
+    return sorted(path for path in directory.glob(f"*{DAMAGED}-*") if not path.name.endswith(("-wal", "-shm")))
+
+
 def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 

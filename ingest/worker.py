@@ -19,7 +19,7 @@ from ingest.commit import Written
 from ingest.housekeeping import Housekeeper
 from ingest.pipeline import Pipeline
 from ingest.protocol import Committed, Ready, Request, Trouble
-from storage.database import DatabaseUnavailableError, TransientError
+from storage.database import DatabaseUnavailableError, StorageError, TransientError
 
 _LOG: Final = logging.getLogger(__name__)
 #: s. How soon an idle worker looks at the registry's notifications and its threads.
@@ -92,6 +92,9 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
                     delays=_delays(written),
                 )
             )
+    except StorageError as exc:
+        line.send(Trouble(why=str(exc)))  # for whoever asks why nothing is stored
+        raise
     except (EOFError, ConnectionError):
         _LOG.debug("the intake has closed the line")
     finally:

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import closing
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pytest
@@ -14,8 +15,9 @@ from ingest import replay
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
+from stack.process import free_port
 from storage import accounts, registry
-from storage.database import RefusedDataError, StorageError
+from storage.database import DatabaseUnavailableError, RefusedDataError, StorageError
 from storage.quarantine import Filter
 from storage.write import Store
 
@@ -137,3 +139,29 @@ def test_a_statement_that_takes_too_long_is_tried_again_on_a_new_connection(city
         assert written is None
     assert "statement timeout" in str(troubles[0])
     assert city.process(message(0, 20.0)).counts["stored"] == 1
+
+
+def test_of_several_addresses_the_one_that_serves_is_taken(city):
+    """As after a failover; an address may be dead, or one that was the primary."""
+    url = urlsplit(city.url)
+    user, port = url.netloc.rpartition("@")[0], url.port
+    both = url._replace(netloc=f"{user}@127.0.0.1:{free_port()},127.0.0.1:{port}", query="target_session_attrs=read-write")
+    with closing(Pipeline(urlunsplit(both), catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=1)) as moved:
+        assert moved.process([message(0, 20.0)], lambda: True).counts["stored"] == 1
+        city.connection.execute(f"ALTER DATABASE {url.path[1:]} SET default_transaction_read_only = on")
+        city.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        troubles = []
+        assert moved.process([message(0, 21.0, at=TS + 1000)], lambda: bool(troubles), trouble=troubles.append) is None
+        assert isinstance(troubles[0], DatabaseUnavailableError)
+        city.connection.execute(f"ALTER DATABASE {url.path[1:]} RESET default_transaction_read_only")
+        assert moved.process([message(0, 21.0, at=TS + 1000)], lambda: True).counts["stored"] == 1
+
+
+def test_a_primary_that_became_a_standby_is_left(city):
+    city.process(message(0, 20.0))
+    city.pipeline._store._connection.execute("SET default_transaction_read_only = on")
+    troubles = []
+    assert city.pipeline.process([message(0, 21.0, at=TS + 1000)], lambda: False, trouble=troubles.append).counts["stored"] == 1
+    assert "read-only" in str(troubles[0])

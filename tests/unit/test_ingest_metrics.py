@@ -97,7 +97,6 @@ def test_how_things_stand(intake):
         "spooled_messages": 2,
         "spooled_bytes": 10,
         "spool_full": 0,
-        "spool_damaged_files": 0,
         "database_up": 0,
         "worker_up": 0,
         "worker_restarts_total": 3,
@@ -105,12 +104,12 @@ def test_how_things_stand(intake):
     for name, wanted in expected.items():
         assert value(intake, f"ingest_{name}", worker=worker) == wanted, name
     assert 0 <= value(intake, "ingest_spooled_oldest_seconds", worker=worker) < 60
-    assert value(intake, "ingest_broker_connected") == 0
+    assert value(intake, "ingest_broker_connected") == value(intake, "ingest_spool_damaged_files") == 0
     assert value(intake, "ingest_lost_messages_total") == 2
     assert value(intake, "broker_dropped_messages") == 11
 
 
-def test_what_keeps_it_from_being_ready(intake):
+def test_what_keeps_it_from_being_ready(intake, tmp_path):
     complaints = intake.complaints()
     assert complaints[0] == "the broker does not serve us"
     assert len(complaints) == 3
@@ -118,6 +117,11 @@ def test_what_keeps_it_from_being_ready(intake):
     for lane in intake.lanes:
         lane._ready = True
     assert intake.complaints() == []
+    for name in ("x.spool.damaged-1", "x.spool.damaged-1-wal"):
+        (tmp_path / name).touch()
+    assert "x.spool.damaged-1 is damaged" in intake.complaints()[0]
+    assert value(intake, "ingest_spool_damaged_files") == len(intake.complaints()) == 1
+    (tmp_path / "x.spool.damaged-1").unlink()
     intake.lanes[1]._trouble = "the disk is full"
     assert intake.complaints() == ["worker 1: the disk is full"]
     intake.lanes[1]._full_since = 1.0
