@@ -13,6 +13,12 @@ from devices.errors import CitybeatError
 #: server of another language is only tried for longer.
 _REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", '" does not exist', "permission denied for database")
 
+#: The server, too, has to notice that a connection is dead: until then the transaction in it holds the locks of its sources, and
+#: its successor waits. PostgreSQL's default is two hours. Seconds, seconds, probes, milliseconds; as for our own end, below.
+_SERVER_KEEPALIVES: Final = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=15000"
+)
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 #: s. Longer than a local server ever needs, shorter than an operator waits.
@@ -79,7 +85,7 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
             autocommit=autocommit,
             application_name=f"citybeat {application}",
             connect_timeout=CONNECT_TIMEOUT,
-            options="-c timezone=UTC -c synchronous_commit=on",
+            options=f"-c timezone=UTC -c synchronous_commit=on {_SERVER_KEEPALIVES}",
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,
