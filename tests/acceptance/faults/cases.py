@@ -20,6 +20,8 @@ from tests.acceptance.faults.traffic import Mix
 _WRITER = b"citybeat ingest writer"
 _COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 _COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
+_TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'citybeat ingest%'"""
 
 
 def _commit_trap(scene: Scene, pattern: bytes, direction: Direction) -> Trap:
@@ -117,7 +119,7 @@ def kill_broker(scene: Scene) -> None:
 def cut_mqtt(scene: Scene) -> None:
     """TCP reset of ingest's connection to the broker."""
     for _ in range(3):
-        assert scene.mqtt_link.cut() == 1
+        wait_for(scene.mqtt_link.cut, scene.ingest.tail)
         scene.committed()
         scene.moment()
 
@@ -141,7 +143,7 @@ def stall_mqtt(scene: Scene) -> None:
 
 def lose_mqtt(scene: Scene) -> None:
     """Half-open for good: nothing but the keep-alive tells."""
-    assert scene.mqtt_link.lose() == 1
+    wait_for(scene.mqtt_link.lose, scene.ingest.tail)
     scene.committed()
 
 
@@ -168,11 +170,7 @@ def terminate_backends(scene: Scene) -> None:
     with closing(connect(scene.database_url, application="saboteur")) as connection:
         for _ in range(5):
             scene.moment(5, 40)
-            ended = connection.execute(
-                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                   WHERE datname = current_database() AND application_name LIKE 'citybeat ingest%'"""
-            ).fetchall()
-            assert ended
+            wait_for(connection.execute(_TERMINATE).fetchall, scene.ingest.tail)
             scene.committed()
 
 
@@ -193,7 +191,7 @@ def cut_after_commit(scene: Scene) -> None:
 def cut_database(scene: Scene) -> None:
     """TCP reset of all connections to the database."""
     for _ in range(3):
-        assert scene.database_link.cut() > 0
+        wait_for(scene.database_link.cut, scene.ingest.tail)
         scene.committed()
         scene.moment(5, 60)
 
