@@ -118,7 +118,7 @@ def _repeated(prepared: Prepared, seen: Bools) -> Bools:
 def _winners(batch: Batch, lost: Int64, repeated: Bools, prepared: Prepared, registry: Registry) -> Int64:
     """Of the rows that met another value, those that replace it, if the source's policy is so: the last of each series and time.
 
-    If the last to arrive brought what is stored, it is not among `lost`, and nothing replaces it. A repeated message has had its say.
+    If the last to arrive brought what is stored, it is not among `lost`, and nothing replaces it. Repeated messages do not count.
     """
     if not registry.replacing or len(lost) == 0:
         return np.empty(0, np.int64)
