@@ -248,8 +248,8 @@ class Scene:
             "CITYBEAT_DATABASE_URL": _through(self.database_url, self.database_link.port),
             "CITYBEAT_MQTT_URL": _through(self.tree.servers.mqtt_url, self.mqtt_link.port),
             "CITYBEAT_CLIENT_ID": self.client_id,
-            # Small, so that a case has many batches, and the broker always something to deliver.
-            "CITYBEAT_BATCH_MESSAGES": "40",
+            # Small, so that after an outage there are many batches; large enough that they are soon done.
+            "CITYBEAT_BATCH_MESSAGES": "100",
         }
         if self.case.spool_disk:
             ours["CITYBEAT_SPOOL_DIR"] = str(self.home / "spool")
