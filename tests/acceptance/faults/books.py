@@ -64,6 +64,7 @@ def compare(
     replacing: bool = False,
     may_be_lost: Callable[[Sent], bool] = lambda _: False,
     may_be_refused: frozenset[str] = frozenset(),
+    once: bool = False,
     known: frozenset[tuple[str, bytes]] = frozenset(),
 ) -> Finding:
     """Compare what was sent with what is there.
@@ -79,6 +80,8 @@ def compare(
         Whether a message may be lost although the broker acknowledged it.
     may_be_refused : frozenset of str
         Reasons for which a reading may be in quarantine instead of being stored: a clock that was wrong.
+    once : bool
+        The broker had no reason to deliver anything again: then messages without a number are in quarantine once, too.
     known : frozenset of (topic, payload)
         Earlier messages that may be in quarantine too.
     """
@@ -106,7 +109,11 @@ def compare(
         _expect_conflicts(all_of_them, certain, required, permitted)
     _judge_timeless(sent, found, certain, refused, stored, rivals, wrong)
     for i, one in enumerate(sent):
-        _judge_quarantine(one, kept[one.topic, one.payload], required[i], permitted[i], wrong, certain=certain[i])
+        rows = kept[one.topic, one.payload]
+        _judge_quarantine(one, rows, required[i], permitted[i], wrong, certain=certain[i])
+        # Without a number, a message that is delivered again cannot be told from another one (docs/mqtt.md).
+        if len(rows) > 1 and (once or one.seq is not None):
+            wrong.append(f"{len(rows)} times in quarantine: {_name(one)}")
     mine = {(one.topic, one.payload) for one in sent}
     wrong += [
         f"in quarantine, but never sent: {payload[:80]!r} on {topic}"
@@ -189,9 +196,6 @@ def _judge_quarantine(
         wrong.append(f"not in quarantine for {sorted(required)}: {_name(one)}, but {[sorted(reasons) for reasons in rows]}")
     if any(not reasons <= permitted for reasons in rows):
         wrong.append(f"in quarantine for {[sorted(reasons) for reasons in rows]}, not {sorted(permitted)}: {_name(one)}")
-    # Without a number, a message that is delivered again cannot be told from another one (docs/mqtt.md).
-    if one.seq is not None and len(rows) > 1:
-        wrong.append(f"{len(rows)} times in quarantine: {_name(one)}")
 
 
 def _judge_numbers(sent: Sequence[Sent], found: Found, certain: Sequence[bool], stored: dict[Key, float]) -> list[str]:

@@ -71,10 +71,9 @@ def kill_in_conflicts(scene: Scene) -> None:
 
 def stop_ingest(scene: Scene) -> None:
     """SIGTERM in mid-stream."""
-    for _ in range(2):
-        scene.moment()
-        scene.stop()
-        scene.ingest.start()
+    scene.moment()
+    scene.stop()
+    scene.ingest.start()
 
 
 def take_over(scene: Scene) -> None:
@@ -107,12 +106,35 @@ def stop_broker(scene: Scene) -> None:
         scene.moment()
 
 
-def kill_broker(scene: Scene) -> None:
-    """SIGKILL: what it took since its last autosave may be lost, and nothing else."""
-    scene.moment(100, 300)
+def _kill_broker(scene: Scene) -> None:
     at = scene.tree.machinery.kill_broker()
     scene.tree.machinery.revive()
     scene.broker_died(at)
+
+
+def kill_broker(scene: Scene) -> None:
+    """SIGKILL: what it took since its last autosave may be lost, and nothing else."""
+    scene.moment(100, 300)
+    _kill_broker(scene)
+    scene.committed()
+
+
+def kill_broker_with_a_queue(scene: Scene) -> None:
+    """SIGKILL while ingest is away, and the broker the only one that has its messages."""
+    scene.mqtt_link.refuse()
+    scene.mqtt_link.cut()
+    scene.moment(150, 350)
+    _kill_broker(scene)
+    scene.mqtt_link.accept()
+    scene.committed()
+
+
+def kill_broker_with_a_slow_database(scene: Scene) -> None:
+    """SIGKILL while messages wait in ingest for the database."""
+    scene.database_link.stall()
+    scene.moment(150, 350)
+    _kill_broker(scene)
+    scene.database_link.resume()
     scene.committed()
 
 
@@ -225,8 +247,7 @@ def slow_database(scene: Scene) -> None:
 def _spooling(scene: Scene) -> None:
     """Database away, and ingest goes on taking messages from the broker, and acknowledging them."""
     scene.tree.machinery.crash_database()
-    wait_for(lambda: int(str(scene.ingest.last().get("spooled", 0))) > 0, scene.ingest.tail)
-    scene.moment(100, 300)
+    scene.acknowledged(500)  # more than it had in hand
 
 
 def spool(scene: Scene) -> None:
@@ -261,8 +282,8 @@ def kill_while_spooling(scene: Scene) -> None:
 def spool_full(scene: Scene) -> None:
     """No room: it stops acknowledging, says so, and nothing is lost."""
     _spooling(scene)
-    wait_for(lambda: "full" in scene.ingest.tail(), scene.ingest.tail)
-    scene.moment(100, 200)
+    scene.silent(2.0)
+    assert "full" in scene.ingest.tail()
     scene.tree.machinery.revive()
     scene.committed()
 
@@ -297,11 +318,14 @@ def wedge_database(scene: Scene) -> None:
     scene.committed()
 
 
+#: Much that only a number, or a batch's id, can keep from being stored or refused twice.
+_DELICATE = Mix(timeless=0.3, poison=0.1, conflicts=0.1)
+
 CASES = [
     Case(name="clock jumps", inject=clock_jumps, clock=True),
     Case(name="ingest killed at random", inject=kill_ingest),
-    Case(name="ingest killed before commit", inject=kill_before_commit),
-    Case(name="ingest killed between commit and acknowledgement", inject=kill_between_commit_and_ack),
+    Case(name="ingest killed before commit", inject=kill_before_commit, mix=_DELICATE),
+    Case(name="ingest killed between commit and acknowledgement", inject=kill_between_commit_and_ack, mix=_DELICATE),
     Case(
         name="ingest killed in a batch of conflicts",
         inject=kill_in_conflicts,
@@ -313,18 +337,20 @@ CASES = [
     Case(name="session taken over", inject=take_over),
     Case(name="broker stopped", inject=stop_broker),
     Case(name="broker killed", inject=kill_broker),
+    Case(name="broker killed with a queue", inject=kill_broker_with_a_queue),
+    Case(name="broker killed while the database is slow", inject=kill_broker_with_a_slow_database),
     Case(name="MQTT link cut", inject=cut_mqtt),
     Case(name="MQTT link refused", inject=refuse_mqtt),
-    Case(name="MQTT link stalled", inject=stall_mqtt),
-    Case(name="MQTT link slow", inject=slow_mqtt),
-    Case(name="database crashed", inject=crash_database),
-    Case(name="backends terminated", inject=terminate_backends),
-    Case(name="connection cut before commit", inject=cut_before_commit),
-    Case(name="connection cut after commit", inject=cut_after_commit),
-    Case(name="database link cut", inject=cut_database),
-    Case(name="database link stalled", inject=stall_database),
-    Case(name="database link half-open", inject=lose_database),
-    Case(name="database link slow", inject=slow_database),
+    Case(name="MQTT link stalled", inject=stall_mqtt, once=True),
+    Case(name="MQTT link slow", inject=slow_mqtt, once=True),
+    Case(name="database crashed", inject=crash_database, once=True),
+    Case(name="backends terminated", inject=terminate_backends, once=True),
+    Case(name="connection cut before commit", inject=cut_before_commit, once=True, mix=_DELICATE),
+    Case(name="connection cut after commit", inject=cut_after_commit, once=True, mix=_DELICATE),
+    Case(name="database link cut", inject=cut_database, once=True),
+    Case(name="database link stalled", inject=stall_database, once=True),
+    Case(name="database link half-open", inject=lose_database, once=True, rate=30, seconds=27),
+    Case(name="database link slow", inject=slow_database, once=True),
 ]
 
 _AWAY = {"CITYBEAT_SPOOL_AFTER_S": "1"}
@@ -343,7 +369,7 @@ PENDING = [
     Case(name="ingest killed while spooling", inject=kill_while_spooling, env=_AWAY, needs=_SPOOL),
     Case(name="ingest killed while draining the spool", inject=kill_while_draining, env=_AWAY, needs=_SPOOL),
     Case(name="spool full", inject=spool_full, env=_AWAY | {"CITYBEAT_SPOOL_BYTES": "200000"}, needs=_SPOOL),
-    Case(name="disk full", inject=spool_full, env=_AWAY, spool_disk=2 * 1024 * 1024, needs=_SPOOL),
+    Case(name="disk full", inject=spool_full, env=_AWAY, spool_disk=1024 * 1024, needs=_SPOOL),
     Case(name="database wedged", inject=wedge_database, env=_AWAY, needs="a limit on how long a batch may take; the spool"),
     Case(name="one of two workers killed", inject=kill_worker, options=("--workers", "2"), needs=_WORKERS),
     Case(name="number of workers changed", inject=change_workers, options=("--workers", "2"), needs=_WORKERS),

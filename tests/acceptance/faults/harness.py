@@ -88,6 +88,8 @@ class Case:
     policy: ConflictPolicy = ConflictPolicy.KEEP
     env: Mapping[str, str] = field(default_factory=dict)  # settings of ingest
     options: Sequence[str] = ()  # of `citybeat ingest`
+    rate: float = RATE  # messages/s of each source
+    once: bool = False  # neither ingest nor its connection to the broker ends: nothing is delivered twice
     clock: bool = False  # ingest's clock can be set: the file `clock` of its home
     may_be_refused: frozenset[str] = frozenset()  # reasons for which a good reading may end in quarantine
     spool_disk: int = 0  # bytes of a disk of its own for the spool; 0: none
@@ -144,6 +146,7 @@ class Scene:
                 boot=self._boot,
                 seed=self.seed * 1000 + self._rounds,
                 numbered=SOURCES[name],
+                once=self.case.once,
                 start=start,
                 mix=self.mix,
             )
@@ -156,7 +159,9 @@ class Scene:
             for name in names:
                 registry.set_conflict_policy(connection, name, self.policy)
         port = self.tree.settings.mqtt_port
-        self.publishers = [Publisher(port, one.source, self.tree.passwords[one.source], iter(one), RATE) for one in traffic]
+        self.publishers = [
+            Publisher(port, one.source, self.tree.passwords[one.source], iter(one), self.case.rate) for one in traffic
+        ]
 
     def moment(self, least: int = 10, most: int = 120) -> None:
         """Wait for a seeded number of messages to be acknowledged by the broker, while it is there to do so."""
@@ -167,6 +172,24 @@ class Scene:
         with self.database() as connection:
             before = accounts.totals(connection).messages
             wait_for(lambda: accounts.totals(connection).messages > before, self.ingest.tail)
+
+    def acknowledged(self, messages: int) -> None:
+        """Wait until ingest has acknowledged about so many messages more: nothing else that it sends to the broker is so much."""
+        goal = self.mqtt_link.passed["to server"] + 4 * messages  # bytes of a PUBACK
+        wait_for(lambda: self.mqtt_link.passed["to server"] >= goal, self.ingest.tail)
+
+    def silent(self, seconds: float) -> None:
+        """Wait until ingest has acknowledged nothing for so long, while messages come in."""
+        last = (-1, 0.0)
+
+        def quiet() -> bool:
+            nonlocal last
+            passed = self.mqtt_link.passed["to server"]
+            if passed > last[0] + 4:  # a ping is less
+                last = (passed, time.monotonic())
+            return time.monotonic() - last[1] >= seconds
+
+        wait_for(quiet, self.ingest.tail)
 
     def broker_died(self, at: float) -> None:
         """Allow what a broker that is killed loses: whatever it took since its last autosave."""
@@ -232,6 +255,7 @@ class Scene:
             replacing=self.policy is ConflictPolicy.REPLACE,
             may_be_lost=lambda one: any(start <= (one.acknowledged or 0) <= end for start, end in self._windows),
             may_be_refused=self.case.may_be_refused,
+            once=self.case.once,
             known=self._earlier,
         )
 

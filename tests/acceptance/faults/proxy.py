@@ -108,6 +108,7 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
+        self.passed: dict[Direction, int] = {"to server": 0, "to client": 0}  # bytes, over all connections
         self._links: set[_Link] = set()
         self._traps: list[Trap] = []
         self._rate: float | None = None  # bytes/s in each direction of each connection
@@ -307,6 +308,7 @@ class Proxy:
                 if link.lost:
                     return
                 await self._loop.sock_sendall(sink, data)
+                self.passed[direction] += len(data)
         except OSError:
             if not link.lost:
                 self._drop(link)

@@ -167,7 +167,16 @@ def test_a_slow_link_is_slow(proxy, client):
 
 
 def traffic(**changes):
-    given = {"source": "s", "prefix": "d", "foreign": "f", "boot": "b", "seed": 7, "numbered": True, "start": 1_767_225_600_000_000}
+    given = {
+        "source": "s",
+        "prefix": "d",
+        "foreign": "f",
+        "boot": "b",
+        "seed": 7,
+        "numbered": True,
+        "once": False,
+        "start": 1_767_225_600_000_000,
+    }
     return Traffic(**given | changes)
 
 
@@ -248,6 +257,11 @@ def refuse_twice(sent, stored, quarantined, seen):
     quarantined.append(next(row for row in quarantined if row[1] in numbered))
 
 
+def refuse_twice_what_has_no_number(sent, stored, quarantined, seen):
+    numbered = {one.payload for one in sent if one.seq is not None}
+    quarantined.append(next(row for row in quarantined if row[1] not in numbered))
+
+
 def refuse_for_another_reason(sent, stored, quarantined, seen):
     topic, payload, _ = quarantined[0]
     quarantined[0] = (topic, payload, frozenset({"retired"}))
@@ -278,6 +292,13 @@ SABOTAGE = [
     make_a_hole,
     see_what_nobody_sent,
 ]
+
+
+def test_what_has_no_number_may_be_refused_twice_if_it_may_come_twice(whole):
+    sent, *there = whole
+    refuse_twice_what_has_no_number(sent, *there)
+    assert books.compare(sent, found(*there)).differences == []
+    assert books.compare(sent, found(*there), once=True).differences != []
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGE, ids=lambda sabotage: sabotage.__name__)

@@ -26,7 +26,7 @@ class Mix:
 
     late: float = 0.05  # between others that were sent before
     repeated: float = 0.03  # readings that were sent before, in a new message
-    timeless: float = 0.03  # a reading without a time of its own; numbered sources only
+    timeless: float = 0.03  # a reading without a time of its own
     conflicts: float = 0.03  # another value for a time that was sent before
     poison: float = 0.01
 
@@ -59,6 +59,7 @@ class Traffic:
     boot: str
     seed: int
     numbered: bool
+    once: bool  # nothing will be delivered twice: then it sends readings without a time, even if its messages have no number
     start: int  # us since 1970 UTC, of the first reading
     mix: Mix = field(default_factory=Mix)
     devices: int = 2
@@ -76,7 +77,7 @@ class Traffic:
             kinds = {"late": self.mix.late, "poison": self.mix.poison}
             if len(plain) > 4:
                 kinds |= {"repeated": self.mix.repeated, "conflict": self.mix.conflicts}
-            if self.numbered:
+            if self.numbered or self.once:
                 kinds["timeless"] = self.mix.timeless
             (what,) = draw.choices([*kinds, "plain"], [*kinds.values(), max(0.0, 1 - sum(kinds.values()))])
             sent = Sent(source=self.source, number=number, topic=f"city/v1/{self.source}/readings", boot=self.boot, what=what)
