@@ -174,7 +174,7 @@ class Scene:
             wait_for(lambda: accounts.totals(connection).messages > before, self.ingest.tail)
 
     def acknowledged(self, messages: int) -> None:
-        """Wait until ingest has acknowledged about so many messages more: nothing else that it sends to the broker is so much."""
+        """Wait until ingest has acknowledged about so many messages more: it sends little else to the broker."""
         goal = self.mqtt_link.passed["to server"] + 4 * messages  # bytes of a PUBACK
         wait_for(lambda: self.mqtt_link.passed["to server"] >= goal, self.ingest.tail)
 
