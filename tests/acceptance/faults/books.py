@@ -120,9 +120,10 @@ def compare(
         for topic, payload in kept
         if (topic, payload) not in mine | known and kept[topic, payload]
     ]
-    wrong += _judge_numbers(sent, found, certain, stored)
+    there = [_there(i, one, rivals, stored) for i, one in enumerate(sent)]
+    wrong += _judge_numbers(sent, found, certain, there)
     lost = [
-        one for i, one in enumerate(sent) if one.acknowledged is not None and not certain[i] and _absent(one, found, stored, kept)
+        one for i, one in enumerate(sent) if one.acknowledged is not None and not certain[i] and _absent(one, found, there[i], kept)
     ]
     return Finding(differences=wrong, lost=lost)
 
@@ -198,7 +199,13 @@ def _judge_quarantine(
         wrong.append(f"in quarantine for {[sorted(reasons) for reasons in rows]}, not {sorted(permitted)}: {_name(one)}")
 
 
-def _judge_numbers(sent: Sequence[Sent], found: Found, certain: Sequence[bool], stored: dict[Key, float]) -> list[str]:
+def _there(i: int, one: Sent, rivals: dict[Key, list[tuple[int, float]]], stored: dict[Key, float]) -> tuple[int, int]:
+    """How many of a message's readings are there, of those that it alone has sent; and how many these are."""
+    own = [reading[:3] for reading in one.readings if [j for j, _ in rivals.get(reading[:3], [])] == [i]]
+    return sum(key in stored for key in own), len(own)
+
+
+def _judge_numbers(sent: Sequence[Sent], found: Found, certain: Sequence[bool], there: Sequence[tuple[int, int]]) -> list[str]:
     wrong = []
     numbered = {(one.source, one.seq): i for i, one in enumerate(sent) if one.seq is not None}
     for key, i in numbered.items():
@@ -207,22 +214,21 @@ def _judge_numbers(sent: Sequence[Sent], found: Found, certain: Sequence[bool], 
     wrong += [f"number {seq} of {source} was seen, but never sent" for source, seq in found.seen - numbered.keys()]
     # What is lost has to show as a hole, and a message that is there is there as a whole.
     for i, one in enumerate(sent):
-        if one.seq is None or one.what != "plain" or certain[i]:
+        some, all_of_them = there[i]
+        if certain[i] or one.reasons or not all_of_them:
             continue
-        there = sum(reading[:3] in stored for reading in one.readings)
-        if there not in {0, len(one.readings)}:
-            wrong.append(f"half of it is there, {there} of {len(one.readings)} readings: {_name(one)}")
-        elif (there > 0) != ((one.source, one.seq) in found.seen):
-            wrong.append(
-                f"its number was {'not ' if there else ''}seen, its readings are {'' if there else 'not '}there: {_name(one)}"
-            )
+        if some not in {0, all_of_them}:
+            wrong.append(f"half of it is there, {some} of {all_of_them} readings: {_name(one)}")
+        elif one.seq is not None and (some > 0) != ((one.source, one.seq) in found.seen):
+            seen, stand = ("", "not ") if some == 0 else ("not ", "")
+            wrong.append(f"its number was {seen}seen, its readings are {stand}there: {_name(one)}")
     return wrong
 
 
-def _absent(one: Sent, found: Found, stored: dict[Key, float], kept: dict[tuple[str, bytes], list[frozenset[str]]]) -> bool:
+def _absent(one: Sent, found: Found, there: tuple[int, int], kept: dict[tuple[str, bytes], list[frozenset[str]]]) -> bool:
     """Whether a message left no trace of its own."""
     if one.seq is not None:
         return (one.source, one.seq) not in found.seen
     if one.reasons:
         return not kept[one.topic, one.payload]
-    return one.what == "plain" and not any(reading[:3] in stored for reading in one.readings)
+    return there[0] == 0 and there[1] > 0

@@ -326,6 +326,15 @@ def test_what_may_be_lost_is_counted_and_has_to_be_a_hole():
     assert "half" in told.differences[0]
 
 
+def test_what_was_lost_may_be_there_by_another_message():
+    sent, stored, quarantined, seen = played(Mix(late=0, repeated=0.2, timeless=0, conflicts=0.2, poison=0), 100)
+    again = first(sent, "repeated")
+    original = next(one for one in sent if one.readings == again.readings)
+    seen.remove(("s", original.seq))
+    told = books.compare(sent, found(stored, quarantined, seen), may_be_lost=lambda one: one is original)
+    assert (told.differences, told.lost) == ([], [original])
+
+
 def test_what_was_not_acknowledged_may_be_there_or_not():
     sent, stored, quarantined, seen = played(Mix(poison=0), 50)
     sent[-1].acknowledged = None
