@@ -1,4 +1,4 @@
-# citybeat: make demo | test | lint | bench | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
+# citybeat: make demo | test | faults | chaos | lint | bench | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
 #
 # Everything is made inside the checkout: .venv from the lock files, and the servers under $(CITYBEAT_HOME) unless a Docker
 # engine or URLs provide them. Only as root on a Debian-family system, missing mmdebstrap and bubblewrap are installed.
@@ -13,7 +13,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 # Two jobs at once: pip is busy with the network and one core, unpacking the servers with the other.
 TOGETHER := @$(MAKE) --no-print-directory --jobs=2
 
-.PHONY: demo test lint bench clean python root-demo root-test
+.PHONY: demo test faults chaos lint bench clean python root-demo root-test
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,15 @@ demo:
 test:
 	$(TOGETHER) $(VENV)/.dev root-test
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# Every case of what can break (make test plays some of them), and random sequences of them: ARGS="--minutes 10 --seed 7"
+faults:
+	$(TOGETHER) $(VENV)/.dev root-test
+	@CITYBEAT_FAULTS=all $(VENV)/bin/python -m pytest -n 2 --dist worksteal -rP tests/acceptance/faults $(ARGS)
+
+chaos:
+	$(TOGETHER) $(VENV)/.dev root-test
+	@$(VENV)/bin/python -m tests.acceptance.faults.chaos $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check .

@@ -55,7 +55,7 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     stored, same_since = batch.take(outcome == NEW), prepared.same_since[outcome == NEW]
     roll_up(transaction, stored, same_since, registry)
     lost = np.flatnonzero(outcome == CONFLICT)
-    winners = _winners(batch, lost, prepared, registry)
+    winners = _winners(batch, lost, repeated, prepared, registry)
     transaction.replace(batch.take(winners), registry.kind)
     conflicts = conflicts_of(batch, lost, kept, winners)
     refused = [refusal for refusal in prepared.refused if not repeated[refusal.message]]
@@ -118,13 +118,17 @@ def _repeated(prepared: Prepared, seen: Bools) -> Bools:
     return repeated
 
 
-def _winners(batch: Batch, lost: Int64, prepared: Prepared, registry: Registry) -> Int64:
-    """Of the rows that met another value, those that replace it: the last of each series and time, if the source's policy is so."""
+def _winners(batch: Batch, lost: Int64, repeated: Bools, prepared: Prepared, registry: Registry) -> Int64:
+    """Of the rows that met another value, those that replace it, if the source's policy is so: the last of each series and time.
+
+    If the last to arrive brought what is stored, it is not among `lost`, and nothing replaces it. Repeated messages do not count.
+    """
     if not registry.replacing or len(lost) == 0:
         return np.empty(0, np.int64)
-    rows = lost[np.isin(prepared.source_ids[batch.message[lost]], list(registry.replacing))]
-    again = (batch.series[rows][1:] == batch.series[rows][:-1]) & (batch.time[rows][1:] == batch.time[rows][:-1])
-    return rows[np.append(~again, True)] if len(rows) else rows
+    said = np.flatnonzero(~repeated[batch.message])
+    again = (batch.series[said][1:] == batch.series[said][:-1]) & (batch.time[said][1:] == batch.time[said][:-1])
+    last = said[np.append(~again, True)] if len(said) else said
+    return np.intersect1d(last, lost[np.isin(prepared.source_ids[batch.message[lost]], list(registry.replacing))])
 
 
 def conflicts_of(batch: Batch, lost: Int64, kept: Float64, winners: Int64) -> list[Refusal]:

@@ -18,7 +18,7 @@ from types import FrameType
 from stack import lock
 from stack.model import Home
 from stack.plan import Plan, Program, Report, Running
-from stack.process import Identity, identify
+from stack.process import Identity, identify, is_alive
 from stack.sandbox import Sandbox, child_pid
 
 TICK = 0.1  # seconds between looks at children and users: how long a dead user's servers may live on
@@ -77,6 +77,8 @@ class Supervisor:
     def _look(self) -> None:
         for name, child in list(self._children.items()):
             status = child.poll()
+            if status is None and signal.SIGHUP in self._signals and not is_alive(self._report.servers[name].process):
+                status = child.wait()  # the server is gone, and bubblewrap around it about to be: do not miss what we were told
             if status is not None:
                 del self._children[name]
                 server = self._report.servers[name]

@@ -16,6 +16,11 @@ _REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", '" does not 
 
 #: Where a server's message begins to quote values.
 _QUOTING: Final = re.compile(r"^(?:DETAIL|CONTEXT):", re.MULTILINE)
+#: The server, too, has to notice that a connection is dead: until then the transaction in it holds the locks of its sources, and
+#: its successor waits. PostgreSQL's default is two hours. Seconds, seconds, probes, milliseconds; as for our own end, below.
+_SERVER_KEEPALIVES: Final = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=15000"
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -94,13 +99,14 @@ def connect(url: str, *, application: str, autocommit: bool = True, statement_ti
     StorageError
         It refuses us.
     """
+    timeout = round(statement_timeout * 1000)  # ms
     with translated():
         return psycopg.connect(
             url,
             autocommit=autocommit,
             application_name=f"citybeat {application}",
             connect_timeout=CONNECT_TIMEOUT,
-            options=f"-c timezone=UTC -c synchronous_commit=on -c statement_timeout={round(statement_timeout * 1000)}",
+            options=f"-c timezone=UTC -c synchronous_commit=on -c statement_timeout={timeout} {_SERVER_KEEPALIVES}",
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,

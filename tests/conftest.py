@@ -25,11 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
         tether.tether(os.getppid())  # an xdist worker does not outlive its controller, nor do the servers outlive both
 
 
+def root_directory() -> Path:
+    """Where CITYBEAT_TEST_ROOT says, or in the checkout."""
+    given = os.environ.get("CITYBEAT_TEST_ROOT")
+    return Path(given) if given else CHECKOUT / ".citybeat" / "root"
+
+
 @pytest.fixture(scope="session")
 def debian_root() -> Path:
     """Where the private root of servers is, or will be made by the first test that starts them."""
-    given = os.environ.get("CITYBEAT_TEST_ROOT")
-    return Path(given) if given else CHECKOUT / ".citybeat" / "root"
+    return root_directory()
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,25 @@ def test_several_in_one_batch(pipeline, connection):
     assert right(connection)
 
 
+@pytest.mark.parametrize(
+    ("stored", "came", "left", "conflicts"),
+    [
+        (2.0, [1.0, 2.0], 2.0, 1),  # delivered again after the commit: 2.0 had replaced 1.0 before
+        (2.0, [1.0, 1.0, 2.0], 2.0, 2),
+        (2.0, [2.0, 1.0], 1.0, 1),
+        (2.0, [1.0, 3.0], 3.0, 2),
+        (None, [1.0, 2.0, 1.0], 1.0, 1),
+    ],
+)
+def test_the_last_to_arrive_wins_even_if_it_brings_what_is_stored(pipeline, connection, stored, came, left, conflicts):
+    if stored is not None:
+        take(pipeline, (0, stored))
+    counts = take(pipeline, *[(0, value) for value in came])
+    assert counts["conflict"] == conflicts
+    assert values(connection) == [left]
+    assert right(connection)
+
+
 def test_the_newest_reading_is_replaced_too(pipeline, connection):
     take(pipeline, (0, 5.0))
     take(pipeline, (0, 2000.0))
