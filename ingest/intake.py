@@ -145,10 +145,10 @@ class Intake:
     def complaints(self) -> list[str]:
         """What keeps us from being ready, each as a sentence; empty: messages are taken and written."""
         found = [] if self.gateway.wait_connected(0) else ["the broker does not serve us"]
-        for path in set_aside(self._directory):
-            found.append(
-                f"{path} is damaged, and was set aside: what is in it was acknowledged and is not stored; look at it, remove it"
-            )
+        found += [
+            f"{path} is damaged, and was set aside: what is in it was acknowledged and is not stored; look at it, remove it"
+            for path in set_aside(self._directory)
+        ]
         return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
 
     def standing(self) -> list[Standing]:
