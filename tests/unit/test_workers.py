@@ -1,0 +1,127 @@
+"""Worker processes, real ones: started, given their line, killed when they hang, and started again with pauses that grow."""
+
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+
+from ingest import workers
+from ingest.workers import Worker
+
+ECHO = """
+import sys
+from multiprocessing.connection import Connection
+line = Connection(int(sys.argv[1]))
+line.send(line.recv() + 1)
+line.poll(60)
+"""
+DEAD = "raise SystemExit(3)"
+
+
+class Lane:
+    """What a worker needs of its lane."""
+
+    def __init__(self):
+        self.lines = []
+        self.worker_hangs = False
+
+    def attach(self, line):
+        self.lines.append(line)
+
+
+class Spawner:
+    def __init__(self, program):
+        self.program, self.processes = program, []
+
+    def __call__(self, line):
+        command = [sys.executable, "-c", self.program, str(line)]
+        self.processes.append(subprocess.Popen(command, pass_fds=[line]))
+        return self.processes[-1]
+
+
+@pytest.fixture
+def lane():
+    made = Lane()
+    yield made
+    for line in made.lines:
+        line.close()
+
+
+@pytest.fixture
+def spawn():
+    made = []
+
+    def make(program):
+        made.append(Spawner(program))
+        return made[-1]
+
+    yield make
+    for spawner in made:
+        for process in spawner.processes:
+            process.kill()
+            process.wait()
+
+
+def test_it_is_started_once_and_answers_over_its_line(lane, spawn):
+    starter = spawn(ECHO)
+    worker = Worker(0, lane, starter)
+    assert not worker.is_up
+    for _ in range(3):
+        worker.tend()
+    assert len(starter.processes) == 1
+    assert worker.is_up
+    (line,) = lane.lines
+    assert isinstance(line, Connection)
+    line.send(41)
+    assert line.recv() == 42
+    line.close()
+    worker.wait(10.0)
+    assert not worker.is_up
+    assert starter.processes[0].returncode == 0
+
+
+def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ever_later(lane, spawn, monkeypatch):
+    monkeypatch.setattr(workers, "_BACK_OFF", (0.0, 0.05, 0.3))
+    starter = spawn(DEAD)
+    worker = Worker(0, lane, starter)
+    began, starts = time.monotonic(), []
+    while len(starter.processes) < 4:
+        worker.tend()
+        if len(starter.processes) > len(starts):
+            starts.append(time.monotonic() - began)
+            starter.processes[-1].wait()
+        time.sleep(0.002)
+    assert worker.restarts == 3
+    assert starts[1] - starts[0] >= 0.05
+    assert starts[3] - starts[2] >= 0.3
+    monkeypatch.setattr(workers, "_ACCIDENT", 0.0)  # this one has lived long
+    starter.processes[-1].wait()
+    worker.tend()
+    assert len(starter.processes) == 5
+
+
+def test_one_that_hangs_is_killed_and_replaced(lane, spawn):
+    starter = spawn(ECHO)
+    worker = Worker(0, lane, starter)
+    worker.tend()
+    lane.worker_hangs = True
+    worker.tend()
+    lane.worker_hangs = False
+    assert starter.processes[0].returncode == -9
+    deadline = time.monotonic() + 10
+    while len(starter.processes) < 2:
+        worker.tend()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(lane.lines) == 2
+
+
+def test_one_that_does_not_end_is_killed(lane, spawn):
+    starter = spawn("import time; time.sleep(60)")
+    worker = Worker(0, lane, starter)
+    worker.wait(0.1)  # none was started
+    worker.tend()
+    worker.wait(0.1)
+    assert starter.processes[0].returncode == -9
