@@ -61,9 +61,9 @@ class Intake:
         self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
         self.gateway: Final = Gateway(session, self.inboxes)
         names = [f"{session.client_id}-{number}-of-{count}{SUFFIX}" for number in range(count)]
-        each = layout.spool_bytes // count
-        own = [Spool(layout.spool / name, max_bytes=each) for name in names]
-        adopted = _adopted(layout.spool, names)
+        together: list[Spool] = []
+        own = [Spool(layout.spool / name, max_bytes=layout.spool_bytes, together=together) for name in names]
+        adopted = _adopted(layout.spool, names, together)
         gate = threading.Event()
         if not adopted:
             gate.set()
@@ -260,14 +260,14 @@ def _watch(intake: Intake, stop: threading.Event, report: Callable[[dict[str, An
             report(intake.report())
 
 
-def _adopted(directory: Path, own: Sequence[str]) -> list[Spool]:
+def _adopted(directory: Path, own: Sequence[str], together: list[Spool]) -> list[Spool]:
     """Spools that other numbers of workers left, or another client id; those that somebody has open are not ours."""
     found = []
     for path in leftovers(directory):
         if path.name in own:
             continue
         try:
-            spool = Spool(path, max_bytes=0)
+            spool = Spool(path, max_bytes=0, together=together)
         except SpoolInUseError:
             continue
         if len(spool):

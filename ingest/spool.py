@@ -64,6 +64,8 @@ class Spool:
         Made where there is none.
     max_bytes : int
         Of payload.
+    together : list of Spool, optional
+        Those that share that limit; this one is added.
 
     Raises
     ------
@@ -72,8 +74,10 @@ class Spool:
         The disk has no room for the file itself.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, together: "list[Spool] | None" = None) -> None:
         self.path: Final = path
+        self._together: Final = [] if together is None else together
+        self._together.append(self)
         self._max_bytes: Final = max_bytes
         #: Files that were set aside, since this object was made.
         self.damaged: Final[list[Path]] = []
@@ -99,8 +103,9 @@ class Spool:
             It was not kept; another try goes to a new file.
         """
         size = sum(len(message.payload) for message in messages)
-        if self.bytes + size > self._max_bytes:
-            raise SpoolFullError(f"{self.bytes:,} bytes are spooled, and {self._max_bytes:,} may be (CITYBEAT_SPOOL_BYTES)")
+        used = sum(spool.bytes for spool in self._together)
+        if used + size > self._max_bytes:
+            raise SpoolFullError(f"{used:,} bytes are spooled, and {self._max_bytes:,} may be (CITYBEAT_SPOOL_BYTES)")
         body = cbor2.dumps([[m.topic, m.payload, m.received_at, m.redelivered] for m in messages])
         now = time.time()
         row = {

@@ -69,6 +69,19 @@ def test_it_takes_no_more_than_it_may(path):
     spool.close()
 
 
+def test_several_share_a_limit(tmp_path):
+    together = []
+    one, two = (Spool(tmp_path / f"{name}.spool", max_bytes=10, together=together) for name in "ab")
+    one.append(uuid4(), batch(b"123456"))
+    with pytest.raises(SpoolFullError, match="6 bytes are spooled"):
+        two.append(uuid4(), batch(b"12345"))
+    two.append(uuid4(), batch(b"1234"))
+    one.remove(one.first())
+    two.append(uuid4(), batch(b"123456"))
+    one.close()
+    two.close()
+
+
 def test_what_was_appended_is_there_after_sigkill(path):
     """Another process appends until it is killed: every batch that it reported is there, and the next one at the most."""
     program = (

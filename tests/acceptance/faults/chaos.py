@@ -37,7 +37,8 @@ def main() -> int:
 
 def play(tree: harness.Tree, seed: int, seconds: float, home: Path) -> int:
     """Rounds until the time is over; the exit status."""
-    faults = [case for case in CASES if not case.spool_disk]
+    # A spool that is soon full would stop the others short of what they wait for.
+    faults = [case for case in CASES if not case.spool_disk and "CITYBEAT_SPOOL_BYTES" not in case.env]
     env = {name: value for case in faults for name, value in case.env.items()}
     whole = Case(name="chaos", inject=lambda _: None, clock=True, env=env, options=("--workers", "2"))
     draw = random.Random(seed)
