@@ -7,13 +7,17 @@ every reading is accounted for. Exit status 1 if a process had 400 MB, or the bo
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -33,44 +37,68 @@ LIMIT = 400_000_000  # bytes
 #: s for the spool to be emptied, at the most, per second of overload.
 PATIENCE = 20.0
 METRIC = "temperature"
+START = time.time_ns() // 1_000_000 - 86_400_000  # ms
 
 
-class Sender:
-    """Messages of one source, as many a second as it is told, each reading newer than the one before."""
+def _send(url: str, source: str, password: str, first: int, rate: float, seconds: float, told: Any) -> None:
+    """A process: messages of one source for a while, `rate` a second, 0: as many as the broker takes; then tells how many."""
+    parts = urlsplit(url)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set(source, password)
+    client.max_inflight_messages_set(500)
+    client.connect(parts.hostname or "", parts.port or 1883)
+    client.loop_start()
+    names = [[f"{source}-{i}" for i in range(part, part + 50)] * 2 for part in range(0, DEVICES, 50)]
+    value = 20.0 + np.arange(READINGS) % 7
+    window: deque[mqtt.MQTTMessageInfo] = deque()
+    began, sent = time.monotonic(), 0
+    while (passed := time.monotonic() - began) < seconds:
+        if rate and sent >= rate * passed:
+            time.sleep(0.001)
+            continue
+        at = START + (first + sent) * 20
+        columns = {"device": names[sent % len(names)], "metric": METRIC, "ts": np.repeat([at, at + 1], 50), "value": value}
+        payload = wire.encode(columns, seq=first + sent, boot="soak")
+        window.append(client.publish(f"city/v1/{source}/readings", payload, qos=1))
+        sent += 1
+        if len(window) >= 1000:
+            window.popleft().wait_for_publish(60.0)
+    for info in window:
+        info.wait_for_publish(60.0)
+    client.disconnect()
+    client.loop_stop()
+    told.put(sent)
 
-    def __init__(self, url: str, source: str, password: str) -> None:
-        parts = urlsplit(url)
-        self._source, self._at, self._sweep, self.sent = source, time.time_ns() // 1_000_000 - 86_400_000, 0, 0
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        self._client.username_pw_set(source, password)
-        self._client.max_inflight_messages_set(200)
-        self._client.connect(parts.hostname or "", parts.port or 1883)
-        self._client.loop_start()
 
-    def send(self, rate: float, seconds: float) -> None:
-        """`rate` messages a second; 0: as many as the broker takes."""
-        began, mine = time.monotonic(), 0
-        while (passed := time.monotonic() - began) < seconds:
-            if (rate and mine >= rate * passed) or self._client._out_messages.__len__() >= 400:  # noqa: SLF001 - paho has no other gauge
-                time.sleep(0.001)
-                continue
-            part, self._sweep = self._sweep % (DEVICES // 50), self._sweep + 1
-            names = [f"{self._source}-{i}" for i in range(part * 50, part * 50 + 50)] * 2
-            at = self._at + self._sweep * 20
-            ts = np.repeat([at, at + 1], 50)
-            value = 20.0 + np.arange(READINGS) % 7
-            columns = {"device": names, "metric": METRIC, "ts": ts, "value": value}
-            payload = wire.encode(columns, seq=self.sent, boot="soak")
-            self._client.publish(f"city/v1/{self._source}/readings", payload, qos=1)
-            self.sent += 1
-            mine += 1
+class Load:
+    """Senders of all sources."""
 
-    def close(self) -> None:
-        """When the broker has all of it."""
-        while self._client._out_messages:  # noqa: SLF001
+    def __init__(self, url: str, passwords: Mapping[str, str]) -> None:
+        self._url, self._passwords, self.sent = url, passwords, dict.fromkeys(passwords, 0)
+
+    def phase(self, database: Connection, rate: float, seconds: float) -> float:
+        """Send for a while, `rate` messages a second in all, 0: as many as possible; how many a second were stored meanwhile."""
+        context = multiprocessing.get_context("spawn")
+        tell = {source: context.Queue() for source in self.sent}
+        processes = [
+            context.Process(
+                target=_send,
+                args=(self._url, source, self._passwords[source], first, rate / len(tell), seconds, tell[source]),
+            )
+            for source, first in self.sent.items()
+        ]
+        for process in processes:
+            process.start()
+        while accounts.totals(database).messages == (before := accounts.totals(database).messages):
             time.sleep(0.01)
-        self._client.disconnect()
-        self._client.loop_stop()
+        began = time.monotonic()
+        time.sleep(seconds)
+        stored = (accounts.totals(database).messages - before) / (time.monotonic() - began)
+        for source, queue in tell.items():
+            self.sent[source] += queue.get()
+        for process in processes:
+            process.join()
+        return stored
 
 
 def main() -> int:
@@ -107,15 +135,13 @@ def main() -> int:
         while not said.get("ready"):
             time.sleep(0.05)
         passwords = stack.credentials(settings, SOURCES)
-        senders = [Sender(servers.mqtt_url, source, passwords[source]) for source in SOURCES]
+        load = Load(servers.mqtt_url, passwords)
         try:
-            sustained = _phase(database, senders, 0, arguments.seconds / 4)
+            sustained = load.phase(database, 0, arguments.seconds / 2)
             while said.get("spooled") or said.get("unacknowledged"):
                 time.sleep(0.1)
-            offered = _phase(database, senders, 2 * sustained, arguments.seconds)
+            offered = load.phase(database, 2 * sustained, arguments.seconds)
             spooled = said.get("spooled")
-            for sender in senders:
-                sender.close()
             deadline = time.monotonic() + PATIENCE * arguments.seconds
             while (said.get("spooled") or said.get("unacknowledged")) and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -123,7 +149,7 @@ def main() -> int:
         finally:
             ingest.terminate()
             ingest.wait(30)
-        sent = sum(sender.sent for sender in senders)
+        sent = sum(load.sent.values())
         seen = sum(count for count, _ in accounts.numbers(database, SOURCES).values())
         wrong = accounts.discrepancies(database)
         print(
@@ -134,17 +160,6 @@ def main() -> int:
         print("\n".join(wrong) or "the books balance")
         database.execute("TRUNCATE readings, readings_1m, readings_15m, marks_15m, latest, ledger, ledger_totals, seqs, batches")
         return int(max(peaks) > LIMIT or bool(wrong) or seen != sent)
-
-
-def _phase(database: Connection, senders: list[Sender], rate: float, seconds: float) -> float:
-    """Send for a while; messages that were stored a second meanwhile."""
-    before, began = accounts.totals(database).messages, time.monotonic()
-    threads = [threading.Thread(target=sender.send, args=(rate / len(senders), seconds)) for sender in senders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return (accounts.totals(database).messages - before) / (time.monotonic() - began)
 
 
 def _listen(stream: object, said: dict[str, object]) -> None:
