@@ -71,9 +71,12 @@ class Gateway:
             raise GatewayError("CITYBEAT_MQTT_URL must look like mqtt://user:password@host:1883 (or mqtts://)")
         self._failure: GatewayError | None = None
         self._threads: list[threading.Thread] = []
-        #: Counts connections. Held while acknowledging, so that none of an old connection's slips into a new one.
+        #: Counts connections.
         self._epoch = 0
-        self._epoch_lock: Final = threading.Lock()
+        #: What was taken and is not acknowledged, by packet identifier.
+        self._open: Final[dict[int, Message]] = {}
+        #: Of both. Held while acknowledging, so that no acknowledgement of an old connection slips into a new one.
+        self._lock: Final = threading.Lock()
         self._connected: Final = threading.Event()
         #: Nothing is taken any more until the connection is renewed. The broker delivers it again.
         self.shedding = False
@@ -121,12 +124,17 @@ class Gateway:
         return self._connected.wait(timeout)
 
     def acknowledge(self, messages: Sequence[Message]) -> int:
-        """Acknowledge committed messages, in order; how many. Those of an earlier connection will be delivered again.
+        """Acknowledge messages that are committed or on disk, in order; how many.
 
-        A lost session may give a message's identifier to another one: an acknowledgement over the wrong connection would lose that.
+        Those that came over an earlier connection, and not again over this one, will be delivered again if the broker still has
+        them. A lost session may give a message's identifier to another one: an acknowledgement over the wrong connection would
+        lose that.
         """
-        with self._epoch_lock:
+        with self._lock:
             current = [message for message in messages if message.epoch == self._epoch]
+            for message in messages:
+                if self._open.get(message.mid) is message:
+                    del self._open[message.mid]
             for message in current:
                 if message.qos > 0:
                     self._client.ack(message.mid, message.qos)
@@ -191,15 +199,12 @@ class Gateway:
             else:
                 _LOG.warning("the broker at %s does not take us now: %s", self._place, code)
             return
-        with self._epoch_lock:
+        with self._lock:
             self._epoch += 1
+            waiting = len(self._open)
         self.shedding = False
-        if flags.session_present:
-            # Whatever was not acknowledged comes again over this connection; what still waits here would only be stored twice over.
-            again = self._inboxes.discard(lambda message: message.qos > 0)
-            _LOG.info("connected to %s, session resumed, %d waiting messages will be delivered again", self._place, again)
-        else:
-            _LOG.info("connected to %s, new session", self._place)
+        session = "session resumed" if flags.session_present else "new session"
+        _LOG.info("connected to %s, %s; %d messages are not acknowledged yet", self._place, session, waiting)
         # Retained messages only when the subscription is new: otherwise each reconnect would bring every source's status again.
         _, mid = client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
         self._subscription = mid or 0
@@ -235,23 +240,53 @@ class Gateway:
         if message.topic == _DROPPED:
             self.dropped = int(message.payload)
             return
-        if not (self.shedding or self._paused) and self._inboxes.put(
-            Message(
-                topic=message.topic,
-                payload=bytes(message.payload),
-                received_at=time.time_ns() // 1000,
-                redelivered=message.dup,
-                qos=message.qos,
-                mid=message.mid,
-                epoch=self._epoch,
-            )
-        ):
+        taken = Message(
+            topic=message.topic,
+            payload=bytes(message.payload),
+            received_at=time.time_ns() // 1000,
+            redelivered=message.dup,
+            qos=message.qos,
+            mid=message.mid,
+            epoch=self._epoch,
+        )
+        if message.dup and self._has(taken):
+            return
+        if not (self.shedding or self._paused) and self._take(taken):
             return
         self.lost += message.qos == 0
         if not (self.shedding or self._paused):
             # Whatever comes after it is left out as well, or a source's messages would change places.
             self.shedding = True
             _LOG.warning("%d bytes of messages wait; no more are taken until they are committed or spooled", self._inboxes.bytes)
+
+    def _has(self, again: Message) -> bool:
+        """Whether a message that is delivered again is on its way already; then it can be acknowledged over this connection.
+
+        Were those that wait thrown away when the connection is new, in trust that they come again, a broker that lost its memory
+        would lose them; were they taken twice, a reading without a time would be stored twice.
+        """
+        with self._lock:
+            waiting = self._open.get(again.mid)
+            if waiting is None or (waiting.topic, waiting.payload) != (again.topic, again.payload):
+                return False
+            waiting.epoch = self._epoch
+            return True
+
+    def _take(self, message: Message) -> bool:
+        """Put a message into its inbox. False: there is no room for it now."""
+        if message.qos > 0:
+            with self._lock:
+                before = self._open.get(message.mid)
+                self._open[message.mid] = message  # first: its lane may acknowledge it at once
+        if self._inboxes.put(message):
+            return True
+        if message.qos > 0:
+            with self._lock:
+                if before is None:
+                    del self._open[message.mid]
+                else:
+                    self._open[message.mid] = before
+        return False
 
     def _tls(self) -> ssl.SSLContext:
         try:

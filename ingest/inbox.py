@@ -4,7 +4,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,16 +50,6 @@ class Inbox:
             self._bytes += len(message.payload)
         if not self._ready.is_set():
             self._ready.set()
-
-    def discard(self, unwanted: Callable[[Message], bool]) -> int:
-        """Remove messages that will come again; how many."""
-        with self._lock:
-            kept = [message for message in self._queue if not unwanted(message)]
-            removed = len(self._queue) - len(kept)
-            self._queue.clear()
-            self._queue.extend(kept)
-            self._bytes = sum(len(message.payload) for message in kept)
-        return removed
 
     def take(self, size: BatchSize, timeout: float) -> list[Message]:
         """The next batch, in order of arrival; empty after `timeout` seconds without a message."""
@@ -131,7 +121,3 @@ class Inboxes:
             return False
         inbox.put(message)
         return True
-
-    def discard(self, unwanted: Callable[[Message], bool]) -> int:
-        """Remove messages that will come again; how many."""
-        return sum(inbox.discard(unwanted) for inbox in self.each)

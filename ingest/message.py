@@ -11,9 +11,9 @@ SUBSCRIPTION: Final = "city/v1/#"
 _TOPIC: Final = re.compile(r"city/v1/([^/]*)/([^/]*)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
-    """One PUBLISH."""
+    """One PUBLISH. Nothing of it changes but the connection over which it may be acknowledged."""
 
     topic: str
     payload: bytes
@@ -21,7 +21,7 @@ class Message:
     redelivered: bool  # the broker's DUP flag
     qos: int
     mid: int  # packet identifier, for the acknowledgement
-    epoch: int  # connection that it came over: an acknowledgement is good for that one only
+    epoch: int  # connection that it came over last: an acknowledgement is good for that one only
 
 
 def address(topic: str) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ import pytest
 import stack
 from ingest.gateway import Gateway, GatewayError, Session
 from ingest.inbox import BatchSize, Inboxes
+from ingest.message import Message
 from stack.process import free_port
 
 PATIENCE = 15.0
@@ -121,18 +122,51 @@ def test_what_comes_while_it_is_paused_is_delivered_to_the_next(gateway, publish
     assert [payload for payload, _ in seen] == [b"1", b"2"]
 
 
+def test_what_waits_when_the_connection_is_new_is_taken_once_and_can_be_acknowledged(gateway, publish, source):
+    gateway, inboxes = gateway()
+    assert gateway.wait_connected(PATIENCE)
+    publish(b"1")
+    publish(b"2")
+    seen, batch = [], []
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) == 2)
+    gateway.renew()
+    until(lambda: gateway._epoch == 2 and batch[1].epoch == 2)  # both were delivered again
+    publish(b"3")
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) > 2)
+    assert seen == [(b"1", False), (b"2", False), (b"3", False)]
+    assert gateway.acknowledge(batch) == 3
+    until(lambda: gateway.renew() or (gateway._epoch == 3 and gateway.wait_connected(0)))  # not before they are sent
+    publish(b"4")
+    until(lambda: mine(inboxes, source, seen))
+    assert seen[3:] == [(b"4", False)]
+
+
 def test_an_acknowledgement_over_an_old_connection_is_not_sent(gateway, publish, source):
     gateway, inboxes = gateway()
     assert gateway.wait_connected(PATIENCE)
     publish(b"1")
-    seen = []
-    batch = []
+    seen, batch = [], []
     until(lambda: batch.extend(mine(inboxes, source, seen)) or batch)
-    gateway.renew()
-    until(lambda: gateway._epoch == 2)
+    gateway._epoch += 1  # as if there were a new connection that has not delivered it again yet
     assert gateway.acknowledge(batch) == 0
+    gateway.renew()
     until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) == 2)
     assert seen == [(b"1", False), (b"1", True)]
+    assert gateway.acknowledge(batch) == 1
+
+
+def test_what_a_broker_forgot_stays_with_us(gateway, publish, source):
+    """It was restored from an older store, and gives the identifier to another message."""
+    gateway, inboxes = gateway()
+    assert gateway.wait_connected(PATIENCE)
+    publish(b"1")
+    seen, batch = [], []
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or batch)
+    forgotten = Message(f"city/v1/{source}/readings", b"0", 0, False, 1, batch[0].mid, 0)
+    gateway._open[forgotten.mid] = forgotten  # under the same identifier, and never delivered again
+    gateway.renew()
+    until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) == 2)
+    assert gateway.acknowledge([forgotten]) == 0
     assert gateway.acknowledge(batch) == 1
 
 

@@ -25,12 +25,15 @@ def test_a_message_larger_than_a_batch_is_a_batch():
     assert len(inbox.take(BatchSize(bytes=10, linger=0), 1)) == 1
 
 
-def test_what_comes_again_is_discarded_and_the_rest_keeps_its_order():
+def test_what_is_put_back_comes_first_again():
     inbox = Inbox()
     for number in range(6):
-        inbox.put(message(number, qos=number % 2))
-    assert inbox.discard(lambda m: m.qos > 0) == 3
-    assert [m.mid for m in inbox.take(BatchSize(linger=0), 1)] == [0, 2, 4]
+        inbox.put(message(number))
+    batch = inbox.pop(BatchSize(messages=3))
+    assert (len(inbox), inbox.bytes) == (3, 30)
+    inbox.put_back(batch)
+    assert (len(inbox), inbox.bytes) == (6, 60)
+    assert [m.mid for m in inbox.take(BatchSize(linger=0), 1)] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_waiting_consumer_wakes():
