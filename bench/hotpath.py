@@ -18,6 +18,7 @@ from devices.device import Device
 from ingest.decode import decode
 from ingest.history import History
 from ingest.judge import judge
+from ingest.memory import keep_freed_memory
 from ingest.message import Message
 from ingest.validate import Limits
 from ingest.worker import spare_the_collector
@@ -30,6 +31,7 @@ BATCH = 50_000
 def measure(rounds: int = 7) -> list[dict[str, Any]]:
     """One row for each kind of message: readings a second of ours and of the limit (medians), and their ratio pair by pair."""
     spare_the_collector()  # as ingest does; the limit profits as well
+    keep_freed_memory()
     listed = workload.devices(2_000)
     registry = workload.registry(listed)
     rows = []

@@ -82,9 +82,13 @@ def _judged(
         readings.update(kept.series.tolist())
         stored = set(zip(batch.message.tolist(), batch.index.tolist(), strict=True))
         refused = {(r.message, r.index) for r in prepared.refused}
-        for row, (place, index) in enumerate(zip(read.decoded.message.tolist(), read.decoded.index.tolist(), strict=True)):
-            if (place, index) not in stored and (place, index) not in refused:
-                missing[read.decoded.device[row], read.decoded.metric[row]] += 1
+        decoded = read.decoded
+        told = zip(decoded.message.tolist(), decoded.index.tolist(), decoded.device, decoded.metric, strict=True)
+        missing.update(
+            (device, metric)
+            for place, index, device, metric in told
+            if (place, index) not in stored and (place, index) not in refused
+        )
         for flag in SHOWN:
             flags.update((number, flag) for number in kept.series[(kept.flags & flag) != 0].tolist())
     return readings, missing, flags

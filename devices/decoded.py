@@ -2,14 +2,17 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
 
 from devices.batch import Float64, Int16, Int32, Int64
 from devices.errors import Reason
+from devices.names import Names, flat
 
 #: ms. 9999-12-31T23:59:59.999Z: beyond it Python has no dates, and such a number is a fault (microseconds sent as milliseconds).
 MAX_MS: Final = 253_402_300_799_999
@@ -36,8 +39,7 @@ class Refusal:
 class Decoded:
     """Readings of m messages as n rows, in order of arrival; refused readings have no row."""
 
-    device: list[str]
-    metric: list[str]
+    names: list[Names]  # of all rows, piece by piece
     time: Int64  # (n,) us since 1970 UTC; the time of receipt where the reading has none
     value: Float64  # (n,) as sent; NaN: missing. May be infinite
     flags: Int16  # (n,) CLOCK or 0
@@ -49,18 +51,92 @@ class Decoded:
     refused: list[Refusal]
     unit: list[str] = field(default_factory=list)  # as the sender named it, "" for the registered one; empty: nobody named any
 
+    @property
+    def device(self) -> list[str]:
+        """Device of each row; a new list."""
+        return flat(self.names)[0]
 
-@dataclass(slots=True)
+    @property
+    def metric(self) -> list[str]:
+        """Metric of each row; a new list."""
+        return flat(self.names)[1]
+
+
 class Rows:
-    """Rows being gathered, in order of arrival: lists of one length, and pieces of arrays that add up to it."""
+    """Rows of m messages being gathered, in order of arrival."""
 
-    device: list[str] = field(default_factory=list)
-    metric: list[str] = field(default_factory=list)
-    time: list[Int64] = field(default_factory=list)  # pieces
-    value: list[Float64] = field(default_factory=list)  # pieces
-    flags: list[Int16] = field(default_factory=list)  # pieces
-    message: list[Int32] = field(default_factory=list)  # pieces
-    index: list[Int32] = field(default_factory=list)  # pieces
+    def __init__(self, m: int) -> None:
+        self.received: Final = np.zeros(m, np.int32)  # as in `Decoded`
+        self.refused: Final[list[Refusal]] = []
+        self._kept: Final = np.zeros(m, np.int32)  # rows of each message
+        self._count = 0
+        self._names: Final[list[Names]] = []
+        self._time: Final[list[Int64]] = []
+        self._value: Final[list[Float64]] = []
+        self._flags: Final[list[Int16]] = []
+        self._gaps: Final[list[tuple[int, list[int]]]] = []  # first row and indexes of messages that lack some of their readings
+        self._unit: Final[list[str]] = []  # of the first rows; the others have none
+
+    def add(
+        self,
+        messages: list[int],
+        counts: Sequence[int],
+        names: list[Names],
+        time: Int64,
+        value: Float64,
+        flags: Int16,
+        unit: Sequence[str] | None = None,
+    ) -> None:
+        """Add all readings of messages that follow each other, with the number of each."""
+        self._kept[messages] = self.received[messages] = counts
+        self._names.extend(names)
+        self._time.append(time)
+        self._value.append(value)
+        self._flags.append(flags)
+        if unit is not None:
+            self._unit.extend(repeat("", self._count - len(self._unit)))
+            self._unit.extend(unit)
+        self._count += len(value)
+
+    def add_some(
+        self,
+        message: int,
+        received: int,
+        index: list[int],
+        names: Names,
+        time: list[int],
+        value: list[float],
+        flags: list[int],
+        unit: Sequence[str] | None = None,
+    ) -> None:
+        """Add those readings of a message that can be read: what `index` says of `received`."""
+        self._gaps.append((self._count, index))
+        columns = np.array(time, np.int64), np.array(value, np.float64), np.array(flags, np.int16)
+        self.add([message], [len(index)], [names], *columns, unit)
+        self.received[message] = received
+
+    def decoded(self, seq: Int64, boot: list[str]) -> Decoded:
+        """All of it."""
+        message = np.repeat(np.arange(len(self._kept), dtype=np.int32), self._kept)
+        starts = (np.cumsum(self._kept) - self._kept).astype(np.int32)
+        index = np.arange(self._count, dtype=np.int32) - starts[message]
+        for start, places in self._gaps:
+            index[start : start + len(places)] = places
+        if self._unit:
+            self._unit.extend(repeat("", self._count - len(self._unit)))
+        return Decoded(
+            names=self._names,
+            time=joined(self._time, np.int64),
+            value=joined(self._value, np.float64),
+            flags=joined(self._flags, np.int16),
+            message=message,
+            index=index,
+            received=self.received,
+            seq=seq,
+            boot=boot,
+            refused=self.refused,
+            unit=self._unit,
+        )
 
 
 class Finding(Exception):  # noqa: N818 - not our error: it carries what is wrong with a message to whoever records it

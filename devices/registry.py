@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -87,6 +87,8 @@ class Registry:
     calibration_from: Int64  # (c,) us since 1970 UTC, ascending within a series; NEVER: from the beginning
     calibration_scale: Float64  # (c,)
     calibration_offset: Float64  # (c,)
+    # Series of whole messages by the text of their names, for `ingest.resolve` to keep. It goes with the snapshot: it is never old.
+    known: dict[str, Int32] = field(default_factory=dict, compare=False, repr=False)
 
 
 def build(

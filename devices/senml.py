@@ -12,31 +12,33 @@ are converted one by one and added as integers.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 from operator import add
 from typing import Any, Final
 
 import cbor2
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from devices import cbor, jsontext
 from devices.batch import Float64, Int64
-from devices.decoded import MAX_MS, MIN_MS, Decoded, Finding, Refusal, Rows, joined, short
+from devices.columns import NotPlainError, doubles, text
+from devices.decoded import MAX_MS, MIN_MS, Decoded, Finding, Refusal, Rows, short
 from devices.errors import Reason
 from devices.flags import Flag
 from devices.jsontext import slices
+from devices.names import Names, from_text, named
 from devices.senml_records import CBOR_LABELS, JSON_LABELS, NAME_BYTES, RELATIVE_BELOW, Labels, Resolver, split, understood
 
 #: s. The fast gear's times: float64 seconds below it give exact microseconds, see above.
 _EXACT_BELOW: Final = 2.0**32
 _US: Final = 1_000_000
 _PLAIN_NUMBERS: Final = frozenset({float, int})
-
-
-class _Irregular(Exception):  # noqa: N818 - a signal between the two gears, not an error
-    """The fast gear cannot take this; the slow one will."""
+#: By byte: what a name begins with, and what stands before its last part.
+_BEGINS: Final = np.array([byte < 128 and chr(byte).isalnum() for byte in range(256)])
+_LINE_BYTES: Final = NAME_BYTES + b"\n"
+_MARKS: Final = np.array([chr(byte) in ":/" for byte in range(256)])
 
 
 def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64) -> Decoded:
@@ -63,21 +65,6 @@ def decode_cbor(payloads: Sequence[bytes], sources: Sequence[str], received_at: 
     return _decode(payloads, sources, received_at, cbor.parse_all, CBOR_LABELS)
 
 
-@dataclass(slots=True)
-class _Gathered:
-    """What has been decoded so far of m messages."""
-
-    rows: Rows
-    received: Any  # (m,) int32
-    refused: list[Refusal] = field(default_factory=list)
-    unit: list[str] = field(default_factory=list)  # of the first rows; the others have none
-
-    def add_units(self, unit: list[str]) -> None:
-        """Units of rows that are about to be added."""
-        self.unit += repeat("", len(self.rows.device) - len(self.unit))
-        self.unit += unit
-
-
 def _decode(
     payloads: Sequence[bytes],
     sources: Sequence[str],
@@ -86,41 +73,25 @@ def _decode(
     labels: Labels,
 ) -> Decoded:
     m = len(payloads)
-    out = _Gathered(Rows(), np.zeros(m, np.int32))
+    rows = Rows(m)
     for start, end in slices(payloads):
         packs: dict[int, list[Any]] = {}  # that can be read, by message and in order
         for i, parsed in enumerate(parse(payloads[start:end]), start):
             try:
                 packs[i] = _as_pack(parsed)
             except Finding as finding:
-                out.refused.append(Refusal(message=i, index=None, reason=finding.reason, detail=finding.detail))
+                rows.refused.append(Refusal(message=i, index=None, reason=finding.reason, detail=finding.detail))
         if not packs:
             continue
         try:
-            _fast(list(packs), packs, sources, received_at, out, labels)
-        except _Irregular:
+            _fast(list(packs), packs, sources, received_at, rows, labels)
+        except NotPlainError:
             for i, pack in packs.items():
                 try:
-                    _fast([i], packs, sources, received_at, out, labels)
-                except _Irregular:
-                    _slow(i, pack, sources[i], int(received_at[i]), out, labels)
-    rows = out.rows
-    if out.unit:
-        out.add_units([])
-    return Decoded(
-        device=rows.device,
-        metric=rows.metric,
-        time=joined(rows.time, np.int64),
-        value=joined(rows.value, np.float64),
-        flags=joined(rows.flags, np.int16),
-        message=joined(rows.message, np.int32),
-        index=joined(rows.index, np.int32),
-        received=out.received,
-        seq=np.full(m, -1, np.int64),
-        boot=[""] * m,
-        refused=out.refused,
-        unit=out.unit,
-    )
+                    _fast([i], packs, sources, received_at, rows, labels)
+                except NotPlainError:
+                    _slow(i, pack, sources[i], int(received_at[i]), rows, labels)
+    return rows.decoded(np.full(m, -1, np.int64), [""] * m)
 
 
 def _as_pack(parsed: Any) -> list[Any]:
@@ -136,218 +107,193 @@ def _as_pack(parsed: Any) -> list[Any]:
 # --- the fast gear -------------------------------------------------------------------------------------------------------------
 
 
-class _NoName(str):
-    """Stands where a record has no name: the empty one."""
-
-    __slots__ = ()
-
-
-_NO_NAME: Final = _NoName()
-_NAME_TYPES: Final = frozenset({str, _NoName})
-
-
 def _fast(
     run: list[int],
     packs: Mapping[int, list[Any]],
     sources: Sequence[str],
     received_at: Int64,
-    out: _Gathered,
+    rows: Rows,
     labels: Labels,
 ) -> None:
-    """Rows of a run of plain packs. Raises `_Irregular` before it adds any row."""
+    """Rows of a run of plain packs. Raises `NotPlainError` before it adds any row."""
     records = packs[run[0]] if len(run) == 1 else list(chain.from_iterable([packs[i] for i in run]))
-    if set(map(type, records)) != {dict}:
-        raise _Irregular
     n = len(records)
-    label = labels.v
-    try:
-        values = [record[label] for record in records]
-    except KeyError:
-        raise _Irregular from None
-    if not set(map(type, values)) <= _PLAIN_NUMBERS:
-        raise _Irregular
-    names, named = _names(records, labels.n)
+    values = _everywhere(records, labels.v)
+    if values is None:
+        raise NotPlainError
+    value = doubles(values)
+    names, unnamed = _everywhere(records, labels.n), 0
+    if names is None:
+        told = [record.get(labels.n) for record in records]
+        names, unnamed = ["" if name is None else name for name in told], told.count(None)
     times = _everywhere(records, labels.t)
     # No record is searched for fields that we do not know: they are found by counting what is left of those that we do.
-    sizes = np.fromiter(map(len, records), np.int64, n)
-    whole = 1 + (named == n) + (times is not None)
-    left = int(sizes.sum()) - n - named - (0 if times is None else n)
+    try:
+        sizes = np.frombuffer(bytearray(map(len, records)), np.uint8)  # the fastest way to an array of small numbers
+    except ValueError:  # 256 fields
+        raise NotPlainError from None
+    whole = 1 + (not unnamed) + (times is not None)
+    left = int(sizes.sum()) - 2 * n + unnamed - (0 if times is None else n)
     others = np.flatnonzero(sizes > whole).tolist() if left else []  # records with more than what all have
-    found: dict[Any, list[int]] = {}
+    found: dict[Any, tuple[list[int], list[Any]]] = {}  # which of them have a field, and what it says
     for label in (labels.bn, labels.bt, labels.t, labels.u, labels.bu, labels.bver, labels.bv, labels.ut):
         wanted = left and not (label == labels.t and times is not None)
-        found[label] = [i for i in others if label in records[i]] if wanted else []
-        left -= len(found[label])
-    if left or not all(understood(records[i][labels.bver]) for i in found[labels.bver]):
-        raise _Irregular
-    counts = np.array([len(packs[i]) for i in run])
-    starts = (np.cumsum(counts) - counts).tolist()
+        found[label] = _found(records, others, label) if wanted else ([], [])
+        left -= len(found[label][0])
+    if left or not all(map(understood, found[labels.bver][1])):
+        raise NotPlainError
+    counts = [len(packs[i]) for i in run]
+    starts = [0, *accumulate(counts[:-1])]
 
-    def base(label: Any, default: Any, types: frozenset[type]) -> tuple[list[Any], list[int]]:
-        places = found[label]
-        told = [records[i][label] for i in places]
+    def base(label: Any, default: Any, types: frozenset[type]) -> tuple[list[Any], Int64]:
+        places, told = found[label]
         if not set(map(type, told)) <= types:
-            raise _Irregular
+            raise NotPlainError
         return _spread(starts, places, told, default, n)
 
-    bases = base(labels.bn, "", frozenset({str}))
-    device, metric = _fast_names(bases, names, [sources[i] for i in run], counts)
+    pieces = _fast_names(base(labels.bn, "", frozenset({str})), names, [sources[i] for i in run], counts)
     unit: list[str] | None = None
-    if found[labels.u] or found[labels.bu]:
-        label = labels.u
-        if len(found[label]) == n:
-            unit = [record[label] for record in records]
-        else:
-            general = chain.from_iterable(map(repeat, *base(labels.bu, "", frozenset({str}))))
-            unit = [record.get(label, usual) for record, usual in zip(records, general, strict=True)]
-        if set(map(type, unit)) != {str}:
-            raise _Irregular
+    places, own = found[labels.u]
+    if places or found[labels.bu][0]:
+        unit = own
+        if len(own) < n:
+            unit = _repeated(*base(labels.bu, "", frozenset({str})))
+            for i, name in zip(places, own, strict=True):
+                unit[i] = name
+        text(unit)
     if times is not None:
         time = _fast_seconds(times)
     else:
         time = np.zeros(n, np.int64)
-        if found[labels.t]:
-            time[found[labels.t]] = _fast_seconds([records[i][labels.t] for i in found[labels.t]])
-    if found[labels.bt]:
+        places, own = found[labels.t]
+        time[places] = _fast_seconds(own)
+    if found[labels.bt][0]:
         told, spans = base(labels.bt, 0, _PLAIN_NUMBERS)
         time += np.repeat(_fast_seconds(told), spans)
-    which = np.repeat(np.array(run, np.int32), counts)
     relative = time < RELATIVE_BELOW * _US
-    flags = np.where(relative, Flag.CLOCK, 0).astype(np.int16)
+    flags = relative * np.int16(Flag.CLOCK)
     if relative.any():
-        time = np.where(relative, time + received_at[which], time)
-    value = _floats(values)
-    if found[labels.bv]:
+        time = np.where(relative, time + np.repeat(received_at[run], counts), time)
+    if found[labels.bv][0]:
         told, spans = base(labels.bv, -0.0, _PLAIN_NUMBERS)  # -0.0 leaves any number as it is
         with np.errstate(over="ignore", invalid="ignore"):
-            value = value + np.repeat(_floats(told), spans)
-    if unit is not None:
-        out.add_units(unit)
-    rows = out.rows
-    rows.device += device
-    rows.metric += metric
-    rows.time.append(time)
-    rows.value.append(value)
-    rows.flags.append(flags)
-    rows.message.append(which)
-    rows.index.append((np.arange(n) - np.repeat(starts, counts)).astype(np.int32))
-    out.received[run] = counts
+            value = value + np.repeat(doubles(told), spans)
+    rows.add(run, counts, pieces, time, value, flags, unit)
 
 
 def _everywhere(records: list[Any], label: Any) -> list[Any] | None:
-    """What each record has under a label; None: not all have it."""
+    """What each record has under a label; None: not all have it. A TypeError tells of a record that is no dict."""
     try:
-        return [record[label] for record in records]
+        return list(map(dict.__getitem__, records, repeat(label)))
     except KeyError:
         return None
+    except TypeError:
+        raise NotPlainError from None
 
 
-def _names(records: list[Any], label: Any) -> tuple[list[str], int]:
-    """The name of each record, or the empty one; and how many have one."""
-    names = _everywhere(records, label)
-    if names is None:
-        names = list(map(dict.get, records, repeat(label), repeat(_NO_NAME)))
-    types = list(map(type, names))
-    if not set(types) <= _NAME_TYPES:
-        raise _Irregular
-    return names, len(names) - types.count(_NoName)
+def _found(records: list[Any], places: list[int], label: Any) -> tuple[list[int], list[Any]]:
+    """Which of these records have a field, and what it says."""
+    try:
+        return places, [records[i][label] for i in places]
+    except KeyError:
+        some = [i for i in places if label in records[i]]
+        return some, [records[i][label] for i in some]
 
 
-def _spread(starts: list[int], places: list[int], told: list[Any], default: Any, n: int) -> tuple[list[Any], list[int]]:
+def _spread(starts: list[int], places: list[int], told: list[Any], default: Any, n: int) -> tuple[list[Any], Int64]:
     """Values of a base field, and for how many of n records each holds: from its place on, up to the next or the pack's end."""
-    if places != starts:
+    if not set(starts) <= set(places):
         changes = dict.fromkeys(starts, default)
         changes.update(zip(places, told, strict=True))
         places = sorted(changes)
         told = [changes[i] for i in places]
-    return told, [end - start for start, end in zip(places, [*places[1:], n], strict=True)]
+    return told, np.diff(np.array([*places, n]))
+
+
+def _repeated(told: list[str], spans: Int64) -> list[str]:
+    """Each as often as it holds; half as fast again as a chain of `repeat`."""
+    repeated: list[str] = np.repeat(np.array(told, object), spans).tolist()
+    return repeated
 
 
 def _fast_seconds(seconds: list[Any]) -> Int64:
     """Seconds as microseconds."""
-    if not set(map(type, seconds)) <= _PLAIN_NUMBERS:
-        raise _Irregular
-    exact = _floats(seconds)
+    if not set(map(type, seconds)) <= _PLAIN_NUMBERS:  # decimal fractions have digits of their own, and true is no time
+        raise NotPlainError
+    exact = doubles(seconds)
     if not (np.abs(exact) <= _EXACT_BELOW).all():  # NaN neither
-        raise _Irregular
+        raise NotPlainError
     return np.rint(exact * 1e6).astype(np.int64)
 
 
-def _floats(numbers: list[Any]) -> Float64:
-    try:
-        return np.array(numbers, np.float64)
-    except OverflowError:
-        raise _Irregular from None
-
-
-def _fast_names(
-    bases: tuple[list[str], list[int]], names: list[str], sources: list[str], counts: Int64
-) -> tuple[list[str], list[str]]:
+def _fast_names(bases: tuple[list[str], Int64], names: list[str], sources: list[str], counts: list[int]) -> list[Names]:
     """Device and metric of each record, from base names with the number of records of each, and names."""
     stems, spans = bases
-    distinct = set(names)
-    if distinct == {""}:  # the base name is the whole name
-        device, metric = _halves(stems)
-        device = list(chain.from_iterable(map(repeat, device, spans)))
-        metric = list(chain.from_iterable(map(repeat, metric, spans)))
-    elif _are_stems(stems) and _are_metrics(distinct):
-        return list(chain.from_iterable(map(repeat, [stem[:-1] for stem in stems], spans))), names
-    else:
-        whole = list(map(add, chain.from_iterable(map(repeat, stems, spans)), names)) if any(stems) else names
-        device, metric = _halves(whole)
-    if not all(device):
-        own = chain.from_iterable(map(repeat, sources, counts.tolist()))
-        device = [name or source for name, source in zip(device, own, strict=True)]
-    return device, metric
+    if _are_metrics(names) and _are_stems(stems):
+        return named(_repeated([stem[:-1] for stem in stems], spans), names, counts)
+    if any(stems):
+        names = list(map(add, _repeated(stems, spans), names))
+    return _halves(names, sources, counts)
+
+
+def _are_metrics(names: list[str]) -> bool:
+    """Whether each is a valid last part of a name."""
+    all_ = text(names)
+    return all(names) and ":" not in all_ and "/" not in all_ and _allowed(all_)
 
 
 def _are_stems(stems: list[str]) -> bool:
     """Whether each is a valid beginning of a name that ends the device's part."""
-    return _begin_well(stems) and all(map(str.endswith, stems, repeat((":", "/"))))
+    if not all(stems):
+        return False
+    raw, starts, ends = _lines(stems)
+    return bool(_BEGINS[raw[starts]].all() and _MARKS[raw[ends - 1]].all())
 
 
-def _are_metrics(names: set[str]) -> bool:
-    """Whether each is a valid last part of a name."""
-    text = "".join(names)
-    return "" not in names and ":" not in text and "/" not in text and _allowed(text)
+def _allowed(all_: str) -> bool:
+    return all_.isascii() and not all_.encode().translate(None, NAME_BYTES)
 
 
-def _halves(names: list[str]) -> tuple[list[str], list[str]]:
-    """Device and metric of each name, as `split` gives them."""
-    if not _begin_well(names):
-        raise _Irregular
-    text = "".join(names)
-    if "/" not in text:
-        parts = [name.rpartition(":") for name in names]
-    elif ":" not in text:
-        parts = [name.rpartition("/") for name in names]
-    else:
-        parts = [name.rpartition(":" if name.rfind(":") > name.rfind("/") else "/") for name in names]
-    metric = [part[2] for part in parts]
-    if not all(metric):
-        raise _Irregular
-    return [part[0] for part in parts], metric
+def _lines(names: list[str]) -> tuple[NDArray[np.uint8], Int64, Int64]:
+    """Names as lines of one text: its bytes, and where each line starts and ends. Raises `NotPlainError` for other bytes."""
+    lines = "\n".join(names) + "\n"
+    if not lines.isascii() or lines.encode().translate(None, _LINE_BYTES):
+        raise NotPlainError
+    raw = np.frombuffer(bytearray(lines, "ascii"), np.uint8)
+    ends = np.flatnonzero(raw == ord("\n"))
+    if len(ends) != len(names):
+        raise NotPlainError
+    return raw, np.append(0, ends[:-1] + 1), ends
 
 
-def _begin_well(names: list[str]) -> bool:
-    """Whether each begins as a name must, and goes on so."""
-    heads = "".join([name[:1] for name in names])
-    return len(heads) == len(names) and heads.isalnum() and _allowed("".join(names))
+def _halves(names: list[str], sources: list[str], counts: list[int]) -> list[Names]:
+    """Device and metric of whole names, as `split` gives them.
 
-
-def _allowed(text: str) -> bool:
-    return text.isascii() and not text.encode().translate(None, NAME_BYTES)
+    In a text of all names the last ':' or '/' of each becomes a line's end. Name by name it takes five times as long.
+    """
+    raw, starts, ends = _lines(names)
+    marks = np.flatnonzero(_MARKS[raw])
+    last = np.append(marks, -1)[np.searchsorted(marks, ends) - 1]  # before each end, of this name or an earlier one; -1: none
+    if not _BEGINS[raw[starts]].all() or (last == ends - 1).any():
+        raise NotPlainError
+    if (last > starts).all():
+        raw[last] = ord("\n")
+        return from_text(raw.tobytes().decode("ascii"), ends, counts)
+    cuts = np.where(last > starts, last - starts, -1).tolist()
+    own = chain.from_iterable(map(repeat, sources, counts))
+    device = [name[:cut] if cut > 0 else source for name, cut, source in zip(names, cuts, own, strict=True)]
+    return named(device, [name[cut + 1 :] for name, cut in zip(names, cuts, strict=True)], counts)
 
 
 # --- the slow gear -------------------------------------------------------------------------------------------------------------
 
 
-def _slow(i: int, pack: list[Any], source: str, received_at: int, out: _Gathered, labels: Labels) -> None:
+def _slow(i: int, pack: list[Any], source: str, received_at: int, rows: Rows, labels: Labels) -> None:
     """One pack, record by record: a row for each reading that can be read, a refusal for each that cannot."""
     for record in pack:
         if type(record) is dict and labels.bver in record and not understood(record[labels.bver]):
             detail = f"SenML version {short(record[labels.bver])}; understood are 1 to 10, and 26"
-            out.refused.append(Refusal(message=i, index=None, reason=Reason.WRONG_TYPE, detail=detail))
+            rows.refused.append(Refusal(message=i, index=None, reason=Reason.WRONG_TYPE, detail=detail))
             return
     resolver = Resolver(labels)
     found: list[tuple[str, str, int, int, float, int]] = []
@@ -365,25 +311,17 @@ def _slow(i: int, pack: list[Any], source: str, received_at: int, out: _Gathered
             if not MIN_MS * 1000 <= at <= MAX_MS * 1000:
                 raise Finding(Reason.BAD_TIME, "a time beyond the year 9999; are these milliseconds?")
         except Finding as finding:
-            out.refused.append(Refusal(message=i, index=count, reason=finding.reason, detail=finding.detail))
+            rows.refused.append(Refusal(message=i, index=count, reason=finding.reason, detail=finding.detail))
         else:
             found.append((device or source, metric, at, flag, value, count))
             units.append(unit)
         count += 1
     if not count:
-        out.refused.append(Refusal(message=i, index=None, reason=Reason.EMPTY, detail="a pack of base fields only"))
+        rows.refused.append(Refusal(message=i, index=None, reason=Reason.EMPTY, detail="a pack of base fields only"))
         return
-    if any(units):
-        out.add_units(units)
-    rows = out.rows
-    rows.device += [row[0] for row in found]
-    rows.metric += [row[1] for row in found]
-    rows.time.append(np.array([row[2] for row in found], np.int64))
-    rows.flags.append(np.array([row[3] for row in found], np.int16))
-    rows.value.append(np.array([row[4] for row in found], np.float64))
-    rows.index.append(np.array([row[5] for row in found], np.int32))
-    rows.message.append(np.full(len(found), i, np.int32))
-    out.received[i] = count
+    columns: list[list[Any]] = [[row[k] for row in found] for k in range(6)]
+    names = Names.of(columns[0], columns[1])
+    rows.add_some(i, count, columns[5], names, columns[2], columns[4], columns[3], units if any(units) else None)
 
 
 # --- encoding ------------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def missing(decoded: Decoded, series: Int32, registry: Registry, names: Mapping[
     value = decoded.value
     found: Bools = np.isnan(value)
     # Few readings have a value that means "missing" for any series at all; only these are looked at one series at a time.
-    rows = np.flatnonzero(registry.codes[np.searchsorted(registry.codes[:-1], value)] == value)
+    rows = np.flatnonzero(np.isin(value, registry.codes))
     if rows.size:
         of, code = series[rows], value[rows]
         found[rows] = (code[:, None] == registry.sentinels[of]).any(axis=1)
@@ -82,6 +82,8 @@ def convert(
     refused : list of Refusal, k
         Why: UNIT_MISMATCH, with both units.
     """
+    if not _named(decoded) and not registry.converted.any():
+        return decoded.value, np.empty(0, np.int64), []
     rows = np.flatnonzero(wanted if _named(decoded) else wanted & registry.converted[series])
     if not rows.size:
         return decoded.value, rows, []

@@ -12,6 +12,7 @@ from devices import senml, wire
 from devices.batch import Int32, Int64
 from devices.decoded import Decoded, Refusal, joined
 from devices.errors import Reason
+from devices.names import Names, flat
 from ingest.message import Message, address
 
 STATUSES: Final = {b"online": "online", b"offline": "offline"}
@@ -100,10 +101,9 @@ def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refu
         refused += [Refusal(message=int(which[r.message]), index=r.index, reason=r.reason, detail=r.detail) for r in part.refused]
     rows = [part for part, _ in parts]
     message: Int32 = joined([which[part.message] for part, which in parts], np.int32)
-    device = _chained([part.device for part in rows])
-    metric = _chained([part.metric for part in rows])
     units = any(part.unit for part in rows)
-    unit = _chained([part.unit or [""] * len(part.device) for part in rows]) if units else []
+    unit = list(chain.from_iterable(part.unit or [""] * len(part.time) for part in rows)) if units else []
+    names = list(chain.from_iterable(part.names for part in rows))
     columns: dict[str, Any] = {
         "time": joined([part.time for part in rows], np.int64),
         "value": joined([part.value for part in rows], np.float64),
@@ -114,9 +114,15 @@ def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refu
     if len(rows) > 1:
         order = np.argsort(message, kind="stable")
         columns = {name: column[order] for name, column in columns.items()}
-        device, metric, unit = ([names[row] for row in order.tolist()] if names else names for names in (device, metric, unit))
-    return Decoded(device=device, metric=metric, unit=unit, received=received, seq=seq, boot=boot, refused=refused, **columns)
+        unit = [unit[row] for row in order.tolist()] if units else []
+        names = _in_order(names, message, order)
+    return Decoded(names=names, unit=unit, received=received, seq=seq, boot=boot, refused=refused, **columns)
 
 
-def _chained(pieces: list[list[str]]) -> list[str]:
-    return pieces[0] if len(pieces) == 1 else list(chain.from_iterable(pieces))
+def _in_order(names: list[Names], message: Int32, order: Int64) -> list[Names]:
+    """Names of rows, in another order of their messages."""
+    if all(piece.text for piece in names):  # each is of one message
+        starts = np.cumsum([0, *(piece.count for piece in names)])[:-1]
+        return [names[i] for i in np.argsort(message[starts], kind="stable").tolist()]
+    device, metric = flat(names)
+    return [Names.of([device[row] for row in order.tolist()], [metric[row] for row in order.tolist()])]

@@ -14,7 +14,7 @@ increase can be too large: a decrease is a reset. A reading that is bad already 
 are never stuck.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -27,6 +27,8 @@ from devices.flags import Flag, is_bad
 from devices.registry import KIND_CODES, Registry
 
 _COUNTER: Final = KIND_CODES[Kind.COUNTER]
+#: Series whose readings are judged at once, one of each. A turn of a few series takes longer than a loop over their readings does.
+_MANY: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,94 +107,125 @@ def changes(batch: Batch, history: History, registry: Registry) -> tuple[Int16, 
     flags, same_since = np.zeros(n, np.int16), np.full(n, NEVER, np.int64)
     if n == 0:
         return flags, same_since
-    new = batch.time > history.time[batch.series]
-    new[1:] &= (batch.series[1:] != batch.series[:-1]) | (batch.time[1:] != batch.time[:-1])
+    of = batch.series.astype(np.int64)  # NumPy looks up by its own integer at twice the speed
+    new = batch.time > history.time[of]
+    new[1:] &= (of[1:] != of[:-1]) | (batch.time[1:] != batch.time[:-1])
     rows = np.flatnonzero(new)
     if len(rows) == 0:
         return flags, same_since
-    judged = batch if len(rows) == n else batch.take(rows)
-    memory = registry.memory[judged.series]
-    since = _same_since(judged, memory, history)
-    stuck = judged.time - since > registry.stuck_after[judged.series]
+    judged = batch
+    if len(rows) < n:
+        judged, of = batch.take(rows), of[rows]
+    heads = np.flatnonzero(np.append(True, of[1:] != of[:-1]))  # the first row of each series
+    memory = registry.memory[of]
+    since = _same_since(judged, of, heads, memory, history)
+    stuck = judged.time - since > registry.stuck_after[of]
     if stuck.any():
-        stuck &= ~(judged.value[:, None] == registry.may_repeat[judged.series]).any(axis=1)
+        stuck &= ~(judged.value[:, None] == registry.may_repeat[of]).any(axis=1)
     stuck_flags = stuck * np.int16(Flag.STUCK)
     bad = is_bad(judged.flags | stuck_flags)
-    step = _steps(judged, bad, memory, history, registry)
+    step = _steps(judged, of, heads, bad, memory, history, registry)
     flags[rows] = stuck_flags | step * np.int16(Flag.STEP)
     same_since[rows] = since
     return flags, same_since
 
 
-def _heads(series: NDArray[np.int32]) -> Bools:
-    """Which rows are the first of their series."""
-    return np.append(True, series[1:] != series[:-1])
+def _before(column: NDArray[Any], heads: Int64, past: NDArray[Any]) -> NDArray[Any]:
+    """The value of the row before each; of a series' first row, the past's."""
+    out = np.empty_like(column)
+    out[1:] = column[:-1]
+    out[heads] = past
+    return out
 
 
-def _same_since(judged: Batch, memory: Int64, history: History) -> Int64:
+def _same_since(judged: Batch, of: Int64, heads: Int64, memory: Int64, history: History) -> Int64:
     """Since when each value has been the same, as far as memory reaches."""
-    head = _heads(judged.series)
-    before_value = np.where(head, history.value[judged.series], np.append(0.0, judged.value[:-1]))
-    before_time = np.where(head, history.time[judged.series], np.append(np.int64(0), judged.time[:-1]))
-    same = (judged.value == before_value) & (before_time != NEVER)
-    same &= judged.time - np.where(same, before_time, 0) <= memory
+    value, time = (_before(getattr(judged, name), heads, getattr(history, name)[of[heads]]) for name in ("value", "time"))
+    same = (judged.value == value) & (time != NEVER)
+    same &= judged.time - np.where(same, time, 0) <= memory
+    if not same.any():
+        return judged.time
     # A row that is the same as the one before began when the run began: at the last row that was not, or in the past.
-    starts = np.where(same & ~head, 0, np.arange(len(judged)))
-    start = np.maximum.accumulate(starts)
-    carried = same[start]  # the run began with a head that continues the past
-    past = history.same_since[judged.series]
-    return np.where(carried & (past != NEVER), past, judged.time[start])
+    begins = ~same
+    begins[heads] = True
+    runs = np.flatnonzero(begins)
+    past = history.same_since[of[runs]]
+    since = np.where(same[runs] & (past != NEVER), past, judged.time[runs])  # the same: a head that continues the past
+    return np.repeat(since, np.diff(np.append(runs, len(judged))))
 
 
-def _steps(judged: Batch, bad: Bools, memory: Int64, history: History, registry: Registry) -> Bools:
+def _steps(judged: Batch, of: Int64, heads: Int64, bad: Bools, memory: Int64, history: History, registry: Registry) -> Bools:
     """Which readings differ too much from the last good one."""
-    n = len(judged)
-    numbers = np.arange(n)
-    head = _heads(judged.series)
     # As if none were a step: the last good row before each, if it is of the same series; else the past.
-    good = np.maximum.accumulate(np.where(bad, -1, numbers))
-    before = np.append(-1, good[:-1])
-    first = np.maximum.accumulate(np.where(head, numbers, 0))
-    inside = before >= first
-    value = np.where(inside, judged.value[before], history.good_value[judged.series])
-    time = np.where(inside, judged.time[before], history.good_at[judged.series])
-    step = ~bad & _exceeds(judged.value - value, judged.time, time, memory, judged.series, registry)
+    if not bad.any():
+        value = _before(judged.value, heads, history.good_value[of[heads]])
+        time = _before(judged.time, heads, history.good_at[of[heads]])
+    else:
+        numbers = np.arange(len(judged))
+        before = np.append(-1, np.maximum.accumulate(np.where(bad, -1, numbers))[:-1])
+        inside = before >= np.repeat(heads, np.diff(np.append(heads, len(judged))))
+        value = np.where(inside, judged.value[before], history.good_value[of])
+        time = np.where(inside, judged.time[before], history.good_at[of])
+    step = ~bad & _exceeds(judged.value - value, judged.time, time, memory, of, registry)
     if not step.any():
         return step
-    # Each first step is one for certain; what follows it in its series must be judged from another reading. Seldom, so in a loop.
-    offending = np.flatnonzero(np.isin(judged.series, judged.series[step]))
-    step[offending] = _steps_one_by_one(judged.take(offending), bad[offending], history, registry)
+    # Each first step is one for certain; what follows it in its series must be judged from another reading.
+    stepping = np.zeros(len(history.time), np.bool_)
+    stepping[of[step]] = True
+    rows = np.flatnonzero(stepping[of])
+    step[rows] = _steps_in_turn(judged.take(rows), of[rows], bad[rows], memory[rows], history, registry)
     return step
 
 
-def _exceeds(
-    change: Float64, at: Int64, before: Int64, memory: Int64, series: NDArray[np.int32], registry: Registry
-) -> NDArray[np.bool_]:
+def _exceeds(change: Float64, at: Int64, before: Int64, memory: Int64, of: Int64, registry: Registry) -> Bools:
     known = before != NEVER
     dt = at - np.where(known, before, at)
-    size = np.where(registry.kind[series] == _COUNTER, change, np.abs(change))
-    too_large: Bools = known & (dt <= memory) & (size > registry.step_floor[series] + registry.step_rate[series] * dt)
+    size = np.where(registry.kind[of] == _COUNTER, change, np.abs(change))
+    too_large: Bools = known & (dt <= memory) & (size > registry.step_floor[of] + registry.step_rate[of] * dt)
     return too_large
 
 
-def _steps_one_by_one(judged: Batch, bad: Bools, history: History, registry: Registry) -> Bools:
-    """The same in plain order, for the few series that have a step."""
-    out = np.zeros(len(judged), np.bool_)
-    series = -1
+def _steps_in_turn(judged: Batch, of: Int64, bad: Bools, memory: Int64, history: History, registry: Registry) -> Bools:
+    """The same for series that have a step, each reading after the one before: the first of every series, then the second, ..."""
+    step = np.zeros(len(judged), np.bool_)
+    starts = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
+    sizes = np.diff(np.append(starts, len(of)))
+    good_at, good_value = history.good_at[of[starts]], history.good_value[of[starts]]
     trusted = (judged.flags & np.int16(Flag.MANUAL_GOOD)) != 0
-    for i, (number, at, value, skip, sure) in enumerate(
-        zip(judged.series.tolist(), judged.time.tolist(), judged.value.tolist(), bad.tolist(), trusted.tolist(), strict=True)
-    ):
-        if number != series:
-            series = number
-            good_at, good_value = int(history.good_at[number]), float(history.good_value[number])
-            floor, rate = float(registry.step_floor[number]), float(registry.step_rate[number])
-            memory, counter = int(registry.memory[number]), registry.kind[number] == _COUNTER
-        if skip:
-            continue
+    turn = 0
+    left = np.arange(len(starts))  # series that have not had all their turns
+    while len(left) >= _MANY:
+        rows = starts[left] + turn
+        value, at = judged.value[rows], judged.time[rows]
+        step[rows] = ~bad[rows] & _exceeds(value - good_value[left], at, good_at[left], memory[rows], of[rows], registry)
+        good = ~bad[rows] & (trusted[rows] | ~step[rows])
+        good_at[left[good]], good_value[left[good]] = at[good], value[good]
+        turn += 1
+        left = left[sizes[left] > turn]
+    for i in left.tolist():
+        rest, first = slice(int(starts[i]) + turn, int(starts[i] + sizes[i])), int(of[starts[i]])
+        columns = (column[rest].tolist() for column in (judged.time, judged.value, bad, trusted))
+        past = int(good_at[i]), float(good_value[i])
+        step[rest] = _steps_of_one(zip(*columns, strict=True), *past, int(memory[starts[i]]), first, registry)
+    return step
+
+
+def _steps_of_one(
+    readings: Iterable[tuple[int, float, bool, bool]],
+    good_at: int,
+    good_value: float,
+    memory: int,
+    number: int,
+    registry: Registry,
+) -> list[bool]:
+    """The same for one series: time, value, whether it is bad already, and whether an operator declared it good."""
+    floor, rate, counter = float(registry.step_floor[number]), float(registry.step_rate[number]), registry.kind[number] == _COUNTER
+    out = []
+    for at, value, bad, sure in readings:
         dt = at - good_at
         change = value - good_value if counter else abs(value - good_value)
-        out[i] = good_at != NEVER and dt <= memory and change > floor + rate * dt
-        if sure or not out[i]:
+        step = not bad and good_at != NEVER and dt <= memory and change > floor + rate * dt
+        out.append(step)
+        if not bad and (sure or not step):
             good_at, good_value = at, value
     return out

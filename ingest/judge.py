@@ -55,11 +55,28 @@ def withheld(prepared: Prepared, rows: Bools, reason: Reason, detail: str) -> Pr
 def declared(batch: Batch, registry: Registry) -> Int16:
     """What operators declared of these readings: (n,) int16, MANUAL_GOOD, MANUAL_BAD or 0."""
     flags = np.zeros(len(batch), np.int16)
+    if not len(registry.declared_from):
+        return flags
     rows = np.flatnonzero(registry.declared_start[batch.series + 1] > registry.declared_start[batch.series])
     if len(rows):
         which = in_force(registry.declared_start, registry.declared_from, batch.series[rows], batch.time[rows])
         flags[rows] = np.where(which >= 0, registry.declared_flags[which], 0)
     return flags
+
+
+def in_order(batch: Batch) -> Int64:
+    """Rows by series, then time; equal ones in order of arrival: (n,) int64.
+
+    As one number where it has room, which it has for all but broken clocks: 2.7 ms for 50,000 readings in no order at all, of
+    `lexsort`'s 6.6; 0.1 ms by either for what gateways send in order. (An unstable sort takes 0.4 ms for both.)
+    """
+    if len(batch) == 0:
+        return np.empty(0, np.int64)
+    first, series = int(batch.time.min()), batch.series.astype(np.int64)
+    span = int(batch.time.max()) - first + 1
+    if (int(series.max()) + 1) * span >= 2**63:
+        return np.lexsort((batch.time, batch.series))
+    return np.argsort(series * span + (batch.time - first), kind="stable")
 
 
 def judge(read: Decodable, source_ids: Int32, registry: Registry, limits: Limits, history: History) -> Prepared:
@@ -75,8 +92,7 @@ def judge(read: Decodable, source_ids: Int32, registry: Registry, limits: Limits
     """
     series, unresolved = resolve(read.decoded, source_ids, registry)
     judged = validate(read.decoded, series, read.received_at, registry, limits)
-    order = np.lexsort((judged.batch.time, judged.batch.series))  # stable: equal keys stay in order of arrival
-    batch = judged.batch.take(order)
+    batch = judged.batch.take(in_order(judged.batch))
     batch = replace(batch, flags=batch.flags | declared(batch, registry))
     found, same_since = changes(batch, history, registry)
     return Prepared(

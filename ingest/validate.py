@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -77,33 +77,35 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
         rows = np.flatnonzero(open_ & wrong)
         open_[rows] = False
         refused += [_refusal(decoded, int(row), reason, registry, limits) for row in rows]
-    rows = np.flatnonzero(open_)
+    kept: Any = slice(None) if open_.all() else np.flatnonzero(open_)  # all: nothing is copied
     batch = Batch(
-        time=time[rows],
-        received_at=receipt[rows],
-        series=series[rows],
-        value=value[rows],
-        flags=decoded.flags[rows] | _flags(decoded, rows, series[rows], receipt[rows], registry, limits),
-        message=decoded.message[rows],
-        index=decoded.index[rows],
+        time=time[kept],
+        received_at=receipt[kept],
+        series=series[kept],
+        value=value[kept],
+        flags=decoded.flags[kept],
+        message=decoded.message[kept],
+        index=decoded.index[kept],
     )
+    batch = replace(batch, flags=batch.flags | _flags(batch, registry, limits))
     counts = np.bincount(decoded.message[gone], minlength=len(received_at)).astype(np.int32)
     return Judged(batch=batch, missing=counts, refused=refused)
 
 
 def bounds(value: Float64, series: Int32, registry: Registry) -> Int16:
     """RANGE and SUSPECT of values in their metrics' units: (n,) int16. A value on a bound is inside it."""
-    implausible = (value < registry.low[series]) | (value > registry.high[series])
-    suspect = ~implausible & ((value < registry.suspect_low[series]) | (value > registry.suspect_high[series]))
+    of = series.astype(np.int64)  # NumPy looks up by its own integer at twice the speed
+    implausible = (value < registry.low[of]) | (value > registry.high[of])
+    suspect = ~implausible & ((value < registry.suspect_low[of]) | (value > registry.suspect_high[of]))
     return _bit(Flag.RANGE, implausible) | _bit(Flag.SUSPECT, suspect)
 
 
-def _flags(decoded: Decoded, rows: Int64, series: Int32, receipt: Int64, registry: Registry, limits: Limits) -> Int16:
-    time = decoded.time[rows]
+def _flags(batch: Batch, registry: Registry, limits: Limits) -> Int16:
+    age = batch.received_at - batch.time
     return (
-        bounds(decoded.value[rows], series, registry)
-        | _bit(Flag.LATE, receipt - time > limits.late_after)
-        | _bit(Flag.FUTURE, time - receipt > limits.future_after)
+        bounds(batch.value, batch.series, registry)
+        | _bit(Flag.LATE, age > limits.late_after)
+        | _bit(Flag.FUTURE, -age > limits.future_after)
     )
 
 

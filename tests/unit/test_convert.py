@@ -14,6 +14,7 @@ from devices.catalogue import builtin, parse
 from devices.decoded import Decoded
 from devices.device import Sensor
 from devices.errors import Reason
+from devices.names import Names
 from devices.registry import DEFAULT_SENTINELS, Corrected, SeriesRow, build
 from devices.units import UnitError, conversion
 from ingest.convert import convert, missing
@@ -58,8 +59,7 @@ REGISTRY = registry()
 def decoded(value, times=None, unit=()):
     n = len(value)
     return Decoded(
-        device=["d"] * n,
-        metric=["m"] * n,
+        names=[Names.of(["d"] * n, ["m"] * n)],
         time=np.array(times if times is not None else [START] * n, np.int64),
         value=np.array(value, np.float64),
         flags=np.zeros(n, np.int16),

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from devices.batch import NEVER, Batch
 from devices.catalogue import Kind
 from devices.flags import Flag
 from devices.registry import KIND_CODES
+from ingest import history as history_module
 from ingest.history import History, changes
 
 S = 1_000_000
@@ -92,6 +94,12 @@ class Twin:
 
 
 def run(batches):
+    for many in (1, 3, 200):  # all series in turns, some, or each in a loop
+        with patch.object(history_module, "_MANY", many):
+            run_once(batches)
+
+
+def run_once(batches):
     twin, history, known = Twin(), History.empty(1).grown(len(SERIES)), set()
     for listed in batches:
         rows = [row for row in listed if row[:2] not in known]  # what is stored already is no new reading

@@ -5,18 +5,18 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devices import catalogue
-from devices.batch import MICROSECOND
+from devices.batch import MICROSECOND, Batch
 from devices.device import Sensor
 from devices.errors import Reason
 from devices.flags import Flag
 from devices.registry import SeriesRow, build
 from ingest.decode import decode
 from ingest.history import History
-from ingest.judge import judge
+from ingest.judge import in_order, judge
 from ingest.message import Message
 from ingest.validate import MAX_MAGNITUDE, Limits
 
@@ -163,6 +163,29 @@ def test_status_is_no_reading():
     assert prepared.read.statuses == [(0, "online"), (1, "offline")]
     assert prepared.read.decoded.received.tolist() == [0, 0]
     assert not prepared.refused
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4) | st.integers(1, 2**31 - 1), st.integers(0, 5) | st.integers(0, 2**53) | st.just(2**52)),
+        max_size=20,
+    )
+)
+@example([(2**31 - 1, 2**32 - 1), (1, 0), (2**31 - 1, 0), (1, 2**32 - 1)])  # the last that has room in one number
+@example([(2**31 - 1, 2**32), (1, 0), (2**31 - 1, 0), (1, 2**32)])
+def test_order_is_by_series_then_time_then_arrival(rows):
+    n = len(rows)
+    zeros = np.zeros(n, np.int32)
+    batch = Batch(
+        series=np.array([row[0] for row in rows], np.int32),
+        time=np.array([row[1] for row in rows], np.int64),
+        received_at=np.zeros(n, np.int64),
+        value=np.zeros(n),
+        flags=np.zeros(n, np.int16),
+        message=zeros,
+        index=zeros,
+    )
+    assert in_order(batch).tolist() == sorted(range(n), key=lambda i: rows[i])
 
 
 values = st.one_of(st.floats(-2000, 2000), st.sampled_from([None, math.nan, math.inf, -999.0, -200.0, 65535.0, 1e101, 85.0, -1.0]))

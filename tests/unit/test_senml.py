@@ -3,6 +3,7 @@ import math
 import string
 from decimal import Decimal
 from fractions import Fraction
+from unittest.mock import patch
 
 import cbor2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from devices import names as names_of_readings
 from devices import senml, senml_units
 from devices.catalogue import builtin
 from devices.errors import Reason
@@ -117,7 +119,13 @@ cbor_payloads = st.one_of(
 
 
 def check(messages, function, parse):
-    """The function says of many messages what the twin says of each."""
+    """The function says of many messages what the twin says of each, whether it carries names as lists or as texts."""
+    for many in (1, 16):
+        with patch.object(names_of_readings, "_MANY", many):
+            check_once(messages, function, parse)
+
+
+def check_once(messages, function, parse):
     sources = [f"src-{i}" for i in range(len(messages))]
     decoded = function(messages, sources, np.array([NOW + i for i in range(len(messages))], np.int64))
     rows = list(
@@ -154,6 +162,9 @@ def check(messages, function, parse):
 @example([b'[{"n":"z","v":NaN}]', b'[{"n":"z","v":1e400},{"n":"z","v":null}]'])
 @example([b'[{"bn":7,"n":"a","v":1},{"n":"b","v":2},{"bn":"d:","n":"c","v":3}]'])
 @example([b'[{"n":"a","v":1,"bfoo_":1},{"n":"b","v":2}]'])
+@example(
+    [json.dumps([{"n": "a", "v": 1, **{f"x{i}": i for i in range(n)}}, {"n": "b", "v": 2}]).encode() for n in (1, 253, 254, 600)]
+)
 @example([b'[{"n":"a","v":-0.0}]', b'[{"n":"a","v":-0.0},{"n":"a","v":-0.0,"bv":0},{"n":"a","s":-0.0},{"n":"a","s":-0.0,"bs":0}]'])
 def test_json_agrees_with_its_slow_twin(messages):
     check(messages, senml.decode, oracle.from_json)
@@ -533,6 +544,21 @@ def test_units_have_one_meaning():
     assert (senml_units.UCUM["%"], senml_units.UCUM["/100"], senml_units.UCUM["B"]) == ("1", "%", "By")
 
 
+#: RFC 8798, table 2: secondary unit, primary unit, scale; the offset is 0 but for dBm.
+RFC_8798 = """
+ms s 1/1000, min s 60, h s 3600, MHz Hz 1e6, kW W 1000, kVA VA 1000, kvar var 1000, Ah C 3600, Wh J 3600, kWh J 3600000,
+varh vars 3600, kvarh vars 3600000, kVAh VAs 3600000, Wh/km J/m 3.6, KiB B 1024, GB B 1e9, Mbit/s bit/s 1e6, B/s bit/s 8,
+MB/s bit/s 8e6, mV V 1/1000, mA A 1/1000, dBm dBW 1, ug/m3 kg/m3 1e-9, mm/h m/s 1/3600000, m/h m/s 1/3600, ppm / 1e-6,
+/100 / 1/100, /1000 / 1/1000, hPa Pa 100, mm m 1/1000, cm m 1/100, km m 1000, km/h m/s 10/36
+"""
+
+
+def test_secondary_units_are_those_of_the_rfc():
+    rows = [row.split() for row in RFC_8798.split(",")]
+    expected = {name: (primary, Fraction(scale), -30 if name == "dBm" else 0) for name, primary, scale in rows}
+    assert {name: (unit.primary, unit.scale, unit.offset) for name, unit in senml_units.SECONDARY.items()} == expected
+
+
 @pytest.mark.parametrize("name", sorted(senml_units.SECONDARY.keys() & senml_units.UCUM.keys()))
 def test_ucum_codes_of_secondary_units_scale_as_the_registry_says(name):
     unit = senml_units.SECONDARY[name]
@@ -548,7 +574,10 @@ def test_the_catalogue_can_be_sent_in_units_of_senml():
 # --- channels ---------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_of_all_channels_are_in_order_of_arrival():
+@pytest.mark.parametrize("many", [1, 16])  # names as texts, as lists
+def test_rows_of_all_channels_are_in_order_of_arrival(many, monkeypatch):
+    monkeypatch.setattr(names_of_readings, "_MANY", many)
+
     def message(channel, payload):
         return Message(f"city/v1/gw-1/{channel}", payload, NOW, False, 1, 1, 1)
 
@@ -559,7 +588,7 @@ def test_rows_of_all_channels_are_in_order_of_arrival():
         message("senml-cbor", cbor2.dumps([{0: "d:x", 2: "?"}, {0: "d:x", 2: 3}])),
         message("status", b"online"),
         message("senml", b'[{"n":"d:x","v":4}]'),
-        message("readings", report % 5),
+        message("readings", report.replace(b'"d"', b'"e"') % 5),
         message("senml", b"nope"),
         message("nope", b""),
         message("senml", b"[" + b" " * 200 + b"]"),
@@ -570,7 +599,7 @@ def test_rows_of_all_channels_are_in_order_of_arrival():
     assert decoded.message.tolist() == [0, 0, 1, 2, 4, 5]
     assert decoded.index.tolist() == [0, 1, 0, 1, 0, 0]
     assert decoded.unit == ["", "W", "", "", "", ""]
-    assert decoded.device == ["d"] * 6
+    assert decoded.device == ["d"] * 5 + ["e"]
     assert decoded.received.tolist() == [2, 1, 2, 0, 1, 1, 0, 0, 0]
     assert (decoded.seq.tolist()[1], decoded.boot[5]) == (7, "b")
     assert {(r.message, r.index, r.reason) for r in decoded.refused} == {

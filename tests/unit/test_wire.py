@@ -1,6 +1,7 @@
 import json
 import math
 import string
+from unittest.mock import patch
 
 import numpy as np
 import orjson
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from devices import names as names_of_readings
 from devices import wire
 from devices.errors import Reason
 from devices.flags import Flag
@@ -92,7 +94,13 @@ payloads = st.one_of(
 
 
 def check(messages):
-    """decode() says of many messages what the oracle says of each."""
+    """decode() says of many messages what the oracle says of each, whether it carries names as lists or as texts."""
+    for many in (1, 16):
+        with patch.object(names_of_readings, "_MANY", many):
+            check_once(messages)
+
+
+def check_once(messages):
     sources = [f"src-{i}" for i in range(len(messages))]
     received_at = np.array([NOW + i for i in range(len(messages))], np.int64)
     decoded = wire.decode(messages, sources, received_at)
