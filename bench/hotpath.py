@@ -18,10 +18,9 @@ from devices.device import Device
 from ingest.decode import decode
 from ingest.history import History
 from ingest.judge import judge
-from ingest.memory import keep_freed_memory
+from ingest.memory import keep_freed_memory, spare_the_collector
 from ingest.message import Message
 from ingest.validate import Limits
-from ingest.worker import spare_the_collector
 from storage import minutes, write
 
 #: Readings in one batch, as ingest makes them under load.

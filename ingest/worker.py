@@ -4,7 +4,6 @@ It has the pipeline, with all that is known of the sources whose lane it serves,
 neither broker nor spool.
 """
 
-import gc
 import logging
 import time
 from multiprocessing.connection import Connection
@@ -17,6 +16,7 @@ from devices.errors import CitybeatError
 from devices.flags import Flag
 from ingest.commit import Written
 from ingest.housekeeping import Housekeeper
+from ingest.memory import keep_freed_memory, spare_the_collector
 from ingest.pipeline import Pipeline
 from ingest.protocol import Committed, Ready, Request, Trouble
 from storage.database import DatabaseUnavailableError, StorageError, TransientError
@@ -28,15 +28,6 @@ _IDLE: Final = 0.2
 _AGAIN: Final = 0.5
 #: Readings of a batch whose delay is told: enough for percentiles.
 _SAMPLE: Final = 20
-
-#: New containers between two rounds of the cyclic garbage collector (Python's default is 700). Decoding makes and drops a hundred
-#: thousand a batch, none of them in a cycle; looking through them all took a third of the hot path.
-_COLLECT_EVERY: Final = 1_000_000
-
-
-def spare_the_collector() -> None:
-    """Have the cyclic garbage collector look less often, in this process."""
-    gc.set_threshold(_COLLECT_EVERY, 10, 10)
 
 
 def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> None:
@@ -59,6 +50,7 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
         The database refuses us, for a reason that trying again does not remove.
     """
     spare_the_collector()
+    keep_freed_memory()
 
     def closed() -> bool:
         return line.poll(0)  # nothing is sent while a batch is under way
