@@ -13,6 +13,7 @@ from devices.flags import Flag
 from devices.registry import Registry
 from ingest.decode import evidence
 from ingest.judge import Prepared
+from storage.registry import NO_SOURCE
 from storage.write import CONFLICT, DUPLICATE, NEW, Numbers, Quarantined, Tally, Transaction
 
 
@@ -24,7 +25,16 @@ class Written:
     stored: Batch | None  # None: an earlier try had committed it
     same_since: Int64  # of each stored reading
     replaced: int = 0  # stored readings that got another value
-    reasons: Counter[str] = field(default_factory=Counter)  # of what went to quarantine: readings, or whole messages, by reason
+    #: What went to quarantine: readings, or whole messages, by name of the source ("?": none) and reason.
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """The same by reason."""
+        total = Counter[str]()
+        for (_, reason), count in self.refused.items():
+            total[reason] += count
+        return total
 
 
 def write(transaction: Transaction, prepared: Prepared, registry: Registry, newest: Int64) -> Written:
@@ -82,8 +92,8 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
         transaction.set_status(int(prepared.source_ids[i]), status, read.messages[i].received_at)
     counts = Counter({name: int(column.sum()) for name, column in columns.items()})
     counts["overflow"] = sum(overflow.values())
-    reasons = Counter(refusal.reason.value for refusal in refused + conflicts)
-    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners), reasons=reasons)
+    named = Counter((read.sources[refusal.message] or NO_SOURCE, refusal.reason.value) for refusal in refused + conflicts)
+    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners), refused=named)
 
 
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:

@@ -200,15 +200,15 @@ class Pipeline:
         """Write a batch of which the database refuses something, in halves, so that only what it refuses is kept out."""
         middle = len(messages) // 2
         total = Counter[str]()
-        reasons = Counter[str]()
+        named = Counter[tuple[str, str]]()
         for half, name in ((messages[:middle], "first"), (messages[middle:], "second")):
             # The same ids at another try: if we die in between, what was committed is found to be.
             written = self.process(half, give_up, batch_id=uuid5(batch_id, name), trouble=trouble)
             if written is None:
                 return None
             total.update(written.counts)
-            reasons.update(written.reasons)
-        return Written(counts=total, reasons=reasons, stored=None, same_since=np.empty(0, np.int64))
+            named.update(written.refused)
+        return Written(counts=total, refused=named, stored=None, same_since=np.empty(0, np.int64))
 
     def _without_what_is_refused(self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError) -> Written:
         """Write a message without the readings that the database refuses, which are found by trying halves."""

@@ -6,6 +6,7 @@ neither broker nor spool.
 
 import logging
 import time
+from collections import Counter
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -26,8 +27,44 @@ _LOG: Final = logging.getLogger(__name__)
 _IDLE: Final = 0.2
 #: s between two tries to reach a database that is away.
 _AGAIN: Final = 0.5
+#: s between two lines about what was refused, and sources that are named in one go: a city of wrong clocks must not fill a disk.
+_SAY_EVERY: Final = 10.0
+_SOURCES: Final = 20
 #: Readings of a batch whose delay is told: enough for percentiles.
 _SAMPLE: Final = 20
+
+
+class Remarks:
+    """What was refused, told now and then: of each source how much, and why. Never what it was: that is in quarantine."""
+
+    def __init__(self) -> None:
+        self._refused: Counter[tuple[str, str]] = Counter()
+        self._said = -_SAY_EVERY
+
+    def note(self, written: Written) -> None:
+        """Take in what a batch came to."""
+        self._refused.update(written.refused)
+
+    def say(self, now: float) -> None:
+        """Log what has come together, unless that was done a moment ago; `now` is in s, of any clock that only goes on."""
+        if not self._refused or now - self._said < _SAY_EVERY:
+            return
+        self._said = now
+        sources: dict[str, Counter[str]] = {}
+        for (source, reason), count in self._refused.items():
+            sources.setdefault(source, Counter())[reason] += count
+        self._refused.clear()
+        ordered = sorted(sources.items(), key=lambda entry: -entry[1].total())
+        for source, reasons in ordered[:_SOURCES]:
+            _LOG.warning("refused", extra={"source": source, "count": reasons.total(), "reasons": _listed(reasons)})
+        if len(ordered) > _SOURCES:
+            rest = sum((reasons for _, reasons in ordered[_SOURCES:]), Counter[str]())
+            told = {"sources": len(ordered) - _SOURCES, "count": rest.total(), "reasons": _listed(rest)}
+            _LOG.warning("refused of more sources", extra=told)
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
 
 
 def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> None:
@@ -58,11 +95,13 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
     def trouble(exc: CitybeatError) -> None:
         line.send(Trouble(why=str(exc)))
 
+    remarks = Remarks()
     housekeeper.start()
     try:
         while True:
             housekeeper.check()
             pipeline.poll_registry()
+            remarks.say(time.monotonic())
             if not pipeline.is_open:
                 _open(pipeline, line)
             if not line.poll(_IDLE):
@@ -75,6 +114,7 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
             if written is None:
                 _LOG.info("stopped while the database was away")
                 return
+            remarks.note(written)
             line.send(
                 Committed(
                     id=request.id,
