@@ -124,6 +124,7 @@ def _children(settings: Settings, stop: threading.Event, devices: int, seed: int
         address = f"http://{settings.api_host}:{settings.api_port}"
         _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
         say(f"API: {address}/docs")
+        say(f"ingest: http://{settings.ingest_host}:{settings.ingest_port}/metrics")
         yield children
     finally:
         stop_all(list(children.values()))
@@ -196,6 +197,7 @@ def _figures(run: accounts.Totals, children: Mapping[str, Child], rate: float) -
         "rate": f"{rate:,.0f}/s",
         "lag": f"{ingest.get('lag_s', 0.0) * 1000:,.0f} ms",
         "waiting": f"{ingest.get('waiting', 0):,}",
+        "spooled": f"{ingest.get('spooled', 0):,}",
     }
 
 
