@@ -200,8 +200,7 @@ class Lane:
                 self._take_line()
                 if self._sent is None:
                     self._send_next()
-                if self._sent is not None:
-                    self._listen(_TICK)
+                self._listen(0.0 if self._sent is None else _TICK)
                 if self._must_spool():
                     self._spool_all()
         except BaseException as exc:  # kept for `check`
@@ -289,12 +288,14 @@ class Lane:
         self._line, self._ready = None, False
 
     def _listen(self, timeout: float) -> None:
+        """Hear what the worker says, without a batch too: how the database is, and nothing that nobody reads may pile up."""
         if self._line is None:
             self._new_line_there.wait(timeout)
             return
         try:
-            if self._line.poll(timeout):
+            while self._line.poll(timeout):
                 self._hear(self._line.recv())
+                timeout = 0.0
         except (OSError, EOFError):
             self._hang_up()
 

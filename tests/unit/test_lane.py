@@ -291,6 +291,23 @@ def test_a_worker_that_says_nothing_hangs_and_one_that_complains_does_not(bench)
     lane.end()
 
 
+def test_an_idle_lane_knows_how_its_worker_is_and_leaves_nothing_unread(bench):
+    lane = bench()
+    lane.worker()
+    lane.line.send(Ready())
+    until(lambda: lane.lane.state().ready)
+    for i in range(5000):  # more than the line holds
+        lane.line.send(Trouble(why=f"away {i}"))
+    until(lambda: lane.lane.state().trouble == "away 4999")
+    assert not lane.lane.state().ready
+    lane.line.send(Ready())
+    until(lambda: lane.lane.state().ready)
+    assert lane.lane.state().trouble == ""
+    lane.line.close()
+    until(lambda: not lane.lane.state().ready)
+    lane.end()
+
+
 def test_a_lane_that_dies_says_why(bench):
     lane = bench()
     lane.lane.check()
