@@ -10,12 +10,15 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, metrics, operations, problems, telemetry
+from api import accounts, devices, export, metrics, operations, problems, telemetry
 from api import catalogue as catalogue_routes
 from api.dependencies import MAX_POINTS, Service
+from api.download import DOWNLOADS, Downloads
+from api.export import MAX_SERIES
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
 from devices.catalogue import Catalogue
+from storage.export import STATEMENT
 from storage.pool import ReadPool
 
 #: Connections. A query of the largest size that is allowed takes a core of the server for some 0.1 s; more would only queue there.
@@ -24,7 +27,15 @@ POOL_SIZE: Final = 10
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
 
-_ROUTERS: Final = (operations.router, metrics.router, catalogue_routes.router, devices.router, telemetry.router, accounts.router)
+_ROUTERS: Final = (
+    operations.router,
+    metrics.router,
+    catalogue_routes.router,
+    devices.router,
+    telemetry.router,
+    export.router,
+    accounts.router,
+)
 _DESCRIPTION: Final = """\
 Readings of a city's sensors, with their quality flags and accounts.
 
@@ -41,6 +52,8 @@ def create_app(
     pool_size: int = POOL_SIZE,
     pool_min_size: int = 1,
     max_points: int = MAX_POINTS,
+    max_exports: int = DOWNLOADS,
+    max_export_series: int = MAX_SERIES,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -55,18 +68,23 @@ def create_app(
         Connections at most, and kept open.
     max_points : int
         Points that one answer of /v1/series may have.
+    max_exports, max_export_series : int
+        Exports at once, each with a connection of its own beside the pool's, and series of one.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
     """
     shown = version or _installed_version()
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
+    export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await pool.open()
+        await export_pool.open()
         try:
             yield
         finally:
+            await export_pool.close()
             await pool.close()
 
     app = FastAPIOffline(
@@ -78,7 +96,16 @@ def create_app(
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
     )
     requests = Requests()
-    app.state.service = Service(pool=pool, catalogue=catalogue, version=shown, max_points=max_points, requests=requests)
+    app.state.service = Service(
+        pool=pool,
+        catalogue=catalogue,
+        version=shown,
+        max_points=max_points,
+        requests=requests,
+        export_pool=export_pool,
+        downloads=Downloads(max_exports),
+        max_export_series=max_export_series,
+    )
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
     app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
@@ -99,8 +126,9 @@ def _complete_document(app: FastAPI) -> None:
         for route in (
             route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
         ):
-            shown = document["paths"][route.path]["get"]["responses"]["200"]["content"]["application/json"]
-            shown |= route.responses[200]["content"]["application/json"]
+            content = document["paths"][route.path]["get"]["responses"]["200"]["content"]
+            for kind, told in route.responses[200]["content"].items():
+                content[kind] |= told
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
+from api.download import Downloads
 from api.requests import Requests
 from devices.catalogue import Catalogue
 from storage.pool import ReadPool
@@ -19,6 +20,9 @@ class Service:
     version: str
     max_points: int  # points of one answer of /v1/series
     requests: Requests
+    export_pool: ReadPool  # apart, so that exports never keep small queries waiting for a connection
+    downloads: Downloads
+    max_export_series: int
 
 
 def service(request: Request) -> Service:

@@ -150,6 +150,7 @@ def _message(error: Mapping[str, Any]) -> str:
 _TITLES: Final = {
     "invalid-parameter": "Invalid parameter",
     "too-many-points": "Too many points",
+    "too-many-series": "Too many series",
     "aggregate-without-meaning": "Aggregate without a meaning",
     "database-unavailable": "Database unavailable",
     "query-timeout": "Query took too long",
@@ -184,6 +185,16 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         "There is no such thing.",
         {"type": "urn:citybeat:problem:not-found", "title": "Not found", "status": 404, "detail": "there is no device 'env-0007'"},
     ),
+    406: (
+        "There is no form that the client accepts.",
+        {
+            "type": "urn:citybeat:problem:not-acceptable",
+            "title": "Not acceptable",
+            "status": 406,
+            "detail": "there is text/csv, application/vnd.apache.arrow.stream, application/vnd.apache.parquet; ask for one of them,"
+            " or say format=csv|arrow|parquet",
+        },
+    ),
     422: (
         "A parameter is wrong.",
         {
@@ -204,7 +215,7 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         },
     ),
     503: (
-        "The database is away, or took too long.",
+        "The database is away, or took too long; or as many exports are running as may.",
         {
             "type": "urn:citybeat:problem:database-unavailable",
             "title": "Database unavailable",

@@ -43,22 +43,26 @@ class ReadPool:
         Connections that are kept open, and that may be open at once.
     statement_timeout : float
         Seconds.
+    name : str
+        Of the pool in logs, and of its connections in pg_stat_activity.
     """
 
-    def __init__(self, url: str, *, min_size: int, max_size: int, statement_timeout: float = STATEMENT) -> None:
+    def __init__(
+        self, url: str, *, min_size: int, max_size: int, statement_timeout: float = STATEMENT, name: str = "citybeat api"
+    ) -> None:
         self._url: Final = url
         self._pool: Final[AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]] = AsyncConnectionPool(
             url,
             min_size=min_size,
             max_size=max_size,
             open=False,
-            name="citybeat api",
+            name=name,
             timeout=WAIT,
             reconnect_timeout=RECONNECT,
             check=AsyncConnectionPool.check_connection,  # a server that restarted leaves dead connections in the pool
             kwargs={
                 "autocommit": True,
-                "application_name": "citybeat api",
+                "application_name": name,
                 "connect_timeout": 5,
                 "options": "-c timezone=UTC -c default_transaction_read_only=on"
                 f" -c statement_timeout={round(statement_timeout * 1000)}",

@@ -17,6 +17,7 @@ ROUTES = {
     "/v1/devices/{device}": ("/v1/devices/env-1", None),
     "/v1/latest": ("/v1/latest", "cursor=bm9uc2Vuc2U"),
     "/v1/series": ("/v1/series?device=env-1&metric=temperature&from=2026-01-01T00:00:00Z", "bucket=2m"),
+    "/v1/export": ("/v1/export?from=2026-01-01T00:00:00Z", "level=2m"),
     "/v1/ledger": ("/v1/ledger", "from=2026-01-01T00:00:00"),
 }
 DATA = [url for url, _ in ROUTES.values() if url.startswith("/v1") and url != "/v1/catalogue"]
@@ -76,6 +77,10 @@ def test_times_that_are_none(api, start):
         ("/v1/series", {"device": "d", "metric": "t", "from": "2026-01-02T00:00:00Z", "aggregates": "median"}, 422),
         ("/v1/latest", {"metric": "temprature"}, 422),
         ("/v1/latest", {"cursor": "WzFd"}, 422),
+        ("/v1/export", {}, 422),
+        ("/v1/export", {"from": "2026-01-02T00:00:00Z", "to": "2026-01-02T00:00:00Z"}, 422),
+        ("/v1/export", {"from": "2026-01-02T00:00:00Z", "metric": "temprature"}, 422),
+        ("/v1/export", {"from": "2026-01-02T00:00:00Z", "format": "xlsx"}, 422),
         ("/v1/ledger", {"cursor": "WzkyMjMzNzIwMzY4NTQ3NzU4MDcsImEiXQ"}, 422),
         ("/v1/ledger", {"from": "2026-01-02T00:00:00Z", "to": "2026-01-02T00:00:00Z"}, 422),
     ],

@@ -1,0 +1,64 @@
+-- Exports: many readings or rollups, out through COPY. Rows are packed: one row of arrays for a series and a part of the time, so that
+-- neither the server's protocol nor the client has work for every reading. storage/packed_rows.py reads them.
+
+-- name: series
+-- What is exported, by id: the order within a slice of time. One more than allowed tells that there are too many.
+SELECT s.id, s.device_id, s.metric, m.unit, m.kind, extract(epoch FROM expected_interval(s.interval_s, m.definition))::float8,
+    d.name, d.domain, d.district, d.latitude, d.longitude
+FROM series s
+JOIN devices d ON d.id = s.device_id
+JOIN metrics m ON m.name = s.metric
+WHERE (%(domain)s::text IS NULL OR d.domain = %(domain)s)
+    AND (%(district)s::text IS NULL OR d.district = %(district)s)
+    AND (%(devices)s::text[] IS NULL OR s.device_id = ANY(%(devices)s))
+    AND (%(metrics)s::text[] IS NULL OR s.metric = ANY(%(metrics)s))
+    AND (%(include_retired)s OR d.retired_at IS NULL)
+ORDER BY s.id LIMIT %(limit)s;
+
+-- name: prepare
+-- To the end of the transaction. Groups come out of the primary key in order, and at once; hashing them would gather all of a slice
+-- first. No second process for one export: live work needs the cores. Memory for the sort that quarter-hours need.
+SELECT set_config('enable_hashagg', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
+    set_config('jit', 'off', true), set_config('work_mem', '64MB', true);
+
+-- name: chunks
+-- Where in time there is anything, from the chunks of these tables.
+SELECT DISTINCT c.range_start, c.range_end
+FROM timescaledb_information.chunks c
+WHERE c.hypertable_schema = current_schema() AND c.hypertable_name = ANY(%(tables)s)
+    AND c.range_start < %(stop)s AND c.range_end > %(start)s
+ORDER BY c.range_start, c.range_end;
+
+-- name: raw
+-- Readings of a slice of time.
+COPY (
+    SELECT series_id, array_agg(time ORDER BY time), array_agg(value ORDER BY time), array_agg(flags ORDER BY time)
+    FROM readings
+    WHERE series_id = ANY(%(series)s) AND time >= %(start)s AND time < %(stop)s
+    GROUP BY series_id, time_bucket(%(part)s, time)
+    ORDER BY series_id, time_bucket(%(part)s, time)
+) TO STDOUT (FORMAT BINARY);
+
+-- name: minutes
+-- One-minute rollups of a slice of time.
+COPY (
+    SELECT series_id, array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket), array_agg(n_bad ORDER BY bucket),
+        array_agg(vmin ORDER BY bucket), array_agg(vmax ORDER BY bucket), array_agg(vfirst ORDER BY bucket),
+        array_agg(vlast ORDER BY bucket), array_agg(s1 ORDER BY bucket), array_agg(s2 ORDER BY bucket)
+    FROM readings_1m
+    WHERE series_id = ANY(%(series)s) AND bucket >= %(start)s AND bucket < %(stop)s
+    GROUP BY series_id, time_bucket(%(part)s, bucket)
+    ORDER BY series_id, time_bucket(%(part)s, bucket)
+) TO STDOUT (FORMAT BINARY);
+
+-- name: quarter_hours
+-- Quarter-hours of a slice of time; those that are marked as behind come from the minutes.
+COPY (
+    SELECT series_id, array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket), array_agg(n_bad ORDER BY bucket),
+        array_agg(vmin ORDER BY bucket), array_agg(vmax ORDER BY bucket), array_agg(vfirst ORDER BY bucket),
+        array_agg(vlast ORDER BY bucket), array_agg(s1 ORDER BY bucket), array_agg(s2 ORDER BY bucket)
+    FROM quarter_hours
+    WHERE series_id = ANY(%(series)s) AND bucket >= %(start)s AND bucket < %(stop)s
+    GROUP BY series_id, time_bucket(%(part)s, bucket)
+    ORDER BY series_id, time_bucket(%(part)s, bucket)
+) TO STDOUT (FORMAT BINARY);
