@@ -3,13 +3,13 @@
 import secrets
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
+import trustme
 
 import stack
 from ingest.gateway import Gateway, GatewayError, Session
@@ -205,12 +205,12 @@ def test_a_broker_that_is_not_there_is_waited_for_and_said_so_once(gateway, capl
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """A certificate for 127.0.0.1 that vouches for itself, and another one."""
+    """An authority that vouches for a server at 127.0.0.1, and another one that does not."""
     place = tmp_path_factory.mktemp("tls")
-    for name in ("ours", "other"):
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        files = ["-keyout", place / f"{name}.key", "-out", place / f"{name}.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
-        subprocess.run([*command, *files], check=True, capture_output=True)
+    ours, other = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(place / "ours.pem")
+    other.cert_pem.write_to_path(place / "other.pem")
+    ours.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(place / "server.pem")
     return place
 
 
@@ -218,7 +218,7 @@ def certificates(tmp_path_factory):
 def tls(servers, certificates):
     """Port of a TLS endpoint in front of the broker."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates / "ours.pem", certificates / "ours.key")
+    context.load_cert_chain(certificates / "server.pem")
     url, done = urlsplit(servers.mqtt_url), threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.1)
