@@ -30,7 +30,7 @@ METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActive
 #: s. Machines are shared: long enough for the slowest.
 PATIENCE = 60.0
 #: Far more than what is under way between a database and a client that does not read.
-ROWS = 1_500_000
+ROWS = 2_500_000
 
 
 @pytest.fixture

@@ -135,7 +135,8 @@ def test_what_waits_when_the_connection_is_new_is_taken_once_and_can_be_acknowle
     until(lambda: batch.extend(mine(inboxes, source, seen)) or len(batch) > 2)
     assert seen == [(b"1", False), (b"2", False), (b"3", False)]
     assert gateway.acknowledge(batch) == 3
-    until(lambda: gateway.renew() or (gateway._epoch == 3 and gateway.wait_connected(0)))  # not before they are sent
+    until(lambda: gateway._epoch == 3 or gateway.renew())  # not before they are sent
+    assert gateway.wait_connected(PATIENCE)
     publish(b"4")
     until(lambda: mine(inboxes, source, seen))
     assert seen[3:] == [(b"4", False)]
