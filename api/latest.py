@@ -81,12 +81,14 @@ async def latest(
     """
     check_metrics(parts, parameters.metric)
     key = decode_cursor(parameters.cursor, str, str)
+    geojson = GEOJSON in (accept or "")
     found = await readings.latest(
         parts.pool,
         visible(parameters.selection()),
         stale=parameters.stale,
         after=(key[0], key[1]) if key else None,
         limit=parameters.limit + 1,
+        places=geojson,
     )
     n = min(len(found.device), parameters.limit)
     more = len(found.device) > n
@@ -101,7 +103,7 @@ async def latest(
         "stale": found.stale[:n] != 0,
     }
     head = {"at": rfc3339(found.at), "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None}
-    if GEOJSON in (accept or ""):
+    if geojson:
         made = answer({"type": "FeatureCollection", **head, "features": _features(columns, found.longitude, found.latitude)})
         made.headers["content-type"] = GEOJSON
     else:

@@ -3,6 +3,7 @@
 Both become a `storage.selection.Selection`. What a key may see comes in at one place, `visible`.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -76,7 +77,7 @@ TagText = Annotated[
 ]
 
 
-class Filters(Parameters):
+class DeviceFilters(Parameters):
     """Which devices, in a URL. All that is given must hold."""
 
     domain: list[Domain] | None = Field(None, max_length=10, description="Only devices of this domain; repeat it for several.")
@@ -89,14 +90,12 @@ class Filters(Parameters):
     )
     near: CircleText | None = Field(None, description="Only devices within `latitude,longitude,radius`: degrees, and metres.")
     device: list[Text] | None = Field(None, max_length=1000, description="Only these devices; repeat it for several.")
-    metric: list[Text] | None = Field(None, max_length=100, description="Only these metrics; repeat it for several.")
     include_retired: bool = Field(False, description="Devices out of service too.")
 
     def selection(self, *, listed_retired: bool = False) -> Selection:
         """What is selected; with `listed_retired`, devices that are named may be retired."""
         return Selection(
             devices=self.device,
-            metrics=self.metric,
             domains=self.domain,
             districts=self.district,
             tags=self.tag or (),
@@ -104,6 +103,16 @@ class Filters(Parameters):
             near=self.near,
             include_retired=self.include_retired or (listed_retired and self.device is not None),
         )
+
+
+class Filters(DeviceFilters):
+    """Which sensors, in a URL. All that is given must hold."""
+
+    metric: list[Text] | None = Field(None, max_length=100, description="Only these metrics; repeat it for several.")
+
+    def selection(self, *, listed_retired: bool = False) -> Selection:
+        """As of devices, and of these metrics."""
+        return replace(super().selection(listed_retired=listed_retired), metrics=self.metric)
 
 
 class DevicesFilter(Parameters):

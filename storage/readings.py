@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from storage.selection import Selection
 from storage.series import READINGS, Policy, Readings, judging
 
 _SQL: Final = sql.load("series")
+_TICK: Final = timedelta(microseconds=1)
 _LATEST: Final[Mapping[str, Type | None]] = {
     "device": None,
     "metric": None,
@@ -46,10 +47,12 @@ class Latest:
     stale: NDArray[np.int16]  # 1: three expected intervals have passed since
 
 
-async def latest(pool: ReadPool, wanted: Selection, *, stale: bool | None, after: tuple[str, str] | None, limit: int) -> Latest:
+async def latest(
+    pool: ReadPool, wanted: Selection, *, stale: bool | None, after: tuple[str, str] | None, limit: int, places: bool = False
+) -> Latest:
     """At most `limit` series, each with its newest reading, behind the pair (device, metric) `after`.
 
-    `stale` None: whether they are or not.
+    `stale` None: whether they are or not. Without `places`, latitude and longitude are empty.
 
     Raises
     ------
@@ -59,6 +62,7 @@ async def latest(pool: ReadPool, wanted: Selection, *, stale: bool | None, after
     parameters = {
         **wanted.parameters(),
         "stale": stale,
+        "places": places,
         "after_device": after[0] if after else None,
         "after_metric": after[1] if after else None,
         "limit": limit,
@@ -95,6 +99,12 @@ async def page(
     after : tuple, optional
     limit : int
     """
+    if after is not None:
+        # By the index, whatever plan the server has: a cursor that is only compared would have the pages before read again.
+        if not descending:
+            start = max(start, after[0])
+        elif after[0] < stop:
+            stop = after[0] + _TICK
     parameters = {
         "series": ids.tolist(),
         "start": start,

@@ -1,23 +1,15 @@
 -- The read path: what the API asks. `packed` stands for the form that storage/packed.py reads.
 
 -- name: devices
--- A page of devices, in order of id; the cursor is the last id of the page before.
+-- A page of a selection's devices, in order of id; the cursor is the last id of the page before.
 SELECT d.id, d.name, d.domain, src.name, d.latitude, d.longitude, d.district, d.tags, d.created_at, d.updated_at, d.retired_at,
     ARRAY(SELECT metric FROM series WHERE device_id = d.id ORDER BY metric)
-FROM devices d JOIN sources src ON src.id = d.source_id
-WHERE (%(domain)s::text IS NULL OR d.domain = %(domain)s)
-    AND (%(district)s::text IS NULL OR d.district = %(district)s)
-    AND (%(source)s::text IS NULL OR src.name = %(source)s)
-    AND (%(include_retired)s OR d.retired_at IS NULL)
+FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
+    %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d
+JOIN sources src ON src.id = d.source_id
+WHERE (%(source)s::text IS NULL OR src.name = %(source)s)
     AND (%(after)s::text IS NULL OR d.id > %(after)s)
 ORDER BY d.id LIMIT %(limit)s;
-
--- name: device
--- One device, retired or not.
-SELECT d.id, d.name, d.domain, src.name, d.latitude, d.longitude, d.district, d.tags, d.created_at, d.updated_at, d.retired_at,
-    ARRAY(SELECT metric FROM series WHERE device_id = d.id ORDER BY metric)
-FROM devices d JOIN sources src ON src.id = d.source_id
-WHERE d.id = %(device)s;
 
 -- name: sensors
 -- The sensors of one device, each with its newest reading.

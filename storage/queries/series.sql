@@ -118,7 +118,8 @@ FROM (
 
 -- name: latest
 -- A page of newest values of a selection, packed, in order of device and metric; the cursor is the last pair of the page before.
-SELECT now(), array_agg(device), array_agg(metric), array_agg(unit), array_agg(latitude), array_agg(longitude),
+SELECT now(), array_agg(device), array_agg(metric), array_agg(unit), array_agg(latitude) FILTER (WHERE %(places)s),
+    array_agg(longitude) FILTER (WHERE %(places)s),
     string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''), string_agg(int2send(flags), ''),
     string_agg(int2send(stale::int::int2), '')
 FROM (
@@ -140,7 +141,6 @@ FROM (
     SELECT r.* FROM unnest(%(series)s::int[]) AS u(id) CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
         WHERE series_id = u.id AND time >= %(start)s AND time < %(stop)s
-            AND (%(after_time)s::timestamptz IS NULL OR time >= %(after_time)s)
             AND (%(after_time)s::timestamptz IS NULL OR (time, series_id) > (%(after_time)s, %(after_series)s::int))
             AND CASE %(policy)s WHEN 'good' THEN (flags & %(bad)s::int2) = 0 OR (flags & %(good)s::int2) <> 0
                 WHEN 'only_bad' THEN (flags & %(bad)s::int2) <> 0 AND (flags & %(good)s::int2) = 0 ELSE true END
@@ -158,7 +158,6 @@ FROM (
     SELECT r.* FROM unnest(%(series)s::int[]) AS u(id) CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
         WHERE series_id = u.id AND time >= %(start)s AND time < %(stop)s
-            AND (%(after_time)s::timestamptz IS NULL OR time <= %(after_time)s)
             AND (%(after_time)s::timestamptz IS NULL OR (time, series_id) < (%(after_time)s, %(after_series)s::int))
             AND CASE %(policy)s WHEN 'good' THEN (flags & %(bad)s::int2) = 0 OR (flags & %(good)s::int2) <> 0
                 WHEN 'only_bad' THEN (flags & %(bad)s::int2) <> 0 AND (flags & %(good)s::int2) = 0 ELSE true END

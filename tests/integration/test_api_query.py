@@ -358,6 +358,7 @@ def test_a_selection_by_filters(api, connection, fill):
         answer = post(api, devices=chosen, **DAY, bucket="1h")
         assert "".join(each["device"] for each in answer.json()["series"]) == names, chosen
         stored = [name for name in names if name != "e"]
+        assert [each["id"] for each in api.ask("GET", f"/v1/devices?{url}")[0].json()["devices"]] == list(names), url
         for route in ("/v1/latest", "/v1/readings"):
             found = api.ask("GET", f"{route}?{url}")[0].json()
             assert "columns" in found, (found, url)
