@@ -34,7 +34,6 @@ class Bucket(enum.StrEnum):
     M15 = "15m"
     M30 = "30m"
     H1 = "1h"
-    H3 = "3h"
     H6 = "6h"
     H12 = "12h"
     D1 = "1d"
@@ -58,7 +57,6 @@ WIDTHS: Final[Mapping[Bucket, Width]] = {
     Bucket.M15: Width("15 minutes", 900, "15 minutes"),
     Bucket.M30: Width("30 minutes", 1800, "15 minutes"),
     Bucket.H1: Width("1 hour", 3600, "15 minutes"),
-    Bucket.H3: Width("3 hours", 3 * 3600, "1 hour"),
     Bucket.H6: Width("6 hours", 6 * 3600, "3 hours"),
     Bucket.H12: Width("12 hours", 12 * 3600, "6 hours"),
     Bucket.D1: Width("1 day", 86_400, "6 hours"),

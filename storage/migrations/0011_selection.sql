@@ -85,15 +85,18 @@ BEGIN
     ), placed AS (
         SELECT p.*, p.bucket AT TIME ZONE merged_buckets.zone AS wall FROM parts p OFFSET 0  -- one conversion a row
     ), merged AS (
-        -- As bucket_start has it: a short bucket is told apart by the zone's offset too, a long one by what clocks show alone.
-        SELECT p.series_id, time_bucket(merged_buckets.bucket, p.wall) AS wall,
-            CASE WHEN short THEN p.bucket - p.wall AT TIME ZONE 'UTC' END AS shift,
+        -- As bucket_start has it: a short bucket by its instant, for where clocks are put forward within one (the Chatham Islands) it
+        -- shows two walls, and where they are put back one wall is two buckets; a long one by what clocks show alone.
+        SELECT p.series_id,
+            CASE WHEN short THEN p.bucket - (p.wall - time_bucket(merged_buckets.bucket, p.wall))
+                ELSE time_bucket(merged_buckets.bucket, p.wall) AT TIME ZONE 'UTC'
+            END AS place,
             sum(p.n)::int AS n, sum(p.n_bad)::int AS n_bad, min(p.vmin) AS vmin, max(p.vmax) AS vmax,
             first(p.vfirst, p.first_at) AS vfirst, last(p.vlast, p.last_at) AS vlast, sum(p.s1) AS s1, sum(p.s2) AS s2
-        FROM placed p GROUP BY 1, 2, 3
+        FROM placed p GROUP BY 1, 2
     )
     SELECT m.series_id,
-        CASE WHEN short THEN m.wall AT TIME ZONE 'UTC' + m.shift ELSE local_instant(m.wall, merged_buckets.zone) END,
+        CASE WHEN short THEN m.place ELSE local_instant(m.place AT TIME ZONE 'UTC', merged_buckets.zone) END,
         m.n, m.n_bad, m.vmin, m.vmax, m.vfirst, m.vlast, m.s1, m.s2
     FROM merged m;
 END $$;

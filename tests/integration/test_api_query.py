@@ -38,9 +38,9 @@ ZONES = [
     "Asia/Kathmandu",
     "Pacific/Chatham",
     "Australia/Lord_Howe",
-    "America/Havana",
+    "America/Santiago",
 ]
-#: Days in which some of them shift: Berlin, New York, Chatham and Lord Howe, Havana; and one in which none does.
+#: Days in which some of them shift: Berlin, New York, Chatham and Lord Howe, Santiago; and one in which none does.
 DAYS = [
     datetime(2026, 3, 29, tzinfo=UTC),
     datetime(2026, 10, 25, tzinfo=UTC),
@@ -48,6 +48,7 @@ DAYS = [
     datetime(2026, 4, 4, tzinfo=UTC),
     datetime(2026, 9, 26, tzinfo=UTC),
     datetime(2026, 10, 3, tzinfo=UTC),
+    datetime(2026, 9, 6, tzinfo=UTC),
     datetime(2026, 7, 1, tzinfo=UTC),
 ]
 COLUMNS = ["mean", "min", "max", "count", "sum", "first", "last", "increase", "stddev"]
@@ -66,7 +67,9 @@ def utc(microseconds):
 
 def first_instant(wall, zone):
     """When clocks first show this; where they leave it out, the first instant after."""
-    return min(wall.replace(tzinfo=zone, fold=0).astimezone(UTC), wall.replace(tzinfo=zone, fold=1).astimezone(UTC))
+    both = [wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+    shown = [at for at in both if at.astimezone(zone).replace(tzinfo=None) == wall]
+    return min(shown) if shown else max(both)
 
 
 def wall_start(wall, bucket):
