@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from devices.batch import Float64
 from devices.catalogue import Kind
-from storage.read import Buckets
+from storage.series import Buckets
 
 
 class Aggregate(enum.StrEnum):
     """What can be asked of a bucket."""
 
     COUNT = "count"  # good readings
-    BAD = "bad"  # readings that a flag keeps out
     MEAN = "mean"  # by kind: arithmetic, circular, energetic, share of 1
     MIN = "min"
     MAX = "max"
     SUM = "sum"
     FIRST = "first"  # value of the earliest good reading
     LAST = "last"
+    INCREASE = "increase"  # of a counter, resets aware
     STDDEV = "stddev"  # of the sample; of a direction: circular, degrees
 
 
@@ -60,6 +60,18 @@ def compute(aggregate: Aggregate, kind: Kind, buckets: Buckets) -> Column:
 def allowed(kind: Kind) -> list[Aggregate]:
     """The aggregates that make sense for a kind, in the order of `Aggregate`."""
     return [aggregate for aggregate in Aggregate if aggregate in _TABLE[kind]]
+
+
+def coverage(buckets: Buckets, expected_every: Float64) -> Float64:
+    """Readings received, good or bad, over those expected; at most 1.
+
+    Parameters
+    ----------
+    buckets : Buckets, n rows
+    expected_every : (n,) float64
+        s between readings of each row's series.
+    """
+    return np.minimum(buckets.received * expected_every * 1e6 / (buckets.end - buckets.time), 1.0)
 
 
 def _where_any(values: Float64, buckets: Buckets) -> Float64:
@@ -103,7 +115,6 @@ def _energetic_mean(b: Buckets) -> Float64:
 _Function = Callable[[Buckets], Column]
 _ALWAYS: Final[Mapping[Aggregate, _Function]] = {
     Aggregate.COUNT: lambda b: b.n,
-    Aggregate.BAD: lambda b: b.n_bad,
     Aggregate.FIRST: lambda b: _where_any(b.vfirst, b),
     Aggregate.LAST: lambda b: _where_any(b.vlast, b),
 }
@@ -120,7 +131,7 @@ _TABLE: Final[Mapping[Kind, Mapping[Aggregate, _Function]]] = {
         Aggregate.SUM: lambda b: _where_any(b.s1, b),
         Aggregate.STDDEV: _stddev,
     },
-    Kind.COUNTER: _ORDERED,
+    Kind.COUNTER: {**_ORDERED, Aggregate.INCREASE: lambda b: _where_any(b.s1, b)},
     Kind.DIRECTION: {**_ALWAYS, Aggregate.MEAN: _circular_mean, Aggregate.STDDEV: _circular_stddev},
     Kind.LEVEL: {**_ORDERED, Aggregate.MEAN: _energetic_mean},
     Kind.STATE: {**_ORDERED, Aggregate.MEAN: _mean},

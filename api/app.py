@@ -10,11 +10,13 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, export, metrics, operations, problems, telemetry
+from api import accounts, devices, export, latest, metrics, operations, problems, readings, telemetry
 from api import catalogue as catalogue_routes
-from api.dependencies import MAX_POINTS, Service
+from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
+from api.models import LatestFeaturesModel
+from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
 from devices.catalogue import Catalogue
@@ -32,7 +34,9 @@ _ROUTERS: Final = (
     metrics.router,
     catalogue_routes.router,
     devices.router,
+    latest.router,
     telemetry.router,
+    readings.router,
     export.router,
     accounts.router,
 )
@@ -67,7 +71,7 @@ def create_app(
     pool_size, pool_min_size : int
         Connections at most, and kept open.
     max_points : int
-        Points that one answer of /v1/series may have.
+        Points that one answer of /v1/series or /v1/query may have.
     max_exports, max_export_series : int
         Exports at once, each with a connection of its own beside the pool's, and series of one.
     version : str, optional
@@ -116,19 +120,21 @@ def create_app(
 
 
 def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI leaves out: the problem's schema, and nulls in examples."""
+    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= {**schema.pop("$defs"), "ProblemDetails": schema}
+        for model in (ProblemDetails, LatestFeaturesModel):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
         for route in (
             route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
         ):
-            content = document["paths"][route.path]["get"]["responses"]["200"]["content"]
-            for kind, told in route.responses[200]["content"].items():
-                content[kind] |= told
+            method = next(iter(route.methods or ["GET"])).lower()
+            shown = document["paths"][route.path][method]["responses"]["200"]["content"]
+            for kind, content in route.responses[200]["content"].items():
+                shown.setdefault(kind, {}).update(content)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

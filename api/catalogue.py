@@ -28,7 +28,7 @@ _EXAMPLE: Final = {
             "domain": "environment",
             "unit": "Cel",
             "kind": "gauge",
-            "aggregates": ["count", "bad", "mean", "min", "max", "first", "last", "stddev"],
+            "aggregates": ["count", "mean", "min", "max", "first", "last", "stddev"],
             "low": -80.0,
             "high": 60.0,
             "suspect_low": None,

@@ -1,7 +1,7 @@
 """What routes get from the application that they are mounted in."""
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -18,7 +18,7 @@ class Service:
     pool: ReadPool
     catalogue: Catalogue
     version: str
-    max_points: int  # points of one answer of /v1/series
+    max_points: int  # points of one answer of /v1/series and /v1/query
     requests: Requests
     export_pool: ReadPool  # apart, so that exports never keep small queries waiting for a connection
     downloads: Downloads
@@ -33,7 +33,3 @@ def service(request: Request) -> Service:
 
 
 Parts = Annotated[Service, Depends(service)]
-
-#: Points of one answer. 100,000 are 69 days of minutes, or a day of readings a second; with every aggregate about 13 MB of JSON and
-#: 0.5 s of a core here and 0.1 s of the database's, compression included. More belongs into an export.
-MAX_POINTS: Final = 100_000

@@ -10,21 +10,19 @@ from api.answers import answer, finite, rfc3339
 from api.dependencies import Parts
 from api.models import DeviceDetailModel, DevicesModel
 from api.params import Paged, Text, decode_cursor, encode_cursor
+from api.selecting import DeviceFilters, visible
 from devices import flags
-from devices.catalogue import Domain
 from storage import directory
-from storage.directory import DeviceEntry, DeviceFilter, SensorEntry
+from storage.directory import DeviceEntry, SensorEntry
+from storage.selection import Selection
 
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
 
 
-class DevicesParameters(Paged):
+class DevicesParameters(DeviceFilters, Paged):
     """Which devices, and how many."""
 
-    domain: Domain | None = Field(None, description="Only devices of this domain.")
-    district: Text | None = Field(None, description="Only devices in this district.")
     source: Text | None = Field(None, description="Only devices that publish through this source.")
-    include_retired: bool = Field(False, description="Devices out of service too.")
 
 
 _DEVICE: Final[dict[str, Any]] = {
@@ -68,13 +66,13 @@ _SENSOR: Final[dict[str, Any]] = {
 async def devices(parts: Parts, parameters: Annotated[DevicesParameters, Query()]) -> Response:
     """Devices in order of id, in pages."""
     key = decode_cursor(parameters.cursor, str)
-    wanted = DeviceFilter(
-        domain=parameters.domain,
-        district=parameters.district,
+    found = await directory.devices(
+        parts.pool,
+        visible(parameters.selection()),
         source=parameters.source,
-        include_retired=parameters.include_retired,
+        after=key[0] if key else None,
+        limit=parameters.limit + 1,
     )
-    found = await directory.devices(parts.pool, wanted, after=key[0] if key else None, limit=parameters.limit + 1)
     page = found[: parameters.limit]
     more = len(found) > len(page)
     return answer({"devices": [_device(entry) for entry in page], "next_cursor": encode_cursor(page[-1].id) if more else None})
@@ -92,7 +90,7 @@ async def device(
     parts: Parts, device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])]
 ) -> Response:
     """One device with its sensors, the bounds in force for each, and its newest reading."""
-    found = await directory.device(parts.pool, device, parts.catalogue)
+    found = await directory.device(parts.pool, visible(Selection(devices=[device], include_retired=True)), parts.catalogue)
     if found is None:
         raise problems.not_found(f"there is no device {device!r}")
     entry, sensors = found

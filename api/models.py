@@ -3,7 +3,7 @@
 Columns of one answer all have the same length; `pandas.DataFrame(answer["columns"])` is a table.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -119,27 +119,136 @@ class LatestModel(Model):
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
+class PointModel(Model):
+    """Of GeoJSON (RFC 7946)."""
+
+    type: Literal["Point"]
+    coordinates: list[float] = Field(description="Degrees east, degrees north; WGS 84.")
+
+
+class LatestPropertiesModel(Model):
+    """A sensor's newest reading."""
+
+    device: str
+    metric: str
+    unit: str
+    time: float = Field(description="Epoch milliseconds, UTC.")
+    value: float | None
+    flags: list[str] = Field(description=FLAGS)
+    age_s: float
+    stale: bool
+
+
+class LatestFeatureModel(Model):
+    """A sensor on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="device/metric")
+    geometry: PointModel | None = Field(description="null: the device's place is not registered.")
+    properties: LatestPropertiesModel
+
+
+class LatestFeaturesModel(Model):
+    """Newest readings, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    at: str = Field(description="The database's time, which ages are counted from.")
+    features: list[LatestFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
 class SeriesColumns(BaseModel):
-    """raw: time, value, flags. 1m: time (start of the minute) and a column an aggregate; null: the minute has no such value."""
+    """raw: time, value, flags. Buckets: time (the start), a column an aggregate (null: the bucket has no such value), bad_count,
+    coverage; with a fill other than none, filled.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     time: list[float] = Field(description=TIMES)
+    bad_count: list[int] | None = Field(None, description="Readings that a flag keeps out.")
+    coverage: list[float | None] | None = Field(None, description="Readings received, good or bad, over those expected; at most 1.")
+    filled: list[bool] | None = Field(None, description="Whether values of this row were filled in: nothing good was measured.")
     __pydantic_extra__: dict[str, list[Any]]
 
 
-class SeriesModel(Model):
+class QueryColumns(SeriesColumns):
+    """As of one series, and which one."""
+
+    series: list[int] = Field(description="Position in `series`, from 0.")
+
+
+class PointsModel(Model):
+    """What answers in buckets share."""
+
+    bucket: str = Field(description="As asked for; of `auto`, the one that was taken.")
+    level: str = Field(description="What it was made from: raw, 1m or 15m. The numbers do not depend on it, beyond rounding.")
+    tz: str
+    start: str = Field(alias="from")
+    stop: str = Field(alias="to")
+    count: int = Field(description="Points.")
+
+
+class SeriesModel(PointsModel):
     """One series over a range of time."""
 
     device: str
     metric: str
     unit: str
     kind: Kind
-    bucket: str
-    start: str = Field(alias="from")
-    stop: str = Field(alias="to")
-    count: int = Field(description="Points.")
     columns: SeriesColumns
+
+
+class QueriedSeriesModel(Model):
+    """One of several series."""
+
+    device: str
+    metric: str
+    unit: str
+    kind: Kind
+    aggregates: list[str] = Field(description="Which columns are of it.")
+    count: int = Field(description="Its points.")
+
+
+class QueryModel(PointsModel):
+    """Many series over a range of time."""
+
+    series: list[QueriedSeriesModel] = Field(description="In order of device and metric; those without points too.")
+    columns: QueryColumns
+
+
+class ReadingsColumns(Model):
+    """A row a reading."""
+
+    device: list[str]
+    metric: list[str]
+    unit: list[str]
+    time: list[float] = Field(description=TIMES)
+    value: list[float | None]
+    flags: list[list[str]] = Field(description=FLAGS)
+
+
+class ReadingsModel(Model):
+    """A page of raw readings, in order of time."""
+
+    count: int
+    kept_from: str | None = Field(description="Older readings were dropped by retention; null: none were.")
+    columns: ReadingsColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last, for now.")
+
+
+class NearestColumns(ReadingsColumns):
+    """A row a series."""
+
+    distance_s: list[float] = Field(description="Seconds from `at` to the reading; negative: it is before.")
+
+
+class NearestModel(Model):
+    """Of each series the reading nearest to a time."""
+
+    at: str
+    count: int
+    kept_from: str | None = Field(description="Older readings were dropped by retention; null: none were.")
+    columns: NearestColumns
 
 
 class CountsModel(Model):

@@ -73,9 +73,9 @@ class Problem(Exception):  # noqa: N818 - it is called so by RFC 9457
         return Response(orjson.dumps(self.body), status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
 
 
-def invalid(parameter: str, message: str, *, slug: str = "invalid-parameter", **members: Any) -> Problem:
-    """A parameter whose value only the route itself can judge."""
-    errors = [{"loc": ["query", parameter], "msg": message, "type": slug.replace("-", "_")}]
+def invalid(parameter: str, message: str, *, where: str = "query", slug: str = "invalid-parameter", **members: Any) -> Problem:
+    """A parameter, or a member of the body, whose value only the route itself can judge."""
+    errors = [{"loc": [where, parameter], "msg": message, "type": slug.replace("-", "_")}]
     return Problem(422, slug, _TITLES.get(slug, "Invalid parameter"), f"{parameter}: {message}", errors=errors, **members)
 
 
@@ -115,7 +115,7 @@ async def _on_http(request: Request, exc: Exception) -> Response:
 async def _on_validation(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     errors = [{"loc": list(error["loc"]), "msg": _message(error), "type": error["type"]} for error in exc.errors()]
-    detail = "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in errors)
+    detail = "; ".join(f"{'.'.join(map(str, error['loc'][1:])) or error['loc'][0]}: {error['msg']}" for error in errors)
     return Problem(422, "invalid-parameter", _TITLES["invalid-parameter"], detail, errors=errors).response()
 
 
@@ -151,6 +151,8 @@ _TITLES: Final = {
     "invalid-parameter": "Invalid parameter",
     "too-many-points": "Too many points",
     "too-many-series": "Too many series",
+    "range-too-long": "Range too long",
+    "beyond-retention": "Beyond what is kept",
     "aggregate-without-meaning": "Aggregate without a meaning",
     "database-unavailable": "Database unavailable",
     "query-timeout": "Query took too long",
@@ -163,7 +165,7 @@ _TITLES: Final = {
 class ParameterError(BaseModel):
     """One wrong parameter."""
 
-    loc: list[str | int] = Field(description="Where it stands: `query` or `path`, then its name.")
+    loc: list[str | int] = Field(description="Where it stands: `query`, `path` or `body`, then its name.")
     msg: str = Field(description="What is wrong with it.")
     type: str = Field(description="The same, for programs.")
 
@@ -181,6 +183,15 @@ class ProblemDetails(BaseModel):
 
 
 _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
+    400: (
+        "The body cannot be read.",
+        {
+            "type": "urn:citybeat:problem:bad-request",
+            "title": "Bad request",
+            "status": 400,
+            "detail": "There was an error parsing the body",
+        },
+    ),
     404: (
         "There is no such thing.",
         {"type": "urn:citybeat:problem:not-found", "title": "Not found", "status": 404, "detail": "there is no device 'env-0007'"},

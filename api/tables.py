@@ -24,7 +24,7 @@ from api.aggregates import Aggregate
 from devices.catalogue import Kind
 from devices.flags import Flag
 from storage.export import Block, Level, Selection
-from storage.read import Buckets
+from storage.series import Buckets
 
 Format = Literal["csv", "arrow", "parquet"]
 MEDIA_TYPES: Final[Mapping[Format, str]] = {
@@ -48,20 +48,10 @@ _FLAGS: Final = {
 }
 #: Bits of a reading's flags; 0 is a good reading.
 FLAGS: Final = {str(int(flag)): f"{flag.name.lower()}: {meaning}" for flag, meaning in _FLAGS.items() if flag.name}
-#: Columns of a rollup. `increase` is of counters alone, and what their s1 is.
-_AGGREGATES: Final = (
-    Aggregate.COUNT,
-    Aggregate.BAD,
-    Aggregate.MEAN,
-    Aggregate.MIN,
-    Aggregate.MAX,
-    Aggregate.SUM,
-    Aggregate.FIRST,
-    Aggregate.LAST,
-    Aggregate.STDDEV,
-)
-_INCREASE: Final = "increase"
-_COUNTS: Final = frozenset({Aggregate.COUNT, Aggregate.BAD})
+#: Columns of a rollup, besides every aggregate.
+_BAD_COUNT: Final = "bad_count"
+_AGGREGATES: Final = (Aggregate.COUNT, _BAD_COUNT, *(aggregate for aggregate in Aggregate if aggregate is not Aggregate.COUNT))
+_COUNTS: Final = frozenset({Aggregate.COUNT, _BAD_COUNT})
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _WORDS: Final = pa.dictionary(pa.int32(), pa.string())
 _ORDER: Final = "slices of time of at most seven days; in each series by series, in each of them by time"
@@ -132,16 +122,18 @@ def _rollup(kinds: NDArray[np.int8], columns: Mapping[str, NDArray[Any]]) -> dic
     """Aggregates of each row by its own kind: kind by kind, not row by row."""
     n = len(kinds)
     out: dict[str, NDArray[Any]] = {
-        name: np.zeros(n, np.int32) if name in _COUNTS else np.full(n, np.nan) for name in (*_AGGREGATES, _INCREASE)
+        str(name): np.zeros(n, np.int32) if name in _COUNTS else np.full(n, np.nan) for name in _AGGREGATES
     }
+    out[_BAD_COUNT] = columns["n_bad"]
     for code in np.unique(kinds).tolist():
         kind = list(Kind)[code]
         rows = np.flatnonzero(kinds == code)
-        buckets = Buckets(**{name: column[rows] for name, column in columns.items()})
-        for aggregate in set(aggregates.allowed(kind)) & set(_AGGREGATES):
+        chosen = {name: column[rows] for name, column in columns.items()}
+        # No aggregate asks for the series, or for the end.
+        rest = {"series": np.zeros(len(rows), np.int32), "end": chosen["time"], "received": chosen["n"] + chosen["n_bad"]}
+        buckets = Buckets(**chosen, **rest)
+        for aggregate in aggregates.allowed(kind):
             out[aggregate][rows] = aggregates.compute(aggregate, kind, buckets)
-        if kind is Kind.COUNTER:
-            out[_INCREASE][rows] = np.where(buckets.n > 0, buckets.s1, np.nan)
     return out
 
 
@@ -168,7 +160,6 @@ def _schema(selection: Selection, *, raw: bool, query: Mapping[str, Any], versio
             else pa.field(str(aggregate), pa.float64(), metadata=value)
             for aggregate in _AGGREGATES
         ]
-        fields.append(pa.field(_INCREASE, pa.float64(), metadata=value))
     whole = {"citybeat.version": version, "citybeat.query": dict(query), "citybeat.order": _ORDER}
     return pa.schema(fields, metadata=_metadata(whole | ({"citybeat.flags": FLAGS} if raw else {})))
 

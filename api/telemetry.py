@@ -1,43 +1,43 @@
-"""Readings: the newest of many series, and one series over a range of time."""
+"""Series in buckets, or as they were read: many at once, or one."""
 
-import enum
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
-from pydantic import Field
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import Discriminator, Field, Tag
 
-from api import aggregates, problems
+from api import problems
 from api.aggregates import Aggregate
-from api.answers import answer, flag_names, milliseconds, rfc3339
-from api.dependencies import Parts, Service
-from api.models import LatestModel, SeriesModel
-from api.params import Instant, Paged, Parameters, Text, decode_cursor, encode_cursor
-from api.problems import invalid
-from devices.catalogue import Domain
-from storage import read
-from storage.read import LatestFilter, Series
+from api.answers import answer, rfc3339
+from api.dependencies import Parts
+from api.fill import Fill
+from api.models import QueryModel, SeriesModel
+from api.params import Instant, Parameters, Text
+from api.plan import MAX_SERIES, Bucket
+from api.query import Found, Question, allowed, ask, check
+from api.selecting import DevicesFilter, check_metrics, resolve
+from storage.selection import Selected, Selection
+from storage.series import Policy
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-class LatestParameters(Paged):
-    """Which series, and how many."""
-
-    domain: Domain | None = Field(None, description="Only devices of this domain.")
-    district: Text | None = Field(None, description="Only devices in this district.")
-    device: list[Text] | None = Field(None, max_length=1000, description="Only these devices; repeat it for several.")
-    metric: list[Text] | None = Field(None, max_length=100, description="Only these metrics; repeat it for several.")
-    include_retired: bool = Field(False, description="Devices out of service too.")
-
-
-class Bucket(enum.StrEnum):
-    """Width of a point."""
-
-    RAW = "raw"
-    MINUTE = "1m"
+_START: Final = "RFC 3339 with an offset; included."
+_STOP: Final = "RFC 3339 with an offset; excluded. Now, unless given."
+_BUCKET: Final = (
+    "Width of a point. `raw`: every reading, with its flags. `auto`: the narrowest that keeps to `points`; the answer says which."
+    " Above an hour, buckets begin and end when clocks of the zone say so: days of 23, 24 or 25 hours, weeks from Monday, months."
+)
+_TZ: Final = "Zone whose clocks buckets go by, as in the IANA database."
+_FILL: Final = (
+    "Buckets without a good reading. `none`: those without any reading are left out. `null`: they are there. `previous`, `linear`:"
+    " mean, min, max, first and last are filled in, and `filled` says where."
+)
+_FLAGS: Final = (
+    "Which readings count: `good` ones, `all`, or `only_bad` ones. The last two are answered from raw readings, and only as far as"
+    " those are kept. Unless given: `all` with `bucket=raw`, else `good`."
+)
+_POINTS: Final = "With `bucket=auto`: most points of each series."
 
 
 class SeriesParameters(Parameters):
@@ -45,94 +45,106 @@ class SeriesParameters(Parameters):
 
     device: Text = Field(description="Id of the device, retired or not.", examples=["env-0007"])
     metric: Text = Field(description="One of its sensors.", examples=["temperature"])
-    start: Instant = Field(alias="from", description="RFC 3339 with an offset; included.", examples=["2026-01-01T00:00:00Z"])
-    stop: Instant | None = Field(
-        None,
-        alias="to",
-        description="RFC 3339 with an offset; excluded. Now, unless given.",
-        examples=["2026-01-02T00:00:00+07:00"],
-    )
-    bucket: Bucket = Field(Bucket.MINUTE, description="`raw`: every reading, with its flags. `1m`: aggregates of good readings.")
+    start: Instant = Field(alias="from", description=_START, examples=["2026-01-01T00:00:00Z"])
+    stop: Instant | None = Field(None, alias="to", description=_STOP, examples=["2026-01-02T00:00:00+07:00"])
+    bucket: Bucket = Field(Bucket.M1, description=_BUCKET)
     aggregates: list[Aggregate] | None = Field(
-        None,
-        description="With `1m`: which; repeat it for several. Those that make sense for the metric's kind, unless given.",
+        None, description="Which; repeat it for several. Those that make sense for the metric's kind, unless given."
     )
+    tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
+    fill: Fill = Field(Fill.NONE, description=_FILL)
+    flags: Policy | None = Field(None, description=_FLAGS)
+    points: int = Field(1000, ge=1, le=10_000, description=_POINTS)
 
 
-_LATEST: Final[dict[str, Any]] = {
-    "at": "2026-01-01T00:00:12.5Z",
-    "count": 1,
-    "columns": {
-        "device": ["env-0007"],
-        "metric": ["temperature"],
-        "unit": ["Cel"],
-        "time": [1767225600000],
-        "value": [28.1],
-        "flags": [[]],
-        "age_s": [12.5],
-        "stale": [False],
-    },
-    "next_cursor": None,
-}
+class QueryBody(Parameters):
+    """Which series, when, and what of them."""
+
+    devices: Annotated[
+        Annotated[list[Text], Field(min_length=1, max_length=MAX_SERIES), Tag("ids")] | Annotated[DevicesFilter, Tag("filter")],
+        Discriminator(lambda given: "ids" if isinstance(given, list) else "filter"),
+    ] = Field(description="Ids of devices, retired or not; or a filter, `{}` for all in service.", examples=[["env-0007"]])
+    metrics: list[Text] | None = Field(
+        None, min_length=1, max_length=100, description="Of which sensors; all of them, unless given.", examples=[["temperature"]]
+    )
+    start: Instant = Field(alias="from", description=_START, examples=["2026-01-01T00:00:00Z"])
+    stop: Instant | None = Field(None, alias="to", description=_STOP, examples=["2026-01-02T00:00:00+07:00"])
+    bucket: Bucket = Field(Bucket.AUTO, description=_BUCKET)
+    aggregates: list[Aggregate] | dict[Text, list[Aggregate]] | None = Field(
+        None,
+        description="Of every metric, or an object with a list for each; without one, those that make sense for the metric's kind.",
+        examples=[["mean", "max"]],
+    )
+    tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
+    fill: Fill = Field(Fill.NONE, description=_FILL)
+    flags: Policy | None = Field(None, description=_FLAGS)
+    points: int = Field(1000, ge=1, le=10_000, description=_POINTS)
+
+
 _HEAD: Final[dict[str, Any]] = {
     "device": "env-0007",
     "metric": "temperature",
     "unit": "Cel",
     "kind": "gauge",
     "bucket": "1m",
+    "level": "1m",
+    "tz": "UTC",
     "from": "2026-01-01T00:00:00Z",
     "to": "2026-01-01T00:02:00Z",
     "count": 2,
 }
 _TIMES: Final = [1767225600000, 1767225660000]
-_SERIES: Final[dict[str, Any]] = {
-    "minutes": {"value": {**_HEAD, "columns": {"time": _TIMES, "mean": [28.1, None], "count": [6, 0], "bad": [0, 1]}}},
-    "raw": {"value": {**_HEAD, "bucket": "raw", "columns": {"time": _TIMES, "value": [28.1, 99.0], "flags": [[], ["range"]]}}},
+_ROWS: Final[dict[str, Any]] = {
+    "time": _TIMES,
+    "mean": [28.1, None],
+    "count": [6, 0],
+    "bad_count": [0, 1],
+    "coverage": [1.0, 0.17],
 }
-
-
-@router.get(
-    "/latest",
-    response_model=LatestModel,
-    responses={200: {"content": {"application/json": {"example": _LATEST}}}, **problems.documented(422, 500, 503)},
-)
-async def latest(parts: Parts, parameters: Annotated[LatestParameters, Query()]) -> Response:
-    """The newest reading of every series, good or bad, in order of device and metric, in pages.
-
-    A series without any reading does not appear. Devices that do not exist count as without readings.
-    """
-    unknown = [name for name in parameters.metric or [] if name not in parts.catalogue]
-    if unknown:
-        raise invalid("metric", f"not in the catalogue: {', '.join(map(repr, unknown))}; see /v1/catalogue")
-    key = decode_cursor(parameters.cursor, str, str)
-    wanted = LatestFilter(
-        domain=parameters.domain,
-        district=parameters.district,
-        devices=parameters.device,
-        metrics=parameters.metric,
-        include_retired=parameters.include_retired,
-    )
-    found = await read.latest(parts.pool, wanted, after=(key[0], key[1]) if key else None, limit=parameters.limit + 1)
-    n = min(len(found.device), parameters.limit)
-    more = len(found.device) > n
-    now = (found.at - _EPOCH).total_seconds()
-    return answer(
-        {
-            "at": rfc3339(found.at),
-            "count": n,
-            "columns": {
-                "device": found.device[:n],
-                "metric": found.metric[:n],
-                "unit": found.unit[:n],
-                "time": milliseconds(found.time[:n]),
-                "value": found.value[:n],
-                "flags": flag_names(found.flags[:n]),
-                "age_s": np.round(now - found.time[:n] / 1e6, 3),
-                "stale": found.stale[:n] != 0,
-            },
-            "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None,
+_SERIES: Final[dict[str, Any]] = {
+    "minutes": {"value": {**_HEAD, "columns": _ROWS}},
+    "raw": {
+        "value": {
+            **_HEAD,
+            "bucket": "raw",
+            "level": "raw",
+            "columns": {"time": _TIMES, "value": [28.1, 99.0], "flags": [[], ["range"]]},
         }
-    )
+    },
+}
+_QUERY: Final[dict[str, Any]] = {
+    **{name: _HEAD[name] for name in ("bucket", "level", "tz", "from", "to", "count")},
+    "series": [
+        {"device": "env-0007", "metric": "temperature", "unit": "Cel", "kind": "gauge", "aggregates": ["mean", "count"], "count": 2}
+    ],
+    "columns": {"series": [0, 0], **_ROWS},
+}
+_BODIES: Final[dict[str, Any]] = {
+    "devices": {
+        "summary": "A day of one station, in local hours",
+        "value": {
+            "devices": ["env-0007"],
+            "metrics": ["temperature"],
+            "from": "2026-01-01T00:00:00+07:00",
+            "to": "2026-01-02T00:00:00+07:00",
+            "bucket": "1h",
+            "aggregates": ["mean", "max"],
+            "tz": "Asia/Ho_Chi_Minh",
+            "fill": "null",
+        },
+    },
+    "filter": {
+        "summary": "Rain and temperature of a district, by month",
+        "value": {
+            "devices": {"domain": "environment", "district": "riverside"},
+            "metrics": ["precipitation", "temperature"],
+            "from": "2026-01-01T00:00:00Z",
+            "to": "2026-07-01T00:00:00Z",
+            "bucket": "1mo",
+            "aggregates": {"precipitation": ["sum"], "temperature": ["mean"]},
+        },
+    },
+}
 
 
 @router.get(
@@ -143,68 +155,96 @@ async def latest(parts: Parts, parameters: Annotated[LatestParameters, Query()])
 async def series(parts: Parts, parameters: Annotated[SeriesParameters, Query()]) -> Response:
     """One series over a range of time, in time order.
 
-    With `1m`: the minutes that begin within the range, and only those with readings. Aggregates are of good readings; `bad` counts
-    those that a quality flag keeps out. A mean is what it has to be for the metric: of a direction circular, of a sound level
-    energetic, of a state the share of ones. An aggregate without a meaning is refused.
+    The buckets that begin within the range, whole. Aggregates are of good readings; `bad_count` counts those that a quality flag
+    keeps out, and `coverage` is readings received, good or bad, over those expected. A mean is what it has to be for the metric: of
+    a direction circular, of a sound level energetic, of a state the share of ones. An aggregate without a meaning is refused.
     """
-    start, stop = parameters.start, parameters.stop or datetime.now(UTC)
-    if start >= stop:
-        raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
-    if parameters.bucket is Bucket.RAW and parameters.aggregates:
-        raise invalid("aggregates", "readings are not aggregated with bucket=raw; leave it out, or take bucket=1m")
-    found = await read.find(parts.pool, parameters.device, parameters.metric)
-    if found is None:
-        if not await read.device_exists(parts.pool, parameters.device):
-            raise problems.not_found(f"there is no device {parameters.device!r}")
+    wanted = Selection(devices=[parameters.device], metrics=[parameters.metric], include_retired=True)
+    question = _question(parameters, "query")
+    chosen = await resolve(parts, wanted)
+    if not len(chosen):
         raise problems.not_found(
             f"device {parameters.device!r} has no sensor {parameters.metric!r}; see /v1/devices/{parameters.device}"
         )
-    if parameters.bucket is Bucket.RAW:
-        columns = await _raw(parts, found, start, stop)
-    else:
-        columns = await _minutes(parts, found, start, stop, _checked(found, parameters.aggregates))
+    found = await ask(parts, chosen, question)
     return answer(
         {
-            "device": found.device,
-            "metric": found.metric,
-            "unit": found.unit,
-            "kind": found.kind,
-            "bucket": parameters.bucket,
-            "from": rfc3339(start),
-            "to": rfc3339(stop),
-            "count": len(columns["time"]),
-            "columns": columns,
+            "device": chosen.device[0],
+            "metric": chosen.metric[0],
+            "unit": chosen.unit[0],
+            "kind": chosen.kind[0],
+            **_head(question, found),
+            "columns": found.columns,
         }
     )
 
 
-def _checked(series: Series, wanted: list[Aggregate] | None) -> list[Aggregate]:
-    allowed = aggregates.allowed(series.kind)
-    for aggregate in wanted or []:
-        if aggregate not in allowed:
-            raise invalid(
-                "aggregates",
-                f"{aggregate} makes no sense for {series.metric}, a {series.kind}; it has {', '.join(allowed)}",
-                slug="aggregate-without-meaning",
-                allowed=list(allowed),
-            )
-    return wanted or allowed
+@router.post(
+    "/query",
+    response_model=QueryModel,
+    responses={200: {"content": {"application/json": {"example": _QUERY}}}, **problems.documented(400, 404, 422, 500, 503)},
+)
+async def query(parts: Parts, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
+    """Many series over a range of time: one table, in order of series and time.
+
+    `columns.series` says which of `series` a row belongs to; those are in order of device and metric. Otherwise as `/v1/series`.
+    An aggregate that makes no sense for one of the metrics is refused; for metrics of different kinds ask for each its own. Where a
+    column is not of a row's metric, it is null.
+    """
+    if isinstance(body.devices, DevicesFilter):
+        wanted = body.devices.selection(body.metrics)
+    else:
+        wanted = Selection(devices=body.devices, metrics=body.metrics, include_retired=True)
+    check_metrics(parts, body.metrics, name="metrics", where="body")
+    question = _question(body, "body")
+    chosen = await resolve(parts, wanted, where="body")
+    found = await ask(parts, chosen, question)
+    return answer(
+        {
+            **_head(question, found),
+            "series": _series(chosen, found, question.policy),
+            "columns": {"series": found.which, **found.columns},
+        }
+    )
 
 
-async def _raw(parts: Service, series: Series, start: datetime, stop: datetime) -> dict[str, Any]:
-    found = await read.raw(parts.pool, series.id, start=start, stop=stop, limit=parts.max_points + 1)
-    _check_points(parts, len(found.time), "a shorter range, or bucket=1m")
-    return {"time": milliseconds(found.time), "value": found.value, "flags": flag_names(found.flags)}
+def _question(asked: SeriesParameters | QueryBody, where: str) -> Question:
+    question = Question(
+        start=asked.start,
+        stop=asked.stop or datetime.now(UTC),
+        bucket=asked.bucket,
+        aggregates=asked.aggregates,
+        zone=asked.tz,
+        fill=asked.fill,
+        policy=asked.flags or (Policy.ALL if asked.bucket is Bucket.RAW else Policy.GOOD),
+        points=asked.points,
+        where=where,
+    )
+    check(question)  # before anything is looked up
+    return question
 
 
-async def _minutes(parts: Service, series: Series, start: datetime, stop: datetime, wanted: list[Aggregate]) -> dict[str, Any]:
-    found = await read.minutes(parts.pool, series.id, start=start, stop=stop, limit=parts.max_points + 1)
-    _check_points(parts, len(found.time), "a shorter range")
-    columns = {str(aggregate): aggregates.compute(aggregate, series.kind, found) for aggregate in wanted}
-    return {"time": milliseconds(found.time), **columns}
+def _head(question: Question, found: Found) -> dict[str, Any]:
+    return {
+        "bucket": found.bucket,
+        "level": found.level,
+        "tz": question.zone,
+        "from": rfc3339(question.start),
+        "to": rfc3339(question.stop),
+        "count": len(found.columns["time"]),
+    }
 
 
-def _check_points(parts: Service, found: int, instead: str) -> None:
-    if found > parts.max_points:
-        message = f"the range has more than the {parts.max_points} points that one answer may have; ask for {instead}"
-        raise invalid("from", message, slug="too-many-points", max_points=parts.max_points)
+def _series(chosen: Selected, found: Found, policy: Policy) -> list[dict[str, Any]]:
+    counts = np.bincount(found.which, minlength=len(chosen)).tolist()
+    return [
+        {
+            "device": device,
+            "metric": metric,
+            "unit": unit,
+            "kind": kind,
+            "aggregates": [] if found.bucket is Bucket.RAW else found.wanted.get(metric) or allowed(kind, policy),
+            "count": count,
+        }
+        for device, metric, unit, kind, count in zip(chosen.device, chosen.metric, chosen.unit, chosen.kind, counts, strict=True)
+    ]

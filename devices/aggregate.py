@@ -1,4 +1,4 @@
-"""Readings to one-minute partials: the one place that says what a kind's sums are. Pure.
+"""Readings to partials: the one place that says what a kind's sums are. Pure.
 
 `devices.batch.Partials` says what the columns mean. Ingest's readings come here when they are new, and again when minutes are
 recomputed from raw.
@@ -7,14 +7,14 @@ recomputed from raw.
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import FOREVER, MINUTE, NEVER, Batch, Float64, Int32, Partials
+from devices.batch import FOREVER, MINUTE, NEVER, Batch, Float64, Int32, Int64, Partials
 from devices.catalogue import Kind
 from devices.flags import is_bad
 from devices.registry import KIND_CODES
 
 
-def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = None) -> Partials:
-    """What these readings add to each series' minutes.
+def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = None, *, bucket: Int64 | None = None) -> Partials:
+    """What these readings add to each series' minutes, or other buckets.
 
     Parameters
     ----------
@@ -24,6 +24,8 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
         Kind of each series, by id (`devices.registry.KIND_CODES`).
     before : (s,) float64, optional
         Value of each counter's last good reading before those of the batch; NaN: there is none. None: no counter has one.
+    bucket : (n,) int64, optional
+        us since 1970 UTC: start of the bucket that each reading lies in, never falling within a series. None: of its minute.
 
     Returns
     -------
@@ -40,7 +42,8 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
     n = len(batch)
     if n == 0:
         return _partials_of_nothing()
-    bucket = batch.time // MINUTE * MINUTE  # faster than by the remainder
+    if bucket is None:
+        bucket = batch.time // MINUTE * MINUTE  # faster than by the remainder
     steps = batch.series[1:] != batch.series[:-1]
     ahead = (batch.series[1:] > batch.series[:-1]) | (~steps & (batch.time[1:] > batch.time[:-1]))
     if not ahead.all():

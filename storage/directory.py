@@ -10,18 +10,9 @@ from devices.catalogue import Catalogue, Domain, Kind, Metric
 from devices.device import Sensor
 from storage import sql
 from storage.pool import ReadPool
+from storage.selection import Selection
 
 _SQL: Final = sql.load("read")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceFilter:
-    """Which devices; None: any."""
-
-    domain: str | None = None
-    district: str | None = None
-    source: str | None = None
-    include_retired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,35 +61,28 @@ class SensorEntry:
     newest: Newest | None
 
 
-async def devices(pool: ReadPool, wanted: DeviceFilter, *, after: str | None, limit: int) -> list[DeviceEntry]:
-    """At most `limit` devices, in order of id, with ids behind `after`.
+async def devices(pool: ReadPool, wanted: Selection, *, source: str | None, after: str | None, limit: int) -> list[DeviceEntry]:
+    """At most `limit` devices, in order of id, with ids behind `after`; `source` None: of any.
 
     Raises
     ------
     StorageError
         See `ReadPool.cursor`.
     """
-    parameters = {
-        "domain": wanted.domain,
-        "district": wanted.district,
-        "source": wanted.source,
-        "include_retired": wanted.include_retired,
-        "after": after,
-        "limit": limit,
-    }
+    parameters = {**wanted.parameters(), "source": source, "after": after, "limit": limit}
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["devices"], parameters)
         return [_device(row) for row in await cursor.fetchall()]
 
 
-async def device(pool: ReadPool, name: str, catalogue: Catalogue) -> tuple[DeviceEntry, list[SensorEntry]] | None:
-    """One device, retired or not, with its sensors in order of metric; None: there is none.
+async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> tuple[DeviceEntry, list[SensorEntry]] | None:
+    """The one device of a selection, with its sensors in order of metric; None: there is none.
 
     Parameters
     ----------
     pool : ReadPool
-    name : str
-        Its id.
+    wanted : Selection
+        Of one device id.
     catalogue : Catalogue
         Where the bounds come from that the registration does not override. A metric that it lacks has no bounds.
 
@@ -108,11 +92,11 @@ async def device(pool: ReadPool, name: str, catalogue: Catalogue) -> tuple[Devic
         See `ReadPool.cursor`.
     """
     async with pool.cursor(snapshot=True) as cursor:
-        await cursor.execute(_SQL["device"], {"device": name})
+        await cursor.execute(_SQL["devices"], {**wanted.parameters(), "source": None, "after": None, "limit": 1})
         found = await cursor.fetchone()
         if found is None:
             return None
-        await cursor.execute(_SQL["sensors"], {"device": name})
+        await cursor.execute(_SQL["sensors"], {"device": found[0]})
         rows = await cursor.fetchall()
     return _device(found), _sensors(rows, catalogue)
 

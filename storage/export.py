@@ -119,7 +119,7 @@ class Block:
     """Rows in the export's order: arrays of one length."""
 
     series: NDArray[np.intp]  # place in the selection
-    columns: Mapping[str, NDArray[Any]]  # raw: time, value, flags; rollups: those of read.Buckets. Times are us since 1970 UTC.
+    columns: Mapping[str, NDArray[Any]]  # raw: time, value, flags; rollups: those of series.Buckets. Times are us since 1970 UTC.
 
 
 async def select(pool: ReadPool, wanted: SeriesFilter, *, limit: int) -> Selection:

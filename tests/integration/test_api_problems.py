@@ -18,8 +18,12 @@ ROUTES = {
     "/v1/latest": ("/v1/latest", "cursor=bm9uc2Vuc2U"),
     "/v1/series": ("/v1/series?device=env-1&metric=temperature&from=2026-01-01T00:00:00Z", "bucket=2m"),
     "/v1/export": ("/v1/export?from=2026-01-01T00:00:00Z", "level=2m"),
+    "/v1/readings": ("/v1/readings", "near=1,2"),
+    "/v1/readings/nearest": ("/v1/readings/nearest?at=2026-01-01T00:00:00Z", "bbox=1,2,3,x"),
     "/v1/ledger": ("/v1/ledger", "from=2026-01-01T00:00:00"),
 }
+#: What is asked by POST, with a body that would succeed.
+POSTS = {"/v1/query": {"devices": {}, "from": "2026-01-01T00:00:00Z"}}
 DATA = [url for url, _ in ROUTES.values() if url.startswith("/v1") and url != "/v1/catalogue"]
 
 
@@ -37,7 +41,7 @@ def check(answer, status):
 
 
 def test_every_route_is_tested_here(api):
-    assert set(api.app.openapi()["paths"]) == set(ROUTES)
+    assert set(api.app.openapi()["paths"]) == {*ROUTES, *POSTS}
 
 
 @pytest.mark.parametrize(("url", "wrong"), ROUTES.values())
@@ -54,6 +58,18 @@ def test_wrong_requests(api, url, wrong):
         assert name in problem["detail"]
         problem = check(api.ask("GET", f"{url}{'&' if '?' in url else '?'}devcie=x")[0], 422)
         assert problem["errors"][0] == {"loc": ["query", "devcie"], "msg": "there is no such parameter", "type": "extra_forbidden"}
+
+
+@pytest.mark.parametrize(("url", "body"), POSTS.items())
+def test_wrong_bodies(api, url, body):
+    answer = api.ask("GET", url)[0]
+    check(answer, 405)
+    assert answer.headers["allow"] == "POST"
+    problem = check(api.ask("POST", url, json=body | {"devcies": 1})[0], 422)
+    assert problem["errors"][0] == {"loc": ["body", "devcies"], "msg": "there is no such parameter", "type": "extra_forbidden"}
+    for wrong in (b"", b"[]", b"{", b"null", b'{"from": 1}', b'{"devices": 7, "from": 1}'):
+        check(api.ask("POST", url, content=wrong, headers={"content-type": "application/json"})[0], 422)
+    check(api.ask("POST", url, content=b"\xff", headers={"content-type": "application/json"})[0], 400)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +107,10 @@ def test_what_only_the_route_can_judge(api, url, parameters, status):
 
 def test_a_mistake_of_ours_tells_nothing_of_our_insides(api, connection, caplog):
     connection.execute("ALTER TABLE devices RENAME TO gone")
+    connection.execute("DROP FUNCTION selected_devices, selected_series CASCADE")
     connection.execute("ALTER TABLE series RENAME TO gone_too")
     connection.execute("ALTER TABLE ledger RENAME TO gone_as_well")
-    for url in DATA:
-        answer = api.ask("GET", url)[0]
+    for answer in [*api.ask("GET", *DATA), *(api.ask("POST", url, json=body)[0] for url, body in POSTS.items())]:
         check(answer, 500)
         for inside in ("relation", "psycopg", "SELECT", "Traceback", "devices d"):
             assert inside not in answer.text

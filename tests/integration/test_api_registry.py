@@ -54,7 +54,7 @@ def test_catalogue(api):
     energy = api.get("/v1/catalogue", domain="energy").json()["metrics"]
     assert {metric["domain"] for metric in energy} == {"energy"}
     (counter,) = [metric for metric in energy if metric["name"] == "totalActiveEnergyImport"]
-    assert counter["aggregates"] == ["count", "bad", "min", "max", "first", "last"]
+    assert counter["aggregates"] == ["count", "min", "max", "first", "last", "increase"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from api import models
+from devices.catalogue import builtin
 from devices.device import Device, Sensor
 from storage import registry
 
@@ -167,12 +168,19 @@ def loop(metric, readings):
     for time, value, flags in sorted(readings):
         bad = bool(flags & (1 | 2 | 4 | 128)) and not flags & 256
         minutes[time // 60_000_000 * 60_000_000][bad].append(value)
-    out = {}
+    out, rise, last = {}, defaultdict(float), None
+    for minute, (good, _) in minutes.items():
+        for value in good:
+            rise[minute] += 0 if last is None else value - last if value >= last else value
+            last = value
     for minute, (good, bad) in minutes.items():
-        row = {"count": len(good), "bad": len(bad), "mean": None, "stddev": None, "sum": None}
+        row = {"count": len(good), "bad_count": len(bad), "mean": None, "stddev": None, "sum": None, "increase": None}
+        row["coverage"] = min((len(good) + len(bad)) * builtin()[metric].interval / 60, 1)
         row |= dict.fromkeys(["min", "max", "first", "last"])
         if good:
             row |= {"min": min(good), "max": max(good), "first": good[0], "last": good[-1], "sum": math.fsum(good)}
+            if metric == "totalActiveEnergyImport":
+                row["increase"] = rise[minute]
             if metric == "windDirection":
                 vector = sum(cmath.rect(1, math.radians(v)) for v in good) / len(good)
                 row["mean"] = math.degrees(cmath.phase(vector)) % 360
@@ -189,7 +197,13 @@ def loop(metric, readings):
 def test_only_the_aggregates_that_were_asked_for(api, city, fill):
     fill([("env-1", "temperature", T0, 1.0, 0), ("env-1", "temperature", T0 + 1, 2.0, 0)], received_at=T0)
     answer = api.get("/v1/series", device="env-1", metric="temperature", aggregates=["max", "mean"], **DAY)
-    assert answer.json()["columns"] == {"time": [T0 // 1000], "max": [2.0], "mean": [1.5]}
+    assert answer.json()["columns"] == {
+        "time": [T0 // 1000],
+        "max": [2.0],
+        "mean": [1.5],
+        "bad_count": [0],
+        "coverage": [1.0],
+    }
 
 
 @pytest.mark.parametrize(
@@ -235,7 +249,7 @@ def test_infinite_aggregates_are_null_not_nan(api, connection, city):
     assert "NaN" not in answer.text
     assert "nfinity" not in answer.text
     assert answer.json()["columns"]["mean"] == [None, None]
-    assert answer.json()["columns"]["bad"] == [3, 0]
+    assert answer.json()["columns"]["bad_count"] == [3, 0]
 
 
 def test_big_answers_are_compressed_for_who_can_read_that(api, city, fill):

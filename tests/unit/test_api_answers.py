@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 import api.answers
+import api.fill
+import api.plan
 import storage.packed
+import storage.selection
 from api.answers import answer, flag_names, milliseconds, rfc3339
 from api.params import Instant, decode_cursor, encode_cursor
 from api.problems import Problem
@@ -21,7 +24,7 @@ INSTANT = TypeAdapter(Instant)
 
 
 def test_examples():
-    for module in (api.answers, storage.packed):
+    for module in (api.answers, api.fill, api.plan, storage.packed, storage.selection):
         assert doctest.testmod(module).failed == 0
 
 

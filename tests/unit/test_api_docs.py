@@ -8,7 +8,9 @@ import pytest
 
 from api import models
 from api.app import create_app
+from api.latest import GEOJSON
 from api.problems import MEDIA_TYPE, ProblemDetails
+from api.telemetry import QueryBody
 from devices.catalogue import builtin
 
 MODELS = {
@@ -19,10 +21,15 @@ MODELS = {
     "/v1/devices/{device}": models.DeviceDetailModel,
     "/v1/latest": models.LatestModel,
     "/v1/series": models.SeriesModel,
+    "/v1/query": models.QueryModel,
+    "/v1/readings": models.ReadingsModel,
+    "/v1/readings/nearest": models.NearestModel,
     "/v1/ledger": models.LedgerModel,
 }
 #: Routes whose answers are files.
 FILES = {"/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}}
+#: Routes that are asked by POST.
+BODIES = {"/v1/query": QueryBody}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +68,8 @@ def test_every_route_is_described_with_examples(app):
     assert document["info"]["version"] == "1.2.3"
     assert set(document["paths"]) == set(MODELS) | set(FILES)
     for path, operations in document["paths"].items():
-        assert set(operations) == {"get"}
-        operation = operations["get"]
+        assert set(operations) == ({"post"} if path in BODIES else {"get"})
+        (operation,) = operations.values()
         assert len(operation["description"]) > 20, path
         if path in FILES:
             assert set(operation["responses"]["200"]["content"]) == FILES[path]
@@ -76,13 +83,23 @@ def test_every_route_is_described_with_examples(app):
             assert parameter.get("description"), (path, parameter["name"])
         statuses = set(operation["responses"])
         assert "500" in statuses
-        assert ("422" in statuses) == bool(operation.get("parameters")), path
+        assert ("422" in statuses) == bool(operation.get("parameters") or path in BODIES), path
+        if path in BODIES:
+            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+                BODIES[path].model_validate(example["value"])
         assert ("503" in statuses) == (path not in {"/healthz", "/v1/catalogue"})
         for status in statuses - {"200"}:
             (kind, body), *others = operation["responses"][status]["content"].items()
             assert (kind, others) == (MEDIA_TYPE, [])
             assert body["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
             assert ProblemDetails.model_validate(body["example"]).status == int(status)
+
+
+def test_geojson_is_described_too(app):
+    operation = get(app, "/openapi.json")[0].json()["paths"]["/v1/latest"]["get"]
+    content = operation["responses"]["200"]["content"][GEOJSON]
+    models.LatestFeaturesModel.model_validate(content["example"])
+    assert content["schema"] == {"$ref": "#/components/schemas/LatestFeaturesModel"}
 
 
 def test_every_reference_leads_somewhere(app):

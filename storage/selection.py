@@ -1,0 +1,154 @@
+"""Whom a question is about: the one way from a client's filters, and from what it may see, to devices and series.
+
+Law: whoever reads data for somebody takes a `Selection`. It becomes parameters of the functions `selected_devices` and
+`selected_series` of migration 0011, never text of a query. A restriction of an API key is `within`: it can only take away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+import orjson
+
+from devices.batch import Float64, Int32
+from devices.catalogue import Kind
+from storage import sql
+from storage.packed import unpack
+from storage.pgcopy import Type
+from storage.pool import AsyncCursor, ReadPool, one
+
+_SQL: Final = sql.load("series")
+_SELECTED: Final[Mapping[str, Type | None]] = {
+    "id": "int4",
+    "device": None,
+    "metric": None,
+    "unit": None,
+    "kind": None,
+    "expected_every": "float8",
+}
+
+
+class Box(NamedTuple):
+    """Degrees, WGS 84, borders included. West of more than east: across the 180th meridian."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+class Circle(NamedTuple):
+    """Around a place, border included."""
+
+    latitude: float  # degrees north, WGS 84
+    longitude: float  # degrees east, WGS 84
+    radius: float  # m
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Devices and their sensors. None, or an empty `tags`: any. All that is given must hold."""
+
+    devices: Sequence[str] | None = None
+    metrics: Sequence[str] | None = None
+    domains: Sequence[str] | None = None
+    districts: Sequence[str] | None = None
+    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: whatever the value
+    bbox: Box | None = None
+    near: Circle | None = None
+    include_retired: bool = False
+
+    def within(
+        self,
+        *,
+        domains: Sequence[str] | None = None,
+        districts: Sequence[str] | None = None,
+        tags: Sequence[tuple[str, str | None]] = (),
+    ) -> Self:
+        """What of this lies within those domains, those districts, and has all those tags. None: everything does.
+
+        Examples
+        --------
+        >>> selection = Selection(domains=["energy"]).within(domains=["traffic", "energy"], districts=["north"])
+        >>> selection.domains, selection.districts, selection.within(domains=["traffic"]).domains
+        (['energy'], ['north'], [])
+        """
+        return replace(
+            self,
+            domains=_both(self.domains, domains),
+            districts=_both(self.districts, districts),
+            tags=[*self.tags, *tags],
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """For statements that call `selected_devices` or `selected_series`."""
+        return {
+            "devices": _listed(self.devices),
+            "metrics": _listed(self.metrics),
+            "domains": _listed(self.domains),
+            "districts": _listed(self.districts),
+            "tags": [orjson.dumps({name: value}).decode() for name, value in self.tags if value is not None],
+            "tag_names": [name for name, value in self.tags if value is None],
+            "bbox": _listed(self.bbox),
+            "near": _listed(self.near),
+            "retired": self.include_retired,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selected:
+    """Series, in order of device and metric."""
+
+    id: Int32
+    device: Sequence[str]
+    metric: Sequence[str]
+    unit: Sequence[str]  # UCUM
+    kind: Sequence[Kind]  # as their rollups were made
+    expected_every: Float64  # s between readings
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def rows(self, ids: Int32) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which row each id is in."""
+        order = np.argsort(self.id)
+        return order[np.searchsorted(self.id, ids, sorter=order)]
+
+
+async def select(cursor: AsyncCursor, wanted: Selection, *, limit: int) -> Selected:
+    """At most `limit` series.
+
+    Raises
+    ------
+    StorageError
+        This and all below: see `ReadPool.cursor`.
+    """
+    found = unpack(await one(cursor, _SQL["select_series"], {**wanted.parameters(), "limit": limit}), _SELECTED)
+    found["kind"] = [Kind(kind) for kind in found["kind"]]
+    return Selected(**found)
+
+
+async def select_from(pool: ReadPool, wanted: Selection, *, limit: int) -> Selected:
+    """As `select`, on a connection of the pool."""
+    async with pool.cursor() as cursor:
+        return await select(cursor, wanted, limit=limit)
+
+
+async def missing_devices(pool: ReadPool, wanted: Selection) -> list[str]:
+    """Which of `wanted.devices` there are not: unregistered, or not for whoever asks; which of both is nobody's business."""
+    if wanted.devices is None:
+        return []
+    async with pool.cursor() as cursor:
+        row = await one(cursor, _SQL["missing_devices"], wanted.parameters())
+    return list(row[0])
+
+
+def _both(these: Sequence[str] | None, those: Sequence[str] | None) -> Sequence[str] | None:
+    if these is None or those is None:
+        return those if these is None else these
+    return [name for name in these if name in those]
+
+
+def _listed(values: Sequence[Any] | None) -> list[Any] | None:
+    return None if values is None else list(values)
