@@ -12,12 +12,12 @@ from api import problems, tables
 from api.answers import rfc3339
 from api.dependencies import Parts
 from api.download import Download
-from api.params import Instant, Parameters, Text
+from api.params import Instant
 from api.problems import Problem, invalid
+from api.selecting import Filters, check_metrics, visible
 from api.tables import MEDIA_TYPES, SUFFIXES, Format
-from devices.catalogue import Domain
 from storage import export as store
-from storage.export import Block, Level, SeriesFilter
+from storage.export import Block, Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 
@@ -35,14 +35,9 @@ _ACCEPTED: Final[tuple[tuple[str, Format], ...]] = (
 _QUALITY: Final = re.compile(r"q=([01](?:\.\d{0,3})?)")
 
 
-class ExportParameters(Parameters):
+class ExportParameters(Filters):
     """Which series, when, and in which form."""
 
-    domain: Domain | None = Field(None, description="Only devices of this domain.")
-    district: Text | None = Field(None, description="Only devices in this district.")
-    device: list[Text] | None = Field(None, max_length=1000, description="Only these devices; repeat it for several.")
-    metric: list[Text] | None = Field(None, max_length=100, description="Only these metrics; repeat it for several.")
-    include_retired: bool = Field(False, description="Devices out of service too.")
     start: Instant = Field(alias="from", description="RFC 3339 with an offset; included.", examples=["2026-01-01T00:00:00Z"])
     stop: Instant | None = Field(
         None,
@@ -78,27 +73,19 @@ async def export(parts: Parts, request: Request, parameters: Annotated[ExportPar
     start, stop = parameters.start, parameters.stop or datetime.now(UTC)
     if start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
-    unknown = [name for name in parameters.metric or [] if name not in parts.catalogue]
-    if unknown:
-        raise invalid("metric", f"not in the catalogue: {', '.join(map(repr, unknown))}; see /v1/catalogue")
+    check_metrics(parts, parameters.metric)
     form = parameters.format or negotiated(request.headers.get("accept"))
     if form is None:
         detail = f"there is {', '.join(MEDIA_TYPES.values())}; ask for one of them, or say format={'|'.join(MEDIA_TYPES)}"
         raise Problem(406, "not-acceptable", "Not acceptable", detail)
-    wanted = SeriesFilter(
-        domain=parameters.domain,
-        district=parameters.district,
-        devices=parameters.device,
-        metrics=parameters.metric,
-        include_retired=parameters.include_retired,
-    )
-    selection = await store.select(parts.pool, wanted, limit=parts.max_export_series + 1)
+    selection = await store.select(parts.pool, visible(parameters.selection()), limit=parts.max_export_series + 1)
     if len(selection.ids) > parts.max_export_series:
         message = (
             f"more than the {parts.max_export_series} series that one export may have; ask for a district, or for fewer metrics"
         )
         raise invalid("device", message, slug="too-many-series", max_series=parts.max_export_series)
-    query = parameters.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"format"})
+    # A box or circle is a named tuple, which pydantic writes as a list, and warns of.
+    query = parameters.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"format"}, warnings=False)
     query |= {"from": rfc3339(start), "to": rfc3339(stop)}
 
     def source(sink: Callable[[Block], Awaitable[None]]) -> Awaitable[None]:

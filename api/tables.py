@@ -23,7 +23,7 @@ from api import aggregates
 from api.aggregates import Aggregate
 from devices.catalogue import Kind
 from devices.flags import Flag
-from storage.export import Block, Level, Selection
+from storage.export import Block, Exported, Level
 from storage.series import Buckets
 
 Format = Literal["csv", "arrow", "parquet"]
@@ -70,7 +70,7 @@ class Encoder(Protocol):
         """The last bytes, without which the file is not whole."""
 
 
-def encoder(form: Format, selection: Selection, level: Level, *, query: Mapping[str, Any], version: str) -> Encoder:
+def encoder(form: Format, selection: Exported, level: Level, *, query: Mapping[str, Any], version: str) -> Encoder:
     """An encoder for the rows of this selection.
 
     Parameters
@@ -91,7 +91,7 @@ def encoder(form: Format, selection: Selection, level: Level, *, query: Mapping[
 class _Table:
     """Blocks as record batches of one schema."""
 
-    def __init__(self, selection: Selection, level: Level, *, query: Mapping[str, Any], version: str) -> None:
+    def __init__(self, selection: Exported, level: Level, *, query: Mapping[str, Any], version: str) -> None:
         self._selection: Final = selection
         self._raw: Final = level == "raw"
         self._devices: Final = pa.array([device.id for device in selection.devices], pa.string())
@@ -137,7 +137,7 @@ def _rollup(kinds: NDArray[np.int8], columns: Mapping[str, NDArray[Any]]) -> dic
     return out
 
 
-def _schema(selection: Selection, *, raw: bool, query: Mapping[str, Any], version: str) -> pa.Schema:
+def _schema(selection: Exported, *, raw: bool, query: Mapping[str, Any], version: str) -> pa.Schema:
     value = {}
     if len(selection.metrics) == 1:
         value = _metadata({"unit": selection.metrics[0].unit, "kind": selection.metrics[0].kind})

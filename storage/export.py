@@ -23,6 +23,7 @@ from storage import sql
 from storage.packed_rows import PackedRows, joined
 from storage.pgcopy import Type
 from storage.pool import AsyncCursor, ReadPool
+from storage.selection import Selection
 
 Level = Literal["raw", "1m", "15m"]
 _SQL: Final = sql.load("export")
@@ -71,17 +72,6 @@ _SOURCES: Final[Mapping[Level, _Source]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeriesFilter:
-    """Which series; None: any."""
-
-    domain: str | None = None  # of the device
-    district: str | None = None
-    devices: Sequence[str] | None = None
-    metrics: Sequence[str] | None = None
-    include_retired: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedDevice:
     """What is said of a device."""
 
@@ -103,7 +93,7 @@ class ExportedMetric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
+class Exported:
     """The series of an export, by id; a block says of each row which one it is, by its place here."""
 
     ids: Int32  # ascending
@@ -122,24 +112,16 @@ class Block:
     columns: Mapping[str, NDArray[Any]]  # raw: time, value, flags; rollups: those of series.Buckets. Times are us since 1970 UTC.
 
 
-async def select(pool: ReadPool, wanted: SeriesFilter, *, limit: int) -> Selection:
-    """The first `limit` series that are wanted, with what an export says of them.
+async def select(pool: ReadPool, wanted: Selection, *, limit: int) -> Exported:
+    """The first `limit` series of a selection, with what an export says of them.
 
     Raises
     ------
     StorageError
         This and below: see `ReadPool.cursor`.
     """
-    parameters = {
-        "domain": wanted.domain,
-        "district": wanted.district,
-        "devices": None if wanted.devices is None else list(wanted.devices),
-        "metrics": None if wanted.metrics is None else list(wanted.metrics),
-        "include_retired": wanted.include_retired,
-        "limit": limit,
-    }
     async with pool.cursor() as cursor:
-        rows = await (await cursor.execute(_SQL["series"], parameters)).fetchall()
+        rows = await (await cursor.execute(_SQL["series"], {**wanted.parameters(), "limit": limit})).fetchall()
     devices: dict[str, ExportedDevice] = {}
     metrics: dict[str, ExportedMetric] = {}
     for _, device, metric, unit, kind, _, name, domain, district, latitude, longitude in rows:
@@ -150,7 +132,7 @@ async def select(pool: ReadPool, wanted: SeriesFilter, *, limit: int) -> Selecti
         if metric not in metrics:
             metrics[metric] = ExportedMetric(name=metric, unit=unit, kind=Kind(kind))
     places = [{key: place for place, key in enumerate(table)} for table in (devices, metrics)]
-    return Selection(
+    return Exported(
         ids=np.array([row[0] for row in rows], np.int32),
         device=np.array([places[0][row[1]] for row in rows], np.int32),
         metric=np.array([places[1][row[2]] for row in rows], np.int32),
@@ -162,7 +144,7 @@ async def select(pool: ReadPool, wanted: SeriesFilter, *, limit: int) -> Selecti
 
 async def send(
     pool: ReadPool,
-    selection: Selection,
+    selection: Exported,
     level: Level,
     *,
     start: datetime,
@@ -198,7 +180,7 @@ async def _slice(
     cursor: AsyncCursor,
     source: _Source,
     parameters: Mapping[str, Any],
-    selection: Selection,
+    selection: Exported,
     waiting: list[tuple[int, Mapping[str, NDArray[Any]]]],
     rows: int,
     sink: Callable[[Block], Awaitable[None]],
@@ -219,12 +201,12 @@ async def _slice(
     return waiting, rows
 
 
-def _block(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]], selection: Selection) -> Block:
+def _block(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]], selection: Exported) -> Block:
     ids, columns = joined(rows, "time")
     return Block(series=np.searchsorted(selection.ids, ids), columns=columns)
 
 
-def _part(selection: Selection, level: Level) -> timedelta:
+def _part(selection: Exported, level: Level) -> timedelta:
     """How long a packed row reaches."""
     seconds = {"raw": selection.fastest, "1m": 60.0, "15m": 900.0}[level]
     return timedelta(seconds=round(min(max(seconds * _PACKED, _PART.total_seconds()), _SLICE.total_seconds())))

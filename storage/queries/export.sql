@@ -3,17 +3,11 @@
 
 -- name: series
 -- What is exported, by id: the order within a slice of time. One more than allowed tells that there are too many.
-SELECT s.id, s.device_id, s.metric, m.unit, m.kind, extract(epoch FROM expected_interval(s.interval_s, m.definition))::float8,
-    d.name, d.domain, d.district, d.latitude, d.longitude
-FROM series s
-JOIN devices d ON d.id = s.device_id
-JOIN metrics m ON m.name = s.metric
-WHERE (%(domain)s::text IS NULL OR d.domain = %(domain)s)
-    AND (%(district)s::text IS NULL OR d.district = %(district)s)
-    AND (%(devices)s::text[] IS NULL OR s.device_id = ANY(%(devices)s))
-    AND (%(metrics)s::text[] IS NULL OR s.metric = ANY(%(metrics)s))
-    AND (%(include_retired)s OR d.retired_at IS NULL)
-ORDER BY s.id LIMIT %(limit)s;
+SELECT s.series_id, s.device, s.metric, s.unit, s.kind, s.expected_every, d.name, d.domain, d.district, d.latitude, d.longitude
+FROM selected_series(%(devices)s::text[], %(metrics)s::text[], %(domains)s::text[], %(districts)s::text[],
+    %(tags)s::text[]::jsonb[], %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) s
+JOIN devices d ON d.id = s.device
+ORDER BY s.series_id LIMIT %(limit)s;
 
 -- name: prepare
 -- To the end of the transaction. Groups come out of the primary key in order, and at once; hashing them would gather all of a slice

@@ -39,7 +39,7 @@ def city(connection):
     registry.register(
         connection,
         [
-            Device(id="env-1", source="gw-1", domain="environment", district="north", sensors=sensors),
+            Device(id="env-1", source="gw-1", domain="environment", district="north", tags={"owner": "parks"}, sensors=sensors),
             Device(id="env-2", source="gw-1", domain="environment", district="south", sensors=sensors),
             Device(id="tra-1", source="gw-2", domain="traffic", district="north", sensors=(Sensor(metric="intensity"),)),
         ],
@@ -101,6 +101,17 @@ def test_raw_readings_as_they_are_in_order(api, city, fill, form):
         ({"from": "2027-01-01T00:00:00Z", "to": "2028-01-01T00:00:00Z"}, []),
     ]:
         assert sorted(got(**parameters), key=by_time) == sorted([stored[i] for i in which], key=by_time), parameters
+
+
+def test_it_takes_the_filters_that_every_route_takes(api, city, fill):
+    fill([("env-1", "LAeq", T0, 50.0, 0), ("tra-1", "intensity", T0, 5.0, 0)], received_at=T0)
+
+    def devices(**filters):
+        return read(api.get("/v1/export", format="parquet", **ALL, **filters), "parquet").column("device").to_pylist()
+
+    assert devices(tag="owner:parks") == ["env-1"]
+    assert devices(tag="owner:nobody") == devices(bbox="1,2,3,4") == []
+    assert sorted(devices(domain=["traffic", "environment"])) == ["env-1", "tra-1"]
 
 
 def test_retired_devices_only_when_asked_for(api, city, fill, connection):

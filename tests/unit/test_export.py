@@ -24,12 +24,12 @@ from api.problems import Problem
 from api.tables import FLAGS, encoder, written
 from devices.catalogue import Kind
 from devices.flags import Flag
-from storage.export import Block, ExportedDevice, ExportedMetric, Selection, slices
+from storage.export import Block, Exported, ExportedDevice, ExportedMetric, slices
 from storage.packed_rows import PackedRows
 from storage.pgcopy import CopyFormatError
 
 T0 = 1_767_225_600_000_000
-SELECTION = Selection(
+SELECTION = Exported(
     ids=np.array([3, 7], np.int32),
     device=np.array([0, 0], np.int32),
     metric=np.array([0, 1], np.int32),
@@ -188,7 +188,7 @@ def test_arrow_and_parquet_say_what_they_hold():
 
 
 def test_a_single_metric_is_told_at_the_value():
-    one = Selection(
+    one = Exported(
         ids=SELECTION.ids[:1],
         device=SELECTION.device[:1],
         metric=SELECTION.metric[:1],
