@@ -27,6 +27,19 @@ def until(condition, patience=PATIENCE):
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def stack_settings(tmp_path_factory, debian_root):
+    """A broker of their own: a gateway hears every source, and other tests rely on not being heard."""
+    home = tmp_path_factory.mktemp("broker")
+    return stack.StackSettings(home=home, root=debian_root, pg_port=free_port(), mqtt_port=free_port())
+
+
+@pytest.fixture(scope="module")
+def servers(stack_settings):
+    with stack.running(stack_settings) as running:
+        yield running
+
+
 @pytest.fixture
 def source():
     return f"gw-{secrets.token_hex(4)}"
