@@ -216,7 +216,7 @@ class _Csv:
         batch = self._table.batch(block)
         time = _texts(written(block.columns["time"]))
         pyarrow.csv.write_csv(pa.RecordBatch.from_arrays([time, *batch.columns[1:]], names=batch.schema.names), sink, self._options)
-        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]  # pyarrow has no types
 
     def end(self) -> bytes:
         return b""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -131,6 +131,7 @@ def main() -> int:
         command = [sys.executable, "-m", "citybeat", "ingest", "--stats", "--workers", str(arguments.workers)]
         ingest = stack.spawn(command, env=environment, stdout=subprocess.PIPE)
         said: dict[str, object] = {}
+        assert ingest.stdout is not None
         threading.Thread(target=_listen, args=(ingest.stdout, said), daemon=True).start()
         while not said.get("ready"):
             time.sleep(0.05)
@@ -162,8 +163,8 @@ def main() -> int:
         return int(max(peaks) > LIMIT or bool(wrong) or seen != sent)
 
 
-def _listen(stream: object, said: dict[str, object]) -> None:
-    for line in stream:  # type: ignore[attr-defined]
+def _listen(stream: IO[bytes], said: dict[str, object]) -> None:
+    for line in stream:
         said.update(json.loads(line))
 
 

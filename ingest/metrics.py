@@ -23,7 +23,7 @@ _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 90
 _OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
 # A series beside each counter that says when it began: twice as many of them, and rate() does without.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types all but this
 
 #: What holds at the moment of a scrape: name, help, kind, and (labels, value) of each series.
 Standing = tuple[str, str, str, Sequence[tuple[dict[str, str], float]]]

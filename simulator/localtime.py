@@ -101,7 +101,7 @@ class TimeReader:
         if self.format == ISO and (too_fine := _TOO_FINE.search(text)) and too_fine[1].strip("0"):
             raise TimeFormatError(f"{text[:60]!r} is finer than a microsecond")  # `fromisoformat` would cut it off
         try:
-            moment = datetime.fromisoformat(text) if self.format == ISO else datetime.strptime(text, self.format)  # noqa: DTZ007
+            moment = datetime.fromisoformat(text) if self.format == ISO else datetime.strptime(text, self.format)  # noqa: DTZ007 - the zone comes from the map
         except ValueError:
             raise TimeFormatError(f"{text[:60]!r} is not a time of the form {self.format}") from None
         oddity = None

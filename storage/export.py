@@ -24,6 +24,7 @@ from storage.packed_rows import PackedRows, joined
 from storage.pgcopy import Type
 from storage.pool import AsyncCursor, ReadPool
 from storage.selection import Selection
+from storage.series import ROLLUP
 
 Level = Literal["raw", "1m", "15m"]
 _SQL: Final = sql.load("export")
@@ -41,17 +42,7 @@ _PART: Final = timedelta(hours=1)
 STATEMENT: Final = 3600.0
 
 _RAW: Final[Mapping[str, Type]] = {"time": "timestamptz", "value": "float8", "flags": "int2"}
-_ROLLUP: Final[Mapping[str, Type]] = {
-    "time": "timestamptz",
-    "n": "int4",
-    "n_bad": "int4",
-    "vmin": "float8",
-    "vmax": "float8",
-    "vfirst": "float8",
-    "vlast": "float8",
-    "s1": "float8",
-    "s2": "float8",
-}
+_ROLLUP: Final[Mapping[str, Type]] = {"time": "timestamptz", **ROLLUP}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,10 +23,8 @@ from storage.pool import ReadPool, one
 from storage.selection import Selected
 
 _SQL: Final = sql.load("series")
-_BUCKETS: Final[Mapping[str, Type | None]] = {
-    "series": "int4",
-    "time": "timestamptz",
-    "end": "timestamptz",
+#: What a rollup's row holds, beside what it is of.
+ROLLUP: Final[Mapping[str, Type]] = {
     "n": "int4",
     "n_bad": "int4",
     "vmin": "float8",
@@ -36,6 +34,7 @@ _BUCKETS: Final[Mapping[str, Type | None]] = {
     "s1": "float8",
     "s2": "float8",
 }
+_BUCKETS: Final[Mapping[str, Type | None]] = {"series": "int4", "time": "timestamptz", "end": "timestamptz", **ROLLUP}
 READINGS: Final[Mapping[str, Type | None]] = {
     "series": "int4",
     "time": "timestamptz",

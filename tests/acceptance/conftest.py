@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
 
 import stack
@@ -91,6 +92,20 @@ class Process:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def connected(town: Town, name: str) -> Iterator[mqtt.Client]:
+    """A source's connection to the broker."""
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set(name, town.password(name))
+    client.connect("127.0.0.1", town.settings.mqtt_port)
+    client.loop_start()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 def wait_for(condition: Callable[[], Any], describe: Callable[[], Any] = lambda: "", patience: float = PATIENCE) -> None:

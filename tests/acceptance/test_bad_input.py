@@ -2,14 +2,13 @@
 
 import json
 import time
-from contextlib import contextmanager
 
 import paho.mqtt.client as mqtt
 import pytest
 
 from devices.device import Device, Sensor
 from storage import accounts, registry
-from tests.acceptance.conftest import wait_for
+from tests.acceptance.conftest import connected, wait_for
 
 NOW = int(time.time() * 1000)
 
@@ -37,19 +36,6 @@ def ingest(town):
     process.wait_ready()
     yield process
     assert process.stop() == 0, process.log.read_text("utf-8")
-
-
-@contextmanager
-def connected(town, name):
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set(name, town.password(name))
-    client.connect("127.0.0.1", town.settings.mqtt_port)
-    client.loop_start()
-    try:
-        yield client
-    finally:
-        client.disconnect()
-        client.loop_stop()
 
 
 def send(client, payload, topic="city/v1/bad-gw/readings"):

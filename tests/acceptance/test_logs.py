@@ -2,14 +2,12 @@
 
 import json
 import time
-from contextlib import contextmanager
 
-import paho.mqtt.client as mqtt
 import pytest
 
 from devices.device import Device, Sensor
 from storage import accounts, registry
-from tests.acceptance.conftest import wait_for
+from tests.acceptance.conftest import connected, wait_for
 
 #: Stands in every payload below, in a place of its own.
 MARK = "ZuckerwatteNr1"
@@ -24,19 +22,6 @@ POISON = [
     json.dumps({"device": ["log-1", MARK], "metric": "pm25", "ts": [1], "value": [1.0]}).encode(),
     (b"[" * 5_000) + MARK.encode(),
 ]
-
-
-@contextmanager
-def connected(town, name):
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set(name, town.password(name))
-    client.connect("127.0.0.1", town.settings.mqtt_port)
-    client.loop_start()
-    try:
-        yield client
-    finally:
-        client.disconnect()
-        client.loop_stop()
 
 
 def secrets(*urls):

@@ -564,3 +564,17 @@ def local_start(bucket, at):
     if bucket == "1 month":
         day = day.replace(day=1)
     return day.astimezone(UTC)
+
+
+def test_a_short_bucket_in_which_clocks_are_put_forward_is_one_row(city):
+    """The Chatham Islands leave out 02:45 to 03:45: two o'clock before it, and three o'clock after it, began at one instant."""
+    shift = datetime(2026, 9, 26, 14, tzinfo=UTC)
+    with city.store() as store:
+        city.write(store, [(3, int((shift + timedelta(minutes=m)).timestamp()) * 1_000_000, 20.0, 0) for m in (-30, -1, 5, 90)])
+    query = "SELECT time, count FROM telemetry('1 hour', 'Pacific/Chatham', %s, %s, ARRAY['d'], ARRAY['temperature'])"
+    for _ in range(2):  # from minutes, and from quarter-hours
+        rows = city.connection.execute(query, [shift - timedelta(hours=3), shift + timedelta(hours=3)]).fetchall()
+        assert len({at for at, _ in rows}) == len(rows)
+        assert sum(count for _, count in rows) == 4
+        assert dict(rows)[shift - timedelta(minutes=45)] == 3
+        city.advance()
