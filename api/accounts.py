@@ -8,6 +8,7 @@ from pydantic import Field
 
 from api import problems
 from api.answers import answer, milliseconds, rfc3339
+from api.auth import Reader
 from api.dependencies import Parts
 from api.models import LedgerModel
 from api.params import Instant, Paged, Text, decode_cursor, encode_cursor
@@ -57,9 +58,9 @@ _EXAMPLE: Final[dict[str, Any]] = {
 @router.get(
     "/ledger",
     response_model=LedgerModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(422, 500, 503)},
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
 )
-async def ledger(parts: Parts, parameters: Annotated[LedgerParameters, Query()]) -> Response:
+async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
     """Counts by minute of receipt and source, in pages, and their sums over the whole range."""
     start, stop = parameters.start, parameters.stop
     if start is not None and stop is not None and start >= stop:
@@ -69,7 +70,9 @@ async def ledger(parts: Parts, parameters: Annotated[LedgerParameters, Query()])
         after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
     except OverflowError:
         raise invalid("cursor", "not a cursor of this list") from None
-    found = await read.ledger(parts.pool, parameters.source, start=start, stop=stop, after=after, limit=parameters.limit + 1)
+    found = await read.ledger(
+        parts.pool, parameters.source, caller.within, start=start, stop=stop, after=after, limit=parameters.limit + 1
+    )
     n = min(len(found.source), parameters.limit)
     more = len(found.source) > n
     return answer(

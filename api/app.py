@@ -1,7 +1,7 @@
 """The application: routes, error shape, documentation, and the pool's life."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 from typing import Any, Final
 
@@ -12,19 +12,26 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from api import accounts, devices, export, latest, metrics, operations, problems, readings, telemetry
 from api import catalogue as catalogue_routes
+from api.bodies import BoundedBodies
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
+from api.gate import RATE, Gate
 from api.models import LatestFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
 from devices.catalogue import Catalogue
 from storage.export import STATEMENT
-from storage.pool import ReadPool
+from storage.keys import Scope
+from storage.pool import ReadPool, WritePool
 
 #: Connections. A query of the largest size that is allowed takes a core of the server for some 0.1 s; more would only queue there.
 POOL_SIZE: Final = 10
+#: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
+_WRITES: Final = 4
+#: Bytes that a body may have, by path, where that is more than a question's.
+_BODIES: Final[dict[str, int]] = {}
 #: Bytes from which an answer is compressed, and how hard (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
@@ -46,6 +53,8 @@ Readings of a city's sensors, with their quality flags and accounts.
 * Times in queries are RFC 3339 with an offset. In answers a single time is RFC 3339, a column of times is epoch milliseconds.
 * Errors are `application/problem+json` (RFC 9457), on every route, and say what to do.
 * Parameters that do not exist are refused.
+* A key is shown as `Authorization: Bearer cb_…` or `X-API-Key: cb_…`; `citybeat keys create` makes one. What a restricted key does
+  not see is not there: not in lists, not in counts, and not in errors.
 """
 
 
@@ -58,6 +67,8 @@ def create_app(
     max_points: int = MAX_POINTS,
     max_exports: int = DOWNLOADS,
     max_export_series: int = MAX_SERIES,
+    anonymous: frozenset[Scope] = frozenset(),
+    rate: int = RATE,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -65,7 +76,7 @@ def create_app(
     Parameters
     ----------
     database_url : str
-        postgresql://user:password@host:port/database; a role that may only read is enough.
+        postgresql://user:password@host:port/database; the role that owns the tables.
     catalogue : Catalogue
         The city's metrics.
     pool_size, pool_min_size : int
@@ -74,6 +85,10 @@ def create_app(
         Points that one answer of /v1/series or /v1/query may have.
     max_exports, max_export_series : int
         Exports at once, each with a connection of its own beside the pool's, and series of one.
+    anonymous : frozenset of Scope
+        What a request without a key may do.
+    rate : int
+        Requests a minute of one key.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
     """
@@ -81,15 +96,15 @@ def create_app(
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
     export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
+    writes = WritePool(database_url, max_size=_WRITES)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await pool.open()
-        await export_pool.open()
-        try:
+        async with AsyncExitStack() as opened:
+            for each in (pool, export_pool, writes):
+                await each.open()
+                opened.push_async_callback(each.close)
             yield
-        finally:
-            await export_pool.close()
-            await pool.close()
 
     app = FastAPIOffline(
         title="citybeat",
@@ -102,6 +117,8 @@ def create_app(
     requests = Requests()
     app.state.service = Service(
         pool=pool,
+        writes=writes,
+        gate=Gate(pool, anonymous=anonymous, rate=rate),
         catalogue=catalogue,
         version=shown,
         max_points=max_points,
@@ -112,6 +129,7 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
+    app.add_middleware(BoundedBodies, limits=_BODIES)
     app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
     for router in _ROUTERS:
         app.include_router(router)

@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.download import Downloads
+from api.gate import Gate
 from api.requests import Requests
 from devices.catalogue import Catalogue
-from storage.pool import ReadPool
+from storage.pool import ReadPool, WritePool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +17,8 @@ class Service:
     """One application's parts; `app.state.service`."""
 
     pool: ReadPool
+    writes: WritePool
+    gate: Gate
     catalogue: Catalogue
     version: str
     max_points: int  # points of one answer of /v1/series and /v1/query

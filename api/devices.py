@@ -7,6 +7,7 @@ from pydantic import Field
 
 from api import problems
 from api.answers import answer, finite, rfc3339
+from api.auth import Reader
 from api.dependencies import Parts
 from api.models import DeviceDetailModel, DevicesModel
 from api.params import Paged, Text, decode_cursor, encode_cursor
@@ -60,15 +61,15 @@ _SENSOR: Final[dict[str, Any]] = {
     response_model=DevicesModel,
     responses={
         200: {"content": {"application/json": {"example": {"devices": [_DEVICE], "next_cursor": None}}}},
-        **problems.documented(422, 500, 503),
+        **problems.guarded(422),
     },
 )
-async def devices(parts: Parts, parameters: Annotated[DevicesParameters, Query()]) -> Response:
+async def devices(parts: Parts, caller: Reader, parameters: Annotated[DevicesParameters, Query()]) -> Response:
     """Devices in order of id, in pages."""
     key = decode_cursor(parameters.cursor, str)
     found = await directory.devices(
         parts.pool,
-        visible(parameters.selection()),
+        visible(parameters.selection(), caller),
         source=parameters.source,
         after=key[0] if key else None,
         limit=parameters.limit + 1,
@@ -83,14 +84,16 @@ async def devices(parts: Parts, parameters: Annotated[DevicesParameters, Query()
     response_model=DeviceDetailModel,
     responses={
         200: {"content": {"application/json": {"example": {**_DEVICE, "sensors": [_SENSOR]}}}},
-        **problems.documented(404, 422, 500, 503),
+        **problems.guarded(404, 422),
     },
 )
 async def device(
-    parts: Parts, device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])]
+    parts: Parts,
+    caller: Reader,
+    device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
 ) -> Response:
     """One device with its sensors, the bounds in force for each, and its newest reading."""
-    found = await directory.device(parts.pool, visible(Selection(devices=[device], include_retired=True)), parts.catalogue)
+    found = await directory.device(parts.pool, visible(Selection(devices=[device], include_retired=True), caller), parts.catalogue)
     if found is None:
         raise problems.not_found(f"there is no device {device!r}")
     entry, sensors = found

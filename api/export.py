@@ -10,6 +10,7 @@ from pydantic import Field
 
 from api import problems, tables
 from api.answers import rfc3339
+from api.auth import Reader
 from api.dependencies import Parts
 from api.download import Download
 from api.params import Instant
@@ -62,9 +63,9 @@ _FILES: Final[dict[str, Any]] = {
 @router.get(
     "/export",
     response_class=Response,
-    responses={200: {"description": "The file.", "content": _FILES}, **problems.documented(406, 422, 500, 503)},
+    responses={200: {"description": "The file.", "content": _FILES}, **problems.guarded(406, 422)},
 )
-async def export(parts: Parts, request: Request, parameters: Annotated[ExportParameters, Query()]) -> Response:
+async def export(parts: Parts, caller: Reader, request: Request, parameters: Annotated[ExportParameters, Query()]) -> Response:
     """Readings, or rollups, of any number of series over any range, as CSV, Arrow IPC stream or Parquet.
 
     Sent while they are read, all of them as they were at one moment. In order of slices of time of at most seven days; in each by
@@ -78,7 +79,7 @@ async def export(parts: Parts, request: Request, parameters: Annotated[ExportPar
     if form is None:
         detail = f"there is {', '.join(MEDIA_TYPES.values())}; ask for one of them, or say format={'|'.join(MEDIA_TYPES)}"
         raise Problem(406, "not-acceptable", "Not acceptable", detail)
-    selection = await store.select(parts.pool, visible(parameters.selection()), limit=parts.max_export_series + 1)
+    selection = await store.select(parts.pool, visible(parameters.selection(), caller), limit=parts.max_export_series + 1)
     if len(selection.ids) > parts.max_export_series:
         message = (
             f"more than the {parts.max_export_series} series that one export may have; ask for a district, or for fewer metrics"

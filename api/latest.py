@@ -10,6 +10,7 @@ from pydantic import Field
 
 from api import problems
 from api.answers import answer, flag_names, milliseconds, rfc3339
+from api.auth import Reader
 from api.dependencies import Parts
 from api.models import LatestModel
 from api.params import Paged, decode_cursor, encode_cursor
@@ -67,11 +68,12 @@ _FEATURES: Final[dict[str, Any]] = {
                 GEOJSON: {"schema": {"$ref": "#/components/schemas/LatestFeaturesModel"}, "example": _FEATURES},
             }
         },
-        **problems.documented(422, 500, 503),
+        **problems.guarded(422),
     },
 )
 async def latest(
     parts: Parts,
+    caller: Reader,
     parameters: Annotated[LatestParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`: a feature for each sensor.")] = None,
 ) -> Response:
@@ -84,7 +86,7 @@ async def latest(
     geojson = GEOJSON in (accept or "")
     found = await readings.latest(
         parts.pool,
-        visible(parameters.selection()),
+        visible(parameters.selection(), caller),
         stale=parameters.stale,
         after=(key[0], key[1]) if key else None,
         limit=parameters.limit + 1,

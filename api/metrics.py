@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.auth import Reader
 from api.dependencies import Parts
+from api.problems import forbidden
 from storage.database import StorageError
 from storage.figures import Figures, figures
 
@@ -36,8 +38,10 @@ class _Once(Collector):
 
 
 @router.get("/metrics")
-async def metrics(request: Request, parts: Parts) -> Response:
+async def metrics(request: Request, parts: Parts, caller: Reader) -> Response:
     """Everything, whether the database answers or not."""
+    if caller.within is not None:
+        raise forbidden("figures of the whole city are not for a key that sees a part of it")
     requests = parts.requests
     found: Figures | None = None
     began = time.perf_counter()

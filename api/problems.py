@@ -84,6 +84,11 @@ def not_found(detail: str) -> Problem:
     return Problem(404, "not-found", "Not found", detail)
 
 
+def forbidden(detail: str, **members: Any) -> Problem:
+    """Whoever asks may not."""
+    return Problem(403, "forbidden", "Forbidden", detail, **members)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem."""
     app.add_exception_handler(Problem, _on_problem)
@@ -192,6 +197,25 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             "detail": "There was an error parsing the body",
         },
     ),
+    401: (
+        "There is no key, or not one that holds.",
+        {
+            "type": "urn:citybeat:problem:unauthorized",
+            "title": "Unauthorized",
+            "status": 401,
+            "detail": "this needs a key: `Authorization: Bearer cb_…`, or `X-API-Key`; `citybeat keys create` makes one",
+        },
+    ),
+    403: (
+        "The key may not do this.",
+        {
+            "type": "urn:citybeat:problem:forbidden",
+            "title": "Forbidden",
+            "status": 403,
+            "detail": "this needs a key with the scope admin; key 3k9x2mq7ab has read",
+            "scope": "admin",
+        },
+    ),
     404: (
         "There is no such thing.",
         {"type": "urn:citybeat:problem:not-found", "title": "Not found", "status": 404, "detail": "there is no device 'env-0007'"},
@@ -206,6 +230,16 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             " or say format=csv|arrow|parquet",
         },
     ),
+    413: (
+        "The body is larger than it may be.",
+        {
+            "type": "urn:citybeat:problem:content-too-large",
+            "title": "Content too large",
+            "status": 413,
+            "detail": "a body may have 1048576 bytes here; send several smaller ones",
+            "max_bytes": 1048576,
+        },
+    ),
     422: (
         "A parameter is wrong.",
         {
@@ -214,6 +248,16 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             "status": 422,
             "detail": "from: a time needs an offset, such as Z or +07:00",
             "errors": [{"loc": ["query", "from"], "msg": "a time needs an offset, such as Z or +07:00", "type": "value_error"}],
+        },
+    ),
+    429: (
+        "The key has made as many requests as it may.",
+        {
+            "type": "urn:citybeat:problem:too-many-requests",
+            "title": "Too many requests",
+            "status": 429,
+            "detail": "6000 requests a minute are what one key may make; ask again in 12 s, or for more at once",
+            "requests_per_minute": 6000,
         },
     ),
     500: (
@@ -246,3 +290,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def guarded(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same, of a route that needs a key: with what any of them may answer."""
+    return documented(*sorted({401, 403, 429, 500, 503, *statuses}))

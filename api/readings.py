@@ -11,6 +11,7 @@ from pydantic import Field
 
 from api import problems
 from api.answers import answer, flag_names, milliseconds, rfc3339
+from api.auth import Reader
 from api.dependencies import Parts, Service
 from api.models import NearestModel, ReadingsModel
 from api.params import Instant, Paged, decode_cursor, encode_cursor
@@ -80,9 +81,9 @@ _NEAREST: Final[dict[str, Any]] = {
 @router.get(
     "/readings",
     response_model=ReadingsModel,
-    responses={200: {"content": {"application/json": {"example": _READINGS}}}, **problems.documented(404, 422, 500, 503)},
+    responses={200: {"content": {"application/json": {"example": _READINGS}}}, **problems.guarded(404, 422)},
 )
-async def page(parts: Parts, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
+async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
     """Readings as they are stored, good or bad, with their flags, in order of time, in pages.
 
     A page goes on behind the last reading of the one before: readings that arrive meanwhile move nothing, and appear if they belong
@@ -92,7 +93,7 @@ async def page(parts: Parts, parameters: Annotated[ReadingsParameters, Query()])
     if start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
     check_metrics(parts, parameters.metric)
-    chosen = await resolve(parts, parameters.selection(listed_retired=True), limit=MAX_PAGE_SERIES)
+    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller, limit=MAX_PAGE_SERIES)
     mask = 0
     for name in parameters.flag or []:
         mask |= Flag[name.name]
@@ -124,15 +125,15 @@ async def page(parts: Parts, parameters: Annotated[ReadingsParameters, Query()])
 @router.get(
     "/readings/nearest",
     response_model=NearestModel,
-    responses={200: {"content": {"application/json": {"example": _NEAREST}}}, **problems.documented(404, 422, 500, 503)},
+    responses={200: {"content": {"application/json": {"example": _NEAREST}}}, **problems.guarded(404, 422)},
 )
-async def nearest(parts: Parts, parameters: Annotated[NearestParameters, Query()]) -> Response:
+async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
     """Of each series the reading nearest to a time, before it or after it; of two as near, the earlier.
 
     A series without one that is near enough does not appear. In order of device and metric.
     """
     check_metrics(parts, parameters.metric)
-    chosen = await resolve(parts, parameters.selection(listed_retired=True))
+    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller)
     away = timedelta(seconds=parameters.within_s)
     at = parameters.at
     found = await readings.nearest(

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainVa
 
 from api import problems
 from api.dependencies import Service
+from api.gate import Caller
 from api.params import Parameters, Text
 from api.plan import MAX_SERIES
 from api.problems import invalid
@@ -146,9 +147,9 @@ def _some(value: Any) -> list[str] | None:
     return value if value is None or isinstance(value, list) else [value]
 
 
-def visible(wanted: Selection) -> Selection:
-    """What of this whoever asks may see: everything, until keys restrict it by `Selection.within`."""
-    return wanted
+def visible(wanted: Selection, caller: Caller) -> Selection:
+    """What of this whoever asks may see."""
+    return wanted.within(caller.within)
 
 
 def check_metrics(parts: Service, metrics: list[str] | None, *, name: str = "metric", where: str = "query") -> None:
@@ -164,7 +165,7 @@ def check_metrics(parts: Service, metrics: list[str] | None, *, name: str = "met
         raise invalid(name, f"not in the catalogue: {listed}; see /v1/catalogue", where=where)
 
 
-async def resolve(parts: Service, wanted: Selection, *, where: str = "query", limit: int = MAX_SERIES) -> Selected:
+async def resolve(parts: Service, wanted: Selection, caller: Caller, *, where: str = "query", limit: int = MAX_SERIES) -> Selected:
     """The series of a selection, as far as they are visible.
 
     Raises
@@ -172,7 +173,7 @@ async def resolve(parts: Service, wanted: Selection, *, where: str = "query", li
     Problem
         A device that is named does not exist; or there are more series than one answer may have.
     """
-    seen = visible(wanted)
+    seen = visible(wanted, caller)
     found = await selection.select_from(parts.pool, seen, limit=limit + 1)
     if len(found) > limit:
         raise invalid(

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from api import problems
 from api.aggregates import Aggregate
 from api.answers import answer, rfc3339
+from api.auth import Reader
 from api.dependencies import Parts
 from api.fill import Fill
 from api.models import QueryModel, SeriesModel
@@ -150,9 +151,9 @@ _BODIES: Final[dict[str, Any]] = {
 @router.get(
     "/series",
     response_model=SeriesModel,
-    responses={200: {"content": {"application/json": {"examples": _SERIES}}}, **problems.documented(404, 422, 500, 503)},
+    responses={200: {"content": {"application/json": {"examples": _SERIES}}}, **problems.guarded(404, 422)},
 )
-async def series(parts: Parts, parameters: Annotated[SeriesParameters, Query()]) -> Response:
+async def series(parts: Parts, caller: Reader, parameters: Annotated[SeriesParameters, Query()]) -> Response:
     """One series over a range of time, in time order.
 
     The buckets that begin within the range, whole. Aggregates are of good readings; `bad_count` counts those that a quality flag
@@ -161,7 +162,7 @@ async def series(parts: Parts, parameters: Annotated[SeriesParameters, Query()])
     """
     wanted = Selection(devices=[parameters.device], metrics=[parameters.metric], include_retired=True)
     question = _question(parameters, "query")
-    chosen = await resolve(parts, wanted)
+    chosen = await resolve(parts, wanted, caller)
     if not len(chosen):
         raise problems.not_found(
             f"device {parameters.device!r} has no sensor {parameters.metric!r}; see /v1/devices/{parameters.device}"
@@ -182,9 +183,9 @@ async def series(parts: Parts, parameters: Annotated[SeriesParameters, Query()])
 @router.post(
     "/query",
     response_model=QueryModel,
-    responses={200: {"content": {"application/json": {"example": _QUERY}}}, **problems.documented(400, 404, 422, 500, 503)},
+    responses={200: {"content": {"application/json": {"example": _QUERY}}}, **problems.guarded(400, 404, 413, 422)},
 )
-async def query(parts: Parts, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
+async def query(parts: Parts, caller: Reader, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
     """Many series over a range of time: one table, in order of series and time.
 
     `columns.series` says which of `series` a row belongs to; those are in order of device and metric. Otherwise as `/v1/series`.
@@ -197,7 +198,7 @@ async def query(parts: Parts, body: Annotated[QueryBody, Body(openapi_examples=_
         wanted = Selection(devices=body.devices, metrics=body.metrics, include_retired=True)
     check_metrics(parts, body.metrics, name="metrics", where="body")
     question = _question(body, "body")
-    chosen = await resolve(parts, wanted, where="body")
+    chosen = await resolve(parts, wanted, caller, where="body")
     found = await ask(parts, chosen, question)
     return answer(
         {

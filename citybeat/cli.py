@@ -20,6 +20,7 @@ import stack
 from citybeat import context, devices_file, ingesting
 from citybeat import up as up_command
 from citybeat.context import failures, say
+from citybeat.keys import app as keys_app
 from citybeat.ledger import ledger
 from citybeat.quarantine import app as quarantine_app
 from citybeat.settings import Settings
@@ -41,6 +42,7 @@ devices_app = typer.Typer(help="The registry of devices, and the passwords of so
 app.add_typer(stack_app, name="stack")
 app.add_typer(devices_app, name="devices")
 app.add_typer(simulate_app, name="simulate")
+app.add_typer(keys_app, name="keys")
 app.add_typer(quarantine_app, name="quarantine")
 
 _OUT = Console()
@@ -95,7 +97,12 @@ def serve_api() -> None:
         context.logging_to_stderr(settings.log_level, settings.log_format)
         _check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
         with context.servers(settings) as servers:
-            application = api.app.create_app(database_url=servers.database_url, catalogue=settings.load_catalogue())
+            application = api.app.create_app(
+                database_url=servers.database_url,
+                catalogue=settings.load_catalogue(),
+                anonymous=settings.anonymous(),
+                rate=settings.api_requests_per_minute,
+            )
             uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning", log_config=None)
 
 

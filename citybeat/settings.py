@@ -18,6 +18,7 @@ from ingest.lane import Patience
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
+from storage.keys import Scope
 from storage.retention import Policy
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
     mqtt_port: Port = Field(1884, description="TCP port of the local Mosquitto; 1883 is often taken.")
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
     api_port: Port = Field(8000, description="TCP port of the API.")
+    api_anonymous: Literal["none", "read"] = Field(
+        "none", description="What a request to the API without a key may do; read: show everything, on a network that is trusted."
+    )
+    api_requests_per_minute: PositiveInt = Field(
+        6_000, description="Requests a minute that one key may make, or one address without a key."
+    )
     ingest_host: str = Field("127.0.0.1", description="Address at which ingest shows /metrics, /healthz and /readyz.")
     ingest_port: Port = Field(8001, description="TCP port of them.")
     catalogue: Path | None = Field(None, description="TOML file of a city's own metrics, columns as in devices/catalogue.toml.")
@@ -157,6 +164,10 @@ class Settings(BaseSettings):
             mqtt_url=self.mqtt_url,
             flavour=self.stack,
         )
+
+    def anonymous(self) -> frozenset[Scope]:
+        """What the API lets a request without a key do."""
+        return frozenset({Scope.READ} if self.api_anonymous == "read" else ())
 
     def session(self, mqtt_url: str) -> Session:
         """How ingest presents itself to this broker."""

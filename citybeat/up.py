@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from citybeat import context
+from citybeat import context, keys
 from citybeat import report as reports
 from citybeat.children import Child, ChildError, stop_all
 from citybeat.context import say
@@ -88,7 +88,8 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
     with context.servers(settings) as servers, connect(servers.database_url, application="up") as database:
         migrate.migrate(database, settings.load_catalogue(), chunk_days=settings.chunk_days())
         base = accounts.totals(database)
-        with _children(settings, stop, devices, seed) as children:
+        key = keys.own(database, settings.home)
+        with _children(settings, stop, devices, seed, key) as children:
             _watch(database, children, stop, base=base, began=began, duration=duration)
             simulator = children.get("simulate")
             if simulator is not None:
@@ -110,7 +111,7 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
 
 
 @contextmanager
-def _children(settings: Settings, stop: threading.Event, devices: int, seed: int) -> Iterator[dict[str, Child]]:
+def _children(settings: Settings, stop: threading.Event, devices: int, seed: int, key: str) -> Iterator[dict[str, Child]]:
     """Ingest, API and simulator, up and running; all ended when the block is left."""
     children: dict[str, Child] = {}
     try:
@@ -124,6 +125,7 @@ def _children(settings: Settings, stop: threading.Event, devices: int, seed: int
         address = f"http://{settings.api_host}:{settings.api_port}"
         _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
         say(f"API: {address}/docs")
+        say(f"API key: {key} (all scopes; also in {settings.home / 'api-key'})")
         say(f"ingest: http://{settings.ingest_host}:{settings.ingest_port}/metrics")
         yield children
     finally:

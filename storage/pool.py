@@ -1,20 +1,22 @@
-"""The API's connections: a pool of read-only ones, opened whether the database is there or not.
+"""The API's connections, opened whether the database is there or not: many for reading, and a few for changes.
 
-Law: async, and for reading only. Ingest has one plain connection a worker (`storage/write.py`); no function works on both.
+Law: what reads for a request is async, on a `ReadPool`. What changes something (the registry, quarantine) is a function of a plain
+connection, as commands call it too; a `WritePool` runs it in a thread. No function works on both.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from storage import migrate
-from storage.database import DatabaseUnavailableError, StorageError, connect, translated
+from storage.database import Connection, DatabaseUnavailableError, StorageError, connect, translated
 
+_T = TypeVar("_T")
 AsyncCursor = psycopg.AsyncCursor[TupleRow]
 
 #: s that a request waits for a connection; a client is better served by an early "try again" than by a queue.
@@ -60,17 +62,7 @@ class ReadPool:
             timeout=WAIT,
             reconnect_timeout=RECONNECT,
             check=AsyncConnectionPool.check_connection,  # a server that restarted leaves dead connections in the pool
-            kwargs={
-                "autocommit": True,
-                "application_name": name,
-                "connect_timeout": 5,
-                "options": "-c timezone=UTC -c default_transaction_read_only=on"
-                f" -c statement_timeout={round(statement_timeout * 1000)}",
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 15_000,
-            },
+            kwargs=_options(name, statement_timeout, more=" -c default_transaction_read_only=on"),
         )
 
     async def open(self) -> None:
@@ -125,6 +117,77 @@ class ReadPool:
             await asyncio.wait_for(asyncio.to_thread(_check, self._url), PROBE)
         except TimeoutError:
             raise DatabaseUnavailableError(f"no answer within {PROBE:.0f} s") from None
+
+
+class WritePool:
+    """Connections that may change something, for functions that take a plain one.
+
+    Parameters
+    ----------
+    url : str
+        postgresql://user:password@host:port/database
+    max_size : int
+        Connections that may be open at once, and so changes under way.
+    """
+
+    def __init__(self, url: str, *, max_size: int) -> None:
+        self._pool: Final[ConnectionPool[Connection]] = ConnectionPool(
+            url,
+            min_size=0,
+            max_size=max_size,
+            open=False,
+            name="citybeat api changes",
+            timeout=WAIT,
+            reconnect_timeout=RECONNECT,
+            check=ConnectionPool.check_connection,
+            kwargs=_options("citybeat api changes", STATEMENT),
+        )
+
+    async def open(self) -> None:
+        """Be ready to connect."""
+        await asyncio.to_thread(self._pool.open)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.to_thread(self._pool.close, WAIT)
+
+    async def run(self, work: Callable[[Connection], _T]) -> _T:
+        """What a function gives of a connection in autocommit mode.
+
+        It runs to its end even if the request is cancelled: a change is made whole, or not at all.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            No connection within `WAIT` seconds, or it broke.
+        QueryTimeoutError
+            A statement took too long.
+        Exception
+            Whatever the function raises.
+        """
+
+        def run() -> _T:
+            with translated():
+                try:
+                    with self._pool.connection() as connection:
+                        return work(connection)
+                except psycopg.errors.QueryCanceled as exc:
+                    raise QueryTimeoutError("the change took longer than it may") from exc
+
+        return await asyncio.to_thread(run)
+
+
+def _options(name: str, statement_timeout: float, *, more: str = "") -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "application_name": name,
+        "connect_timeout": 5,
+        "options": f"-c timezone=UTC -c statement_timeout={round(statement_timeout * 1000)}{more}",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+    }
 
 
 def _check(url: str) -> None:

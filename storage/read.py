@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from devices.batch import Int64
 from storage import sql
 from storage.packed import unpack
 from storage.pgcopy import Type
 from storage.pool import ReadPool, one
+from storage.selection import Restriction, seen_sources
 
 _SQL: Final = sql.load("read")
 
@@ -44,6 +45,7 @@ class LedgerPage:
 async def ledger(
     pool: ReadPool,
     sources: Sequence[str] | None,
+    within: Restriction | None,
     *,
     start: datetime | None,
     stop: datetime | None,
@@ -52,15 +54,14 @@ async def ledger(
 ) -> LedgerPage:
     """At most `limit` rows with start <= minute < stop (None: open), behind the pair (minute, source) `after`.
 
-    `sources` None: of every source.
+    `sources` None: of every source that may be seen by whoever is restricted so.
 
     Raises
     ------
     StorageError
         See `ReadPool.cursor`.
     """
-    parameters = {
-        "sources": None if sources is None else list(sources),
+    parameters: dict[str, Any] = {
         "start": start or _OLDEST,
         "stop": stop or _NEWEST,
         "after_minute": after[0] if after else None,
@@ -68,6 +69,7 @@ async def ledger(
         "limit": limit,
     }
     async with pool.cursor(snapshot=True) as cursor:
+        parameters["sources"] = await seen_sources(cursor, sources, within)
         totals = await one(cursor, _SQL["ledger_totals"], parameters)
         columns = unpack(await one(cursor, _SQL["ledger"], parameters), _LEDGER)
     return LedgerPage(

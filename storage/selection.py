@@ -47,6 +47,23 @@ class Circle(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Restriction:
+    """What somebody may see: devices of these domains, in these districts, with all these tags. None: of any."""
+
+    domains: Sequence[str] | None = None
+    districts: Sequence[str] | None = None
+    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: whatever the value
+
+    def parameters(self) -> dict[str, Any]:
+        """For statements that call `visible_sources`."""
+        return {
+            "domains": _listed(self.domains),
+            "districts": _listed(self.districts),
+            **_tags(self.tags),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
     """Devices and their sensors. None, or an empty `tags`: any. All that is given must hold."""
 
@@ -59,26 +76,22 @@ class Selection:
     near: Circle | None = None
     include_retired: bool = False
 
-    def within(
-        self,
-        *,
-        domains: Sequence[str] | None = None,
-        districts: Sequence[str] | None = None,
-        tags: Sequence[tuple[str, str | None]] = (),
-    ) -> Self:
-        """What of this lies within those domains, those districts, and has all those tags. None: everything does.
+    def within(self, restriction: Restriction | None) -> Self:
+        """What of this whoever is restricted so may see; None: all of it.
 
         Examples
         --------
-        >>> selection = Selection(domains=["energy"]).within(domains=["traffic", "energy"], districts=["north"])
-        >>> selection.domains, selection.districts, selection.within(domains=["traffic"]).domains
+        >>> selection = Selection(domains=["energy"]).within(Restriction(domains=["traffic", "energy"], districts=["north"]))
+        >>> selection.domains, selection.districts, selection.within(Restriction(domains=["traffic"])).domains
         (['energy'], ['north'], [])
         """
+        if restriction is None:
+            return self
         return replace(
             self,
-            domains=_both(self.domains, domains),
-            districts=_both(self.districts, districts),
-            tags=[*self.tags, *tags],
+            domains=_both(self.domains, restriction.domains),
+            districts=_both(self.districts, restriction.districts),
+            tags=[*self.tags, *restriction.tags],
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -88,8 +101,7 @@ class Selection:
             "metrics": _listed(self.metrics),
             "domains": _listed(self.domains),
             "districts": _listed(self.districts),
-            "tags": [orjson.dumps({name: value}).decode() for name, value in self.tags if value is not None],
-            "tag_names": [name for name, value in self.tags if value is None],
+            **_tags(self.tags),
             "bbox": _listed(self.bbox),
             "near": _listed(self.near),
             "retired": self.include_retired,
@@ -144,10 +156,25 @@ async def missing_devices(pool: ReadPool, wanted: Selection) -> list[str]:
     return list(row[0])
 
 
+async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within: Restriction | None) -> list[str] | None:
+    """Names of the sources that are asked for and that whoever is restricted so may see (migration 0012 says which); None: all."""
+    if within is None:
+        return None if wanted is None else list(wanted)
+    row = await one(cursor, _SQL["seen_sources"], {**within.parameters(), "wanted": _listed(wanted)})
+    return list(row[0])
+
+
 def _both(these: Sequence[str] | None, those: Sequence[str] | None) -> Sequence[str] | None:
     if these is None or those is None:
         return those if these is None else these
     return [name for name in these if name in those]
+
+
+def _tags(tags: Sequence[tuple[str, str | None]]) -> dict[str, list[str]]:
+    return {
+        "tags": [orjson.dumps({name: value}).decode() for name, value in tags if value is not None],
+        "tag_names": [name for name, value in tags if value is None],
+    }
 
 
 def _listed(values: Sequence[Any] | None) -> list[Any] | None:

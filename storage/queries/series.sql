@@ -190,3 +190,9 @@ FROM (
     ) AS n
     ORDER BY n.series_id
 ) AS page;
+
+-- name: seen_sources
+-- Sources that a restricted key may see, of those that it asks for.
+SELECT coalesce(array_agg(name ORDER BY name), '{}')
+FROM visible_sources(%(domains)s::text[], %(districts)s::text[], %(tags)s::jsonb[], %(tag_names)s::text[])
+WHERE %(wanted)s::text[] IS NULL OR name = ANY(%(wanted)s);

@@ -23,6 +23,7 @@ from psycopg import sql
 
 import stack
 from api.app import create_app
+from api.gate import EVERYTHING
 from devices.batch import MINUTE, NEVER, Batch
 from devices.catalogue import builtin
 from storage import migrate, registry
@@ -145,7 +146,7 @@ def start_api(database: str) -> Iterator[Callable[..., Api]]:
     with asyncio.Runner() as runner, ExitStack() as stack:
 
         def start(url: str, **options: Any) -> Api:
-            app = create_app(database_url=url, catalogue=builtin(), **options)
+            app = create_app(database_url=url, catalogue=builtin(), **({"anonymous": EVERYTHING} | options))
             lifespan = app.router.lifespan_context(app)
             runner.run(lifespan.__aenter__())
             stack.callback(lambda: runner.run(lifespan.__aexit__(None, None, None)))

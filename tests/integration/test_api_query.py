@@ -2,6 +2,7 @@
 
 import math
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from api import models, plan
 from api.aggregates import allowed
 from api.fill import Fill
+from api.gate import EVERYTHING, Caller
 from api.plan import WIDTHS, Bucket
 from api.query import Question, ask
 from api.selecting import resolve
@@ -20,11 +22,12 @@ from devices.catalogue import Kind, builtin
 from devices.device import Device, Sensor
 from storage import registry, rollup, series
 from storage.database import connect
-from storage.selection import Selection
+from storage.selection import Restriction, Selection
 from storage.series import Level, Policy
 from tests import oracles
 
 MINUTE, HOUR = 60_000_000, 3_600_000_000
+EVERYBODY = Caller(id="", name="test", scopes=EVERYTHING, within=None)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]
 KINDS = ["gauge", "amount", "direction", "level", "counter"]
@@ -302,7 +305,7 @@ def test_every_level_says_the_same(api, city, fill, bucket):
     levels = [Level.MINUTES] if plan.level_of(bucket, Policy.GOOD) is Level.MINUTES else [Level.MINUTES, Level.QUARTERS]
 
     async def everything():
-        chosen = await resolve(parts, Selection())
+        chosen = await resolve(parts, Selection(), EVERYBODY)
         made = [await series.rollups(parts.pool, chosen.id, span, level=level, limit=10_000) for level in levels]
         return [*made, await series.from_raw(parts.pool, chosen, span, policy=Policy.GOOD, limit=10_000)]
 
@@ -526,7 +529,7 @@ def test_a_question_can_be_asked_without_a_route(api, city):
     )
 
     async def go():
-        chosen = await resolve(parts, Selection().within(districts=["north"]))
+        chosen = await resolve(parts, Selection(), replace(EVERYBODY, within=Restriction(districts=["north"])))
         return chosen, await ask(parts, chosen, question)
 
     chosen, found = api._runner.run(go())
