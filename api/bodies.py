@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem
@@ -11,10 +12,6 @@ from api.problems import Problem
 QUESTION: Final = 1024 * 1024
 #: Bytes. Half a million readings as JSON, some millions as Parquet; they are held in memory several times over while they are read.
 UPLOAD: Final = 64 * 1024 * 1024
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 class BoundedBodies:
@@ -38,28 +35,36 @@ class BoundedBodies:
             return
         limit = self._limits.get(scope["path"], QUESTION)
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        seen, begun = 0, False
+        seen, answered = int(declared) if declared.isdigit() else 0, False
+        if seen > limit:
+            await _refuse(limit, scope, receive, send)
+            return
+        seen = 0
 
         async def bounded() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _TooLargeError
-            return message
+            # For the application the client is gone; what it makes of that is not sent.
+            return message if seen <= limit else {"type": "http.disconnect"}
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def instead(message: Message) -> None:
+            nonlocal answered
+            if seen <= limit:
+                await send(message)
+            elif not answered:
+                answered = True
+                await _refuse(limit, scope, receive, send)
 
         try:
-            if declared.isdigit() and int(declared) > limit:
-                raise _TooLargeError
-            await self._app(scope, bounded, noted)
-        except _TooLargeError:
-            if begun:
+            await self._app(scope, bounded, instead)
+        except ClientDisconnect:
+            if seen <= limit or answered:
                 raise
-            detail = f"a body may have {limit} bytes here; send several smaller ones"
-            problem = Problem(413, "content-too-large", "Content too large", detail, max_bytes=limit)
-            await problem.response()(scope, receive, send)
+            await _refuse(limit, scope, receive, send)
+
+
+async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"a body may have {limit} bytes here; send several smaller ones"
+    problem = Problem(413, "content-too-large", "Content too large", detail, max_bytes=limit)
+    await problem.response()(scope, receive, send)

@@ -16,6 +16,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from api.problems import Problem
 from storage import keys
+from storage.database import DatabaseUnavailableError
 from storage.keys import Key, Scope, Token
 from storage.pool import ReadPool
 from storage.selection import Restriction
@@ -133,7 +134,13 @@ class Gate:
         read_at, key = self._known.get(token, (-BELIEVED, None))
         if now - read_at < BELIEVED:
             return key
-        key = await keys.find(self._pool, token)
+        try:
+            key = await keys.find(self._pool, token)
+        except DatabaseUnavailableError:
+            # Nothing can be shown of the city meanwhile, so what is old does no harm; the scrape that tells of it must come in.
+            if key is None:
+                raise
+            return key
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         self._known[token] = (now, key)

@@ -22,7 +22,8 @@ from storage.keys import Key, Scope
 from storage.selection import Restriction
 
 app = typer.Typer(help="Keys of the API.", no_args_is_help=True)
-_OUT = Console()
+#: Characters of a line where nobody looks at it: a program gets whole words.
+_WIDE: Final = 200
 _DAYS: Final = {"d": 1, "w": 7, "y": 365}
 
 
@@ -64,7 +65,8 @@ def list_keys() -> None:
                 "never" if key.expires_at is None else key.expires_at.isoformat(timespec="minutes"),
                 _state(key),
             )
-        _OUT.print(table)
+        out = Console()
+        out.print(table, width=None if out.is_terminal else _WIDE)
 
 
 @app.command()

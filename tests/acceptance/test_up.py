@@ -64,8 +64,12 @@ def test_the_demo(env, tmp_path):
     assert json.loads(done.stdout) == account
     assert processes(env["CITYBEAT_HOME"]) == []
     # And again, in the same home: the report is of the run, the books are of all time.
+    key = (Path(env["CITYBEAT_HOME"]) / "api-key").read_text().strip()
     again = run(env, "up", "--for", "3s", "--devices", "20", "--report", str(report))
     assert again.returncode == 0, again.stderr
+    assert f"API key: {key} " in done.stderr
+    assert f"API key: {key} " in again.stderr
+    assert (Path(env["CITYBEAT_HOME"]) / "api-key").stat().st_mode & 0o777 == 0o600
     assert 0 < json.loads(report.read_text())["stored"] < account["stored"] + 400
     ledger = run(env, "ledger")
     assert ledger.returncode == 0
@@ -102,7 +106,11 @@ def answers(url):
 def stored(env):
     """Readings that the ledger has, asked of the API; 0 while it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{env['CITYBEAT_API_PORT']}/v1/ledger", timeout=1) as answer:
+        key = (Path(env["CITYBEAT_HOME"]) / "api-key").read_text().strip()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{env['CITYBEAT_API_PORT']}/v1/ledger", headers={"Authorization": f"Bearer {key}"}
+        )
+        with urllib.request.urlopen(request, timeout=1) as answer:
             return json.load(answer)["totals"]["stored"]
     except OSError:
         return 0

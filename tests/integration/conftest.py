@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -33,6 +34,7 @@ from storage.write import NEW, Store, Tally
 #: One reading for `fill`: device, metric, us since 1970 UTC, value, flags.
 Row = tuple[str, str, int, float, int]
 Fill = Callable[..., None]
+FillInto = Callable[..., None]
 #: Days a chunk, as citybeat's settings have them.
 CHUNK_DAYS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 #: Key of the advisory lock on making the template: any fixed number.
@@ -55,12 +57,15 @@ def template(servers: stack.Servers) -> str:
 @pytest.fixture
 def database(servers: stack.Servers, template: str) -> Iterator[str]:
     """URL of an empty, migrated database that no other test sees; dropped afterwards, whoever is still connected."""
-    name = f"citybeat_test_{uuid4().hex}"
-    with closing(connect(servers.database_url, application="test")) as connection:
-        _copy(connection, template, name)
-    yield _url(servers.database_url, name)
-    with closing(connect(servers.database_url, application="test")) as connection:
-        _drop(connection, name)
+    with _fresh(servers, template) as url:
+        yield url
+
+
+@pytest.fixture
+def other_database(servers: stack.Servers, template: str) -> Iterator[str]:
+    """As `database`, for tests that compare two."""
+    with _fresh(servers, template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -71,13 +76,19 @@ def connection(database: str) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def fill(database: str, connection: Connection) -> Fill:
+def fill(database: str, connection: Connection, fill_into: FillInto) -> Fill:
     """Store readings of registered devices as ingest does, in one batch: raw, rollup, latest and ledger.
 
     `fill(rows, received_at=us)`: one minute of receipt for all of them.
     """
+    return partial(fill_into, database, connection)
 
-    def do(rows: Sequence[Row], *, received_at: int) -> None:
+
+@pytest.fixture
+def fill_into() -> FillInto:
+    """The same of any database, and a connection to it."""
+
+    def do(database: str, connection: Connection, rows: Sequence[Row], *, received_at: int) -> None:
         known = registry.load(connection, builtin())
         device, metric, times, values, flags = zip(*rows, strict=True)
         series = np.array([known.series[key] for key in zip(device, metric, strict=True)], np.int32)
@@ -159,6 +170,16 @@ def start_api(database: str) -> Iterator[Callable[..., Api]]:
 def api(start_api: Callable[..., Api], database: str) -> Api:
     """The API on the test's database."""
     return start_api(database)
+
+
+@contextmanager
+def _fresh(servers: stack.Servers, template: str) -> Iterator[str]:
+    name = f"citybeat_test_{uuid4().hex}"
+    with closing(connect(servers.database_url, application="test")) as connection:
+        _copy(connection, template, name)
+    yield _url(servers.database_url, name)
+    with closing(connect(servers.database_url, application="test")) as connection:
+        _drop(connection, name)
 
 
 def _make_template(connection: Connection, url: str, name: str) -> None:

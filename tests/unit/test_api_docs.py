@@ -87,7 +87,10 @@ def test_every_route_is_described_with_examples(app):
         if path in BODIES:
             for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
                 BODIES[path].model_validate(example["value"])
-        assert ("503" in statuses) == (path not in {"/healthz", "/v1/catalogue"})
+        assert ("503" in statuses) == (path != "/healthz")
+        guarded = path.startswith("/v1/")
+        assert ({"401", "403", "429"} <= statuses) == guarded, path
+        assert bool(operation.get("security")) == guarded, path
         for status in statuses - {"200"}:
             (kind, body), *others = operation["responses"][status]["content"].items()
             assert (kind, others) == (MEDIA_TYPE, [])

@@ -1,0 +1,218 @@
+"""A restricted key on every route: its answers are those of a city that has nothing else.
+
+Two databases: a city, and one that holds only what the key may see. Whatever is asked, with the restricted key of the one, and
+without restriction of the other, must be answered the same: then nothing of the rest can be seen, counted or guessed.
+"""
+
+from contextlib import closing
+
+import pytest
+
+from devices.device import Device, Sensor
+from storage import keys, registry
+from storage.database import connect
+from storage.keys import Scope
+from storage.selection import Restriction
+
+T0 = 1_767_225_600_000_000
+MINUTE = 60_000_000
+OWN = [
+    Device(
+        id=f"own-{i}",
+        source="gw-own",
+        domain="environment",
+        district="north",
+        latitude=10.0 + i / 100,
+        longitude=106.0,
+        tags={"owner": "parks", "n": str(i)},
+        sensors=(Sensor(metric="temperature"), Sensor(metric="pm25")),
+    )
+    for i in range(3)
+]
+#: In the way of everything that could go wrong: another district, domain or tag; ids between and around; a place in the middle.
+OTHERS = [
+    Device(
+        id=name,
+        source=source,
+        domain=domain,
+        district=district,
+        latitude=10.01,
+        longitude=106.0,
+        tags=tags,
+        sensors=(Sensor(metric=metric),),
+    )
+    for name, source, domain, district, tags, metric in [
+        ("a-south", "gw-other", "environment", "south", {"owner": "parks"}, "temperature"),
+        ("own-1b", "gw-other", "environment", "south", {"owner": "parks"}, "temperature"),
+        ("own-1c", "gw-other", "energy", "north", {"owner": "parks"}, "phaseVoltage"),
+        ("own-1d", "gw-other", "environment", "north", {"owner": "roads"}, "temperature"),
+        ("own-1e", "gw-mixed", "environment", "north", {}, "temperature"),
+        ("z-south", "gw-other", "environment", "", {"owner": "parks"}, "pm25"),
+    ]
+]
+WITHIN = Restriction(domains=["environment", "traffic"], districts=["north", "east"], tags=[("owner", "parks"), ("n", None)])
+RANGE = "from=2026-01-01T00:00:00Z&to=2026-01-01T02:00:00Z"
+NAMES = [device.id for device in (*OWN, *OTHERS)]
+#: Requests by route: method, address, body.
+ASKED = {
+    "/v1/catalogue": [("GET", "/v1/catalogue", None)],
+    "/v1/devices": [
+        ("GET", f"/v1/devices{query}", None)
+        for query in (
+            "",
+            "?limit=1",
+            "?district=south",
+            "?district=north&district=south",
+            "?domain=energy",
+            "?tag=owner:roads",
+            "?tag=n",
+            "?source=gw-other",
+            "?source=gw-mixed",
+            "?bbox=105,9,107,11",
+            "?near=10.01,106,100000",
+            "?include_retired=true",
+            "?device=own-1d&device=own-1",
+        )
+    ],
+    "/v1/devices/{device}": [("GET", f"/v1/devices/{name}", None) for name in [*NAMES, "nobody"]],
+    "/v1/latest": [
+        ("GET", f"/v1/latest{query}", None)
+        for query in (
+            "",
+            "?limit=1",
+            "?district=south",
+            "?metric=phaseVoltage",
+            "?bbox=105,9,107,11",
+            "?stale=true",
+            "?stale=false",
+            "?device=a-south",
+            "?include_retired=true",
+        )
+    ],
+    "/v1/series": [
+        ("GET", f"/v1/series?device={name}&metric={metric}&{RANGE}{more}", None)
+        for name in [*NAMES, "nobody"]
+        for metric in ("temperature", "phaseVoltage")
+        for more in ("", "&bucket=raw", "&bucket=1h&tz=Asia/Ho_Chi_Minh")
+    ],
+    "/v1/query": [
+        ("POST", "/v1/query", {"devices": devices, "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T02:00:00Z", "bucket": bucket})
+        for devices in ({}, {"district": "south"}, {"domain": "energy"}, {"tags": {"owner": None}}, NAMES, NAMES[:3], ["a-south"])
+        for bucket in ("auto", "raw", "15m")
+    ],
+    "/v1/readings": [
+        ("GET", f"/v1/readings?{RANGE}{more}", None)
+        for more in (
+            "",
+            "&limit=2",
+            "&order=desc&limit=3",
+            "&district=south",
+            "&device=own-1e",
+            "&flag=range",
+            "&include_retired=true",
+        )
+    ],
+    "/v1/readings/nearest": [
+        ("GET", f"/v1/readings/nearest?at=2026-01-01T00:30:00Z{more}", None) for more in ("", "&device=a-south", "&metric=pm25")
+    ],
+    "/v1/export": [
+        ("GET", f"/v1/export?{RANGE}&format=csv&level={level}{more}", None)
+        for level in ("raw", "1m", "15m")
+        for more in ("", "&district=south", "&device=own-1b", "&include_retired=true")
+    ],
+    "/v1/ledger": [
+        ("GET", f"/v1/ledger{query}", None)
+        for query in ("", "?source=gw-own", "?source=gw-other", "?source=gw-mixed&source=gw-own", "?source=%3F", "?limit=1")
+    ],
+}
+#: What may differ from one moment to the next.
+MOMENTS = {"at", "age_s", "created_at", "updated_at", "retired_at"}
+
+
+@pytest.fixture
+def asked(database, other_database, start_api, fill_into):
+    """`asked(method, url, body)`: the answer to the restricted key of a whole city, and to anybody of the part alone."""
+    parts = {other_database: OWN, database: [*OWN, *OTHERS]}
+    shown = {}
+    for url, devices in parts.items():
+        with closing(connect(url, application="test")) as connection:
+            registry.register(connection, OWN)  # first, so that they have the same numbers in both
+            if devices is not OWN:
+                registry.register(connection, OTHERS)
+            rows = [
+                (device.id, sensor.metric, T0 + k * MINUTE // 2 + i, float(k % 7 + i), 1 if k == 5 else 0)
+                for i, device in enumerate(devices)
+                for sensor in device.sensors
+                for k in range(40)
+            ]
+            fill_into(url, connection, rows, received_at=T0 + 3_600_000_000)
+            registry.retire(connection, "own-2")
+            shown[url] = keys.create(
+                connection, name="part", scopes=[Scope.READ, Scope.WRITE], by="test", within=WITHIN if url == database else None
+            )
+    apis = [(start_api(url, anonymous=frozenset()), shown[url]) for url in (database, other_database)]
+
+    def ask(method, url, body):
+        return [api.ask(method, url, json=body, headers={"Authorization": f"Bearer {key}"} if key else {})[0] for api, key in apis]
+
+    return ask
+
+
+def plain(answer):
+    """What an answer says, without what hangs on the moment."""
+
+    def without(thing):
+        if isinstance(thing, dict):
+            return {name: without(value) for name, value in thing.items() if name not in MOMENTS}
+        return [without(each) for each in thing] if isinstance(thing, list) else thing
+
+    return without(answer.json()) if "json" in answer.headers["content-type"] else answer.content
+
+
+def test_a_restricted_key_lives_in_a_city_of_its_own(asked):
+    told = set()
+    for route, requests in ASKED.items():
+        for request in requests:
+            seen, alone = asked(*request)
+            assert (seen.status_code, plain(seen)) == (alone.status_code, plain(alone)), request
+            assert seen.status_code in {200, 404, 422}, request
+            if seen.status_code == 200 and b"own-0" in seen.content:
+                told.add(route)
+    # All that tells of devices does tell: an empty answer would be the same too.
+    assert told >= set(ASKED) - {"/v1/catalogue", "/v1/devices/{device}", "/v1/series", "/v1/ledger"}
+
+
+def test_pages_of_a_restricted_key_go_on(asked):
+    for first in ("/v1/devices?limit=1", "/v1/latest?limit=1", f"/v1/readings?{RANGE}&limit=7"):
+        cursor, pages = "", 0
+        while cursor is not None:
+            seen, alone = asked("GET", first + (f"&cursor={cursor}" if cursor else ""), None)
+            assert plain(seen) == plain(alone)
+            cursor, pages = seen.json()["next_cursor"], pages + 1
+        assert pages >= 2
+
+
+def test_figures_of_the_whole_city_are_refused(asked):
+    seen, alone = asked("GET", "/metrics", None)
+    assert (seen.status_code, alone.status_code) == (403, 200)
+
+
+def test_every_route_is_tested_here(api):
+    guarded = {path for path in api.app.openapi()["paths"] if path.startswith("/v1/")}
+    assert guarded == set(ASKED)
+
+
+def test_accounts_of_a_source_that_carries_for_others_too_are_not_shown(database, connection, start_api, fill):
+    registry.register(connection, [*OWN, OTHERS[0]])
+    fill([("own-0", "temperature", T0, 1.0, 0), ("a-south", "temperature", T0, 1.0, 0)], received_at=T0)
+    key = keys.create(connection, name="part", scopes=[Scope.READ], by="test", within=WITHIN)
+    api = start_api(database, anonymous=frozenset())
+
+    def sources():
+        return set(api.ask("GET", "/v1/ledger", headers={"X-API-Key": key})[0].json()["columns"]["source"])
+
+    assert sources() == {"gw-own"}
+    # One device of another district, even one out of service, and the counts are no longer of this key's devices alone.
+    connection.execute("UPDATE devices SET source_id = (SELECT id FROM sources WHERE name = 'gw-own') WHERE id = 'a-south'")
+    assert registry.retire(connection, "a-south")
+    assert sources() == set()
