@@ -10,14 +10,15 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, export, latest, metrics, operations, problems, readings, telemetry
+from api import accounts, devices, export, latest, metrics, operations, problems, readings, states, stream, telemetry
 from api import catalogue as catalogue_routes
 from api.bodies import BoundedBodies
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
-from api.models import LatestFeaturesModel
+from api.hub import BUFFER, STREAMS, STREAMS_EACH, Hub
+from api.models import LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
@@ -30,6 +31,8 @@ from storage.pool import ReadPool, WritePool
 POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
+#: Connections of streams: one looks for what is new, others read for those that resume.
+_STREAMING: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
 _BODIES: Final[dict[str, int]] = {}
 #: Bytes from which an answer is compressed, and how hard (1-9).
@@ -42,6 +45,8 @@ _ROUTERS: Final = (
     catalogue_routes.router,
     devices.router,
     latest.router,
+    states.router,
+    stream.router,
     telemetry.router,
     readings.router,
     export.router,
@@ -67,6 +72,9 @@ def create_app(
     max_points: int = MAX_POINTS,
     max_exports: int = DOWNLOADS,
     max_export_series: int = MAX_SERIES,
+    max_streams: int = STREAMS,
+    max_streams_each: int = STREAMS_EACH,
+    stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
     version: str | None = None,
@@ -85,6 +93,10 @@ def create_app(
         Points that one answer of /v1/series or /v1/query may have.
     max_exports, max_export_series : int
         Exports at once, each with a connection of its own beside the pool's, and series of one.
+    max_streams, max_streams_each : int
+        Live streams at once, of all and of one key.
+    stream_buffer : int
+        Bytes that wait for one of them.
     anonymous : frozenset of Scope
         What a request without a key may do.
     rate : int
@@ -96,14 +108,17 @@ def create_app(
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
     export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
+    stream_pool = ReadPool(database_url, min_size=0, max_size=_STREAMING, name="citybeat stream")
     writes = WritePool(database_url, max_size=_WRITES)
+    hub = Hub(stream_pool, streams=max_streams, streams_each=max_streams_each, buffer=stream_buffer)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
-            for each in (pool, export_pool, writes):
+            for each in (pool, export_pool, stream_pool, writes):
                 await each.open()
                 opened.push_async_callback(each.close)
+            opened.push_async_callback(hub.close)
             yield
 
     app = FastAPIOffline(
@@ -126,6 +141,7 @@ def create_app(
         export_pool=export_pool,
         downloads=Downloads(max_exports),
         max_export_series=max_export_series,
+        hub=hub,
     )
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
@@ -137,13 +153,18 @@ def create_app(
     return app
 
 
+def end_streams(app: FastAPI) -> None:
+    """End what would go on for ever: a server that waits for its answers before it stops would wait for streams too."""
+    app.state.service.hub.end_all()
+
+
 def _complete_document(app: FastAPI) -> None:
     """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel):
+        for model in (ProblemDetails, LatestFeaturesModel, StatesFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
         for route in (

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from api import models
+from api.answers import GEOJSON
 from api.app import create_app
-from api.latest import GEOJSON
 from api.problems import MEDIA_TYPE, ProblemDetails
 from api.telemetry import QueryBody
 from devices.catalogue import builtin
