@@ -127,7 +127,8 @@ class Subscription:
         """All that is held, waiting for it for `patience` seconds; None: there is nothing, or it is over."""
         if not self._held and not self.over.done():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._more.wait(), patience)
+                async with asyncio.timeout(patience):  # wait_for of Python 3.11 can swallow a cancellation
+                    await self._more.wait()
         self._more.clear()
         if not self._held:
             return None

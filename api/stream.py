@@ -172,6 +172,7 @@ class Stream(Response):
                 _log.info("a stream was ended", extra={"reason": subscription.over.result(), "caller": self._caller.label})
         finally:
             left = gone.done()
+            subscription.end("gone")
             for task in (work, watch, gone):
                 task.cancel()
             results = await asyncio.gather(work, watch, gone, return_exceptions=True)

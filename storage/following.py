@@ -47,7 +47,6 @@ class Names:
     version: int  # of the registry
     device: NDArray[np.object_]
     metric: NDArray[np.object_]
-    unit: NDArray[np.object_]
 
     def __len__(self) -> int:
         return len(self.device)
@@ -100,7 +99,7 @@ async def names(pool: ReadPool) -> Names:
     """Of all series there are."""
     async with pool.cursor() as cursor:
         version, *packed = await one(cursor, _SQL["names"], {})
-    listed = unpack(packed, {"id": "int4", "device": None, "metric": None, "unit": None})
+    listed = unpack(packed, {"id": "int4", "device": None, "metric": None})
     ids: Any = listed.pop("id")
     size = int(ids.max(initial=-1)) + 1
     columns = {}
