@@ -9,6 +9,7 @@ from api import events, stream
 from api.gate import Caller
 from api.hub import Feed, Hub, Subscription, Wish
 from api.problems import Problem
+from api.requests import Requests
 from storage import outbox
 from storage.cursors import Cursor, Position
 from storage.following import Names, Row
@@ -127,7 +128,8 @@ def test_taking_makes_room():
 
 
 def test_places():
-    hub = Hub(None, streams=3, streams_each=2)
+    counts = Requests()
+    hub = Hub(None, counts, streams=3, streams_each=2)
     hub.enter("a")
     hub.enter("a")
     with pytest.raises(Problem) as refused:
@@ -137,13 +139,15 @@ def test_places():
     with pytest.raises(Problem) as refused:
         hub.enter("c")
     assert (refused.value.status, refused.value.body["max_streams"]) == (503, 3)
-    hub.leave("a")
+    hub.leave("a", "gone")
     hub.enter("c")
     hub.end_all()
-    hub.leave("c")
+    hub.leave("c", "slow")
     with pytest.raises(Problem) as refused:
         hub.enter("c")
     assert refused.value.body["type"].endswith("shutting-down")
+    assert counts.registry.get_sample_value("citybeat_http_streams") == 2
+    assert counts.registry.get_sample_value("citybeat_http_streams_ended_total", {"reason": "slow"}) == 1
 
 
 class Client:
@@ -181,14 +185,14 @@ class StandIn:
 
     def __init__(self, subscription):
         self.subscription = subscription
-        self.pool = None
         self.left = 0
 
     def enter(self, _who):
         pass
 
-    def leave(self, _who):
+    def leave(self, _who, reason):
         self.left += 1
+        self.reason = reason
 
     async def subscribe(self, _wish, _cursor):
         return self.subscription
@@ -221,7 +225,7 @@ async def attended(monkeypatch, client, do):
     await do(subscription, keys)
     await asyncio.wait_for(task, 10)
     assert hub.left == 2
-    return read(client.body)
+    return hub.reason, read(client.body)
 
 
 def test_a_client_that_reads_is_told_why_it_ends(monkeypatch):
@@ -231,14 +235,15 @@ def test_a_client_that_reads_is_told_why_it_ends(monkeypatch):
             subscription.tell(row(3, 1), events.event("readings", b"x" * 2000))
 
         client = Client()
-        found = await attended(monkeypatch, client, slow)
+        reason, found = await attended(monkeypatch, client, slow)
+        assert reason == "slow"
         assert (found[-1].name, found[-1].data) == ("end", {"reason": "slow"})
         assert client.ended
 
         async def revoked(_subscription, keys):
             keys.hold = False
 
-        found = await attended(monkeypatch, Client(), revoked)
+        _, found = await attended(monkeypatch, Client(), revoked)
         assert (found[-1].name, found[-1].data) == ("end", {"reason": "key-revoked"})
 
     asyncio.run(run())
@@ -254,7 +259,8 @@ def test_a_client_that_takes_nothing_is_left_without_an_end(monkeypatch):
             subscription.tell(row(2, 1), events.event("readings", b"{}"))
 
         client = Client(stalls=0)
-        await attended(monkeypatch, client, tell)
+        reason, _ = await attended(monkeypatch, client, tell)
+        assert reason == "slow"
         assert b"event: end" not in client.body
         assert not client.ended
 
@@ -268,7 +274,8 @@ def test_a_client_that_goes_ends_it_at_once(monkeypatch):
         async def go(_subscription, _keys):
             client.goes.set()
 
-        await attended(monkeypatch, client, go)
+        reason, _ = await attended(monkeypatch, client, go)
+        assert reason == "gone"
 
     asyncio.run(run())
 
