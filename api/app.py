@@ -17,7 +17,7 @@ from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
-from api.hub import BUFFER, STREAMS, STREAMS_EACH, Hub
+from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
 from api.models import LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
@@ -31,8 +31,6 @@ from storage.pool import ReadPool, WritePool
 POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
-#: Connections of streams: one looks for what is new, others read for those that resume.
-_STREAMING: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
 _BODIES: Final[dict[str, int]] = {}
 #: Bytes from which an answer is compressed, and how hard (1-9).
@@ -108,9 +106,10 @@ def create_app(
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
     export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
-    stream_pool = ReadPool(database_url, min_size=0, max_size=_STREAMING, name="citybeat stream")
+    stream_pool = ReadPool(database_url, min_size=0, max_size=CONNECTIONS, name="citybeat stream")
     writes = WritePool(database_url, max_size=_WRITES)
-    hub = Hub(stream_pool, streams=max_streams, streams_each=max_streams_each, buffer=stream_buffer)
+    requests = Requests()
+    hub = Hub(stream_pool, requests, streams=max_streams, streams_each=max_streams_each, buffer=stream_buffer)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -129,7 +128,6 @@ def create_app(
         redoc_url=None,  # its page is one more that would have to be kept offline
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
     )
-    requests = Requests()
     app.state.service = Service(
         pool=pool,
         writes=writes,

@@ -22,12 +22,13 @@ import orjson
 
 from api import events
 from api.problems import Problem
+from api.requests import Requests
 from devices.batch import Bools
 from devices.flags import is_bad
 from storage import following, outbox
 from storage.cursors import Cursor
 from storage.database import StorageError
-from storage.following import Names, Row
+from storage.following import Names, Page, Row
 from storage.pool import ReadPool
 from storage.selection import Selection
 from storage.series import Policy
@@ -45,6 +46,10 @@ BUFFER: Final = 4 * 1024 * 1024
 #: own, a pass over every batch.
 STREAMS: Final = 500
 STREAMS_EACH: Final = 50
+#: Streams that read for themselves at once, when many come back together; they must not keep the hub from its connection.
+_READING: Final = 3
+#: Connections of all this: theirs, one to look, and one for names.
+CONNECTIONS: Final = _READING + 2
 _RETRY_AFTER: Final = 5  # s
 
 Kind = Literal["readings", "state"]
@@ -127,7 +132,8 @@ class Subscription:
         """All that is held, waiting for it for `patience` seconds; None: there is nothing, or it is over."""
         if not self._held and not self.over.done():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._more.wait(), patience)
+                async with asyncio.timeout(patience):  # wait_for of Python 3.11 can swallow a cancellation
+                    await self._more.wait()
         self._more.clear()
         if not self._held:
             return None
@@ -155,14 +161,26 @@ class Hub:
     ----------
     pool : ReadPool
         For this alone, so that neither keeps the other waiting.
+    counts : Requests
+        Where streams are counted.
     streams, streams_each : int
         At once; of one key.
     buffer : int
         Bytes that wait for one client.
     """
 
-    def __init__(self, pool: ReadPool, *, streams: int = STREAMS, streams_each: int = STREAMS_EACH, buffer: int = BUFFER) -> None:
-        self.pool: Final = pool
+    def __init__(
+        self,
+        pool: ReadPool,
+        counts: Requests,
+        *,
+        streams: int = STREAMS,
+        streams_each: int = STREAMS_EACH,
+        buffer: int = BUFFER,
+    ) -> None:
+        self._pool: Final = pool
+        self._counts: Final = counts
+        self._turns: Final = asyncio.Semaphore(_READING)
         self._streams: Final = streams
         self._each: Final = streams_each
         self._buffer: Final = buffer
@@ -195,20 +213,26 @@ class Hub:
             detail = f"{self._each} streams are open with this key, as many as one may have; close one of them"
             raise Problem(429, "too-many-streams", "Too many streams", detail, headers=headers, max_streams_per_key=self._each)
         self._open[who] += 1
+        self._counts.streams.inc()
 
-    def leave(self, who: str) -> None:
-        """Give it back."""
+    def leave(self, who: str, reason: str) -> None:
+        """Give it back, and say why."""
+        self._counts.streams.dec()
+        self._counts.ended.labels(reason).inc()
         self._open[who] -= 1
         if not self._open[who]:
             del self._open[who]
 
-    async def subscribe(self, wish: Wish, cursor: Cursor) -> Subscription:
-        """Something is to be told from a cursor on. It is not, until it has joined; in between its owner reads for itself.
+    async def subscribe(self, wish: Wish, cursor: Cursor | None) -> Subscription:
+        """Something is to be told from a cursor on (None: now). It is not, until it joins; in between its owner reads for itself.
 
         Raises
         ------
         StorageError
         """
+        if cursor is None:
+            async with self._turns:
+                cursor = await following.now(self._pool)
         key = wish.key()
         feed = self._feeds.setdefault(key, Feed(wish))
         feed.users += 1
@@ -217,7 +241,7 @@ class Hub:
         try:
             async with self._reading_names:
                 if self._names is None:
-                    self._names = await following.names(self.pool)
+                    self._names = await following.names(self._pool)
                 if len(feed.members) < len(self._names) or not len(feed.members):
                     feed.members = await self._members(feed, self._names)
         except BaseException:
@@ -226,6 +250,19 @@ class Hub:
         if self._closing:
             made.end("shutdown")
         return made
+
+    async def read(self, subscription: Subscription) -> Page:
+        """What follows of the outbox, for who reads for itself.
+
+        Raises
+        ------
+        StorageError
+        """
+        async with self._turns:
+            page = await following.page(self._pool, subscription.cursor, readings=following.READINGS_FOR_ONE)
+        if not page.lost:
+            await self._know(page.registry)
+        return page
 
     def join(self, subscription: Subscription) -> bool:
         """Have the hub tell it what follows; False: the hub is ahead of it."""
@@ -271,7 +308,7 @@ class Hub:
 
     # --- the reader ----------------------------------------------------------------------------------------------------------
 
-    async def know(self, version: int) -> None:
+    async def _know(self, version: int) -> None:
         """Know the registry as of a version at least.
 
         Raises
@@ -281,7 +318,7 @@ class Hub:
         async with self._reading_names:
             if self._names is not None and self._names.version >= version:
                 return
-            names = await following.names(self.pool)
+            names = await following.names(self._pool)
             feeds = list(self._feeds.values())
             members = [await self._members(feed, names) for feed in feeds]
             # At once: an id that is out of one array is out of all.
@@ -290,7 +327,7 @@ class Hub:
                 feed.members = of
 
     async def _members(self, feed: Feed, names: Names) -> Bools:
-        return await following.members(self.pool, feed.wish.selection, max(len(names), 1))
+        return await following.members(self._pool, feed.wish.selection, max(len(names), 1))
 
     async def _run(self) -> None:
         away = False
@@ -315,7 +352,7 @@ class Hub:
     async def _look(self) -> bool:
         """Tell what there is; whether there is more."""
         assert self._cursor is not None
-        page = await following.page(self.pool, self._cursor)
+        page = await following.page(self._pool, self._cursor)
         if page.lost:
             _log.warning("streams are reset: what they had not been told was dropped")
             for feed in self._feeds.values():
@@ -323,7 +360,7 @@ class Hub:
                     subscription.reset("dropped", page.cursor)
             self._cursor = page.cursor
             return False
-        await self.know(page.registry)
+        await self._know(page.registry)
         # Before the first await of telling: who joins in its midst has to be behind all of these rows.
         self._cursor = page.cursor
         await self._tell(page.rows)

@@ -21,7 +21,6 @@ from api.gate import Caller, Gate
 from api.hub import Hub, Kind, Subscription, Wish
 from api.problems import invalid
 from api.selecting import Filters, check_metrics, visible
-from storage import following
 from storage.cursors import Cursor, CursorError
 from storage.database import StorageError
 from storage.series import Policy
@@ -150,14 +149,16 @@ class Stream(Response):
             Before the first byte.
         """
         self._hub.enter(self._who)
+        reason = "error"
         try:
-            subscription = await self._hub.subscribe(self._wish, self._cursor or await following.now(self._hub.pool))
+            subscription = await self._hub.subscribe(self._wish, self._cursor)
             try:
                 await self._attend(subscription, receive, send)
+                reason = subscription.over.result()
             finally:
                 self._hub.unsubscribe(subscription)
         finally:
-            self._hub.leave(self._who)
+            self._hub.leave(self._who, reason)
 
     async def _attend(self, subscription: Subscription, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -172,6 +173,7 @@ class Stream(Response):
                 _log.info("a stream was ended", extra={"reason": subscription.over.result(), "caller": self._caller.label})
         finally:
             left = gone.done()
+            subscription.end("gone")
             for task in (work, watch, gone):
                 task.cancel()
             results = await asyncio.gather(work, watch, gone, return_exceptions=True)
@@ -214,12 +216,11 @@ class Stream(Response):
     async def _catch_up(self, subscription: Subscription, put: Callable[[bytes], Awaitable[None]]) -> None:
         """Tell what lies between the cursor and the hub, from the database."""
         while not subscription.over.done():
-            page = await following.page(self._hub.pool, subscription.cursor)
+            page = await self._hub.read(subscription)
             if page.lost:
                 subscription.cursor = page.cursor
                 await put(events.reset("dropped", str(page.cursor)))
             else:
-                await self._hub.know(page.registry)
                 for row in page.rows:
                     subscription.cursor = subscription.cursor.at(row.position)
                     if (block := self._hub.block(subscription, row)) is not None:

@@ -16,9 +16,12 @@ from storage.pool import ReadPool, one
 from storage.selection import Selection
 
 _SQL: Final = sql.load("outbox")
-#: Rows that one look takes at most, and readings, beyond which it takes no further row: 2 MB.
+#: Rows that one look takes at most.
 _ROWS: Final = 500
-_READINGS: Final = 100_000
+#: Readings, beyond which a look takes no further row: of the one that reads for all, 2 MB; of those that read for one client, and
+#: hold it for as long as the client takes, a fifth.
+READINGS: Final = 100_000
+READINGS_FOR_ONE: Final = 20_000
 
 
 class Row(NamedTuple):
@@ -47,7 +50,6 @@ class Names:
     version: int  # of the registry
     device: NDArray[np.object_]
     metric: NDArray[np.object_]
-    unit: NDArray[np.object_]
 
     def __len__(self) -> int:
         return len(self.device)
@@ -66,8 +68,8 @@ async def now(pool: ReadPool) -> Cursor:
     return Cursor.below(generation, frontier)
 
 
-async def page(pool: ReadPool, behind: Cursor) -> Page:
-    """What is behind a cursor, in order."""
+async def page(pool: ReadPool, behind: Cursor, *, readings: int = READINGS) -> Page:
+    """What is behind a cursor, in order; no further row when there are so many readings."""
     async with pool.cursor() as cursor:
         frontier, generation, following = await one(cursor, _SQL["frontier"], {})
         if generation != behind.generation or behind.position.xact >= following:
@@ -79,7 +81,7 @@ async def page(pool: ReadPool, behind: Cursor) -> Page:
             "running": list(behind.running),
             "frontier": frontier,
             "limit": _ROWS,
-            "readings": _READINGS,
+            "readings": readings,
         }
         found = await (await cursor.execute(_SQL["page"], parameters)).fetchall()
     floor = Position(found[0][0], found[0][1])
@@ -91,7 +93,7 @@ async def page(pool: ReadPool, behind: Cursor) -> Page:
         if xact is not None:
             rows.append(Row(Position(xact, number), kind, outbox.decode(data, size)))
     # More is told to be there than may be: another look finds that out.
-    more = len(rows) == _ROWS or sum(len(row.told) for row in rows) >= _READINGS
+    more = len(rows) == _ROWS or sum(len(row.told) for row in rows) >= readings
     end = rows[-1].position if more else Position(frontier - 1, LAST)
     return Page(cursor=behind.at(end) if end > behind.position else behind, lost=False, registry=found[0][2], rows=rows, more=more)
 
@@ -100,7 +102,7 @@ async def names(pool: ReadPool) -> Names:
     """Of all series there are."""
     async with pool.cursor() as cursor:
         version, *packed = await one(cursor, _SQL["names"], {})
-    listed = unpack(packed, {"id": "int4", "device": None, "metric": None, "unit": None})
+    listed = unpack(packed, {"id": "int4", "device": None, "metric": None})
     ids: Any = listed.pop("id")
     size = int(ids.max(initial=-1)) + 1
     columns = {}

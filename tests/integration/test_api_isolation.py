@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from devices.device import Device, Sensor
-from storage import keys, registry
+from storage import keys, registry, states
 from storage.database import connect
 from storage.keys import Scope
 from storage.selection import Restriction
@@ -89,6 +89,12 @@ ASKED = {
             "?include_retired=true",
         )
     ],
+    "/v1/states": [
+        ("GET", f"/v1/states{query}", None)
+        for query in ("", "?limit=1", "?state=overdue", "?district=south", "?device=own-1d", "?include_retired=true")
+    ],
+    # A stream has no end to compare; tests/integration/test_api_stream.py listens with a restricted key.
+    "/v1/stream": [("GET", "/v1/stream?last_event_id=nonsense", None)],
     "/v1/series": [
         ("GET", f"/v1/series?device={name}&metric={metric}&{RANGE}{more}", None)
         for name in [*NAMES, "nobody"]
@@ -126,7 +132,7 @@ ASKED = {
     ],
 }
 #: What may differ from one moment to the next.
-MOMENTS = {"at", "age_s", "created_at", "updated_at", "retired_at"}
+MOMENTS = {"stream_cursor", "at", "age_s", "created_at", "updated_at", "retired_at"}
 
 
 @pytest.fixture
@@ -147,6 +153,7 @@ def asked(database, other_database, start_api, fill_into):
             ]
             fill_into(url, connection, rows, received_at=T0 + 3_600_000_000)
             registry.retire(connection, "own-2")
+            states.watch(connection)
             shown[url] = keys.create(
                 connection, name="part", scopes=[Scope.READ, Scope.WRITE], by="test", within=WITHIN if url == database else None
             )
@@ -179,7 +186,7 @@ def test_a_restricted_key_lives_in_a_city_of_its_own(asked):
             if seen.status_code == 200 and b"own-0" in seen.content:
                 told.add(route)
     # All that tells of devices does tell: an empty answer would be the same too.
-    assert told >= set(ASKED) - {"/v1/catalogue", "/v1/devices/{device}", "/v1/series", "/v1/ledger"}
+    assert told >= set(ASKED) - {"/v1/catalogue", "/v1/stream", "/v1/devices/{device}", "/v1/series", "/v1/ledger"}
 
 
 def test_pages_of_a_restricted_key_go_on(asked):

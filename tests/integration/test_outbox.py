@@ -43,7 +43,7 @@ def ask(database):
     with asyncio.Runner() as runner:
         pool = ReadPool(database, min_size=1, max_size=2)
         runner.run(pool.open())
-        yield lambda function, *arguments: runner.run(function(pool, *arguments))
+        yield lambda function, *arguments, **more: runner.run(function(pool, *arguments, **more))
         runner.run(pool.close())
 
 
@@ -184,14 +184,13 @@ def test_what_was_restored_from_another_server_is_swept_away(database, connectio
 
 def test_large_batches_come_in_pieces_and_pages(database, ask, monkeypatch):
     monkeypatch.setattr(outbox, "PIECE", 3)
-    monkeypatch.setattr(following, "_READINGS", 5)
     start = ask(following.now)
     with writer(database) as made:
         outbox.append(made.cursor(), outbox.READINGS, told(*map(float, range(10))))
-    page = ask(following.page, start)
+    page = ask(following.page, start, readings=5)
     assert values(page) == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     assert page.more
-    page = ask(following.page, page.cursor)
+    page = ask(following.page, page.cursor, readings=5)
     assert values(page) == [[6.0, 7.0, 8.0], [9.0]]
     assert ask(following.page, page.cursor).rows == []
 

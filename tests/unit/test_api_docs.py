@@ -20,14 +20,18 @@ MODELS = {
     "/v1/devices": models.DevicesModel,
     "/v1/devices/{device}": models.DeviceDetailModel,
     "/v1/latest": models.LatestModel,
+    "/v1/states": models.StatesModel,
     "/v1/series": models.SeriesModel,
     "/v1/query": models.QueryModel,
     "/v1/readings": models.ReadingsModel,
     "/v1/readings/nearest": models.NearestModel,
     "/v1/ledger": models.LedgerModel,
 }
-#: Routes whose answers are files.
-FILES = {"/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}}
+#: Routes whose answers are files, or events.
+FILES = {
+    "/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"},
+    "/v1/stream": {"text/event-stream"},
+}
 #: Routes that are asked by POST.
 BODIES = {"/v1/query": QueryBody}
 
@@ -98,11 +102,14 @@ def test_every_route_is_described_with_examples(app):
             assert ProblemDetails.model_validate(body["example"]).status == int(status)
 
 
-def test_geojson_is_described_too(app):
-    operation = get(app, "/openapi.json")[0].json()["paths"]["/v1/latest"]["get"]
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/latest", models.LatestFeaturesModel), ("/v1/states", models.StatesFeaturesModel)]
+)
+def test_geojson_is_described_too(app, path, model):
+    operation = get(app, "/openapi.json")[0].json()["paths"][path]["get"]
     content = operation["responses"]["200"]["content"][GEOJSON]
-    models.LatestFeaturesModel.model_validate(content["example"])
-    assert content["schema"] == {"$ref": "#/components/schemas/LatestFeaturesModel"}
+    model.model_validate(content["example"])
+    assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def test_every_reference_leads_somewhere(app):
