@@ -10,9 +10,10 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, export, latest, metrics, operations, problems, readings, states, stream, telemetry
+from api import accounts, console, devices, export, latest, metrics, operations, problems, readings, states, stream, telemetry
 from api import catalogue as catalogue_routes
 from api.bodies import BoundedBodies
+from api.console import Look
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
@@ -75,6 +76,7 @@ def create_app(
     stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
+    look: Look | None = None,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -99,6 +101,8 @@ def create_app(
         What a request without a key may do.
     rate : int
         Requests a minute of one key.
+    look : Look, optional
+        What the city decides about its console.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
     """
@@ -147,6 +151,7 @@ def create_app(
     app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
     for router in _ROUTERS:
         app.include_router(router)
+    app.include_router(console.router(look or Look(), shown))
     _complete_document(app)
     return app
 

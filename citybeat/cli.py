@@ -101,6 +101,7 @@ def serve_api() -> None:
                 catalogue=settings.load_catalogue(),
                 anonymous=settings.anonymous(),
                 rate=settings.api_requests_per_minute,
+                look=settings.look(),
             )
             serving.serve(application, settings.api_host, settings.api_port)
 
