@@ -49,7 +49,7 @@ export function duration(ms) {
 }
 
 /** The same, rough, for what stands in a list: it changes once a minute. */
-export const roughly = (ms) => duration(Math.max(MINUTE, ms));
+export const roughly = (ms) => (ms < MINUTE ? `< ${duration(MINUTE)}` : duration(ms));
 
 export function moment(ms) {
   const options = { timeZone: zone, hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };

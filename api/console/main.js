@@ -43,19 +43,19 @@ async function begin() {
   controls(settings);
   legend();
   health.look();
-  await start({ first: true });
+  await start();
   document.body.dataset.ready = "yes";
   ledger.look();
 }
 
 /** Load what is there, then follow; from then on `store` is as the server's. */
-async function start({ first = false } = {}) {
+async function start() {
   running?.abort();
   running = new AbortController();
   const { signal } = running;
   let cursor = null;
   catalogue = (await get("/v1/catalogue")).metrics;
-  store.intervals = new Map(catalogue.map((metric) => [metric.name, metric.interval_s]));
+  store.metrics = new Map(catalogue.map((metric) => [metric.name, metric]));
   await register();
   // In this order: the stream goes on behind the first of these answers, and tells again what the others saw.
   for await (const { at, columns, stream_cursor } of pages("/v1/states")) {
@@ -66,7 +66,6 @@ async function start({ first = false } = {}) {
   for await (const { columns } of pages("/v1/latest")) store.addReadings(columns, false);
   choices();
   everything();
-  if (first) map.fit();
   follow(cursor, { take, status: (live) => health.connected(live), heard: () => health.heard(), signal });
 }
 
@@ -132,6 +131,7 @@ function everything() {
   const all = [...store.devices.values()];
   const shown = all.filter((device) => filter.device(device));
   map.outline(all);
+  map.fit();
   const nowhere = map.place(shown, (device) => filter.stateOf(device));
   for (const device of shown) map.paint(device.id, filter.stateOf(device), false);
   say($("nowhere"), nowhere ? t("map.nowhere", { n: nowhere }) : "");

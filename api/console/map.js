@@ -7,6 +7,8 @@ import { t } from "./texts.js";
 import { GLYPHS, isWrong } from "./store.js";
 
 const SIZE = { ok: 6, wrong: 9, chosen: 12 };
+//: Zoom below which marks are smaller, and by how much: a whole city has them close together.
+const FAR = { zoom: 12, share: 0.75 };
 //: ms that a mark shows a ring after its device reported.
 const FRESH = 900;
 //: Pixels around a district's devices.
@@ -22,7 +24,8 @@ const Mark = L.CircleMarker.extend({
     const { state, domain, chosen, fresh } = this.options;
     const ctx = renderer._ctx;
     const { x, y } = this._point;
-    const r = isWrong(state) ? SIZE.wrong : SIZE.ok;
+    const far = this._map.getZoom() < FAR.zoom;
+    const r = isWrong(state) ? SIZE.wrong : SIZE.ok * (far ? FAR.share : 1);
     if (chosen || fresh) {
       ctx.beginPath();
       ctx.arc(x, y, chosen ? SIZE.chosen + 1 : r + 3, 0, 2 * Math.PI);
@@ -93,6 +96,9 @@ export class CityMap {
     });
     this.still = still;
     this.renderer = L.canvas({ padding: 0.2, tolerance: 6 });
+    // Areas and their names have a canvas of their own below: they are not drawn anew when a mark changes.
+    for (const [pane, order] of [["areas", 300], ["names", 310]]) this.map.createPane(pane).style.zIndex = order;
+    this.ground = L.canvas({ padding: 0.2, pane: "areas" });
     this.areas = L.layerGroup().addTo(this.map);
     this.marks = new Map();
     this.fresh = new Set();
@@ -108,6 +114,8 @@ export class CityMap {
     this.zoom = L.control.zoom({ position: "topright" });
     this.dress();
     this.map.on("zoomend", () => this.label());
+    this.moved = false; // whether somebody moved it; until then it follows the city
+    for (const event of ["pointerdown", "wheel", "keydown"]) element.addEventListener(event, () => (this.moved = true), { passive: true });
     new ResizeObserver(() => this.map.invalidateSize({ animate: false })).observe(element);
   }
 
@@ -164,11 +172,11 @@ export class CityMap {
       const here = L.latLngBounds(points);
       if (!this.tiles) {
         L.polygon(hull(points), {
-          renderer: this.renderer, interactive: false, color: colours.area, fillColor: colours.area, fillOpacity: 1, opacity: 1,
+          renderer: this.ground, pane: "areas", interactive: false, color: colours.area, fillColor: colours.area, fillOpacity: 1, opacity: 1,
           weight: 2 * MARGIN, lineJoin: "round",
-        }).addTo(this.areas).bringToBack();
+        }).addTo(this.areas);
         L.marker([here.getNorth(), here.getCenter().lng], {
-          interactive: false, keyboard: false, icon: L.divIcon({ className: "district", html: h("span", {}, name), iconSize: [0, 0] }),
+          pane: "names", interactive: false, keyboard: false, icon: L.divIcon({ className: "district", html: h("span", {}, name), iconSize: [0, 0] }),
         }).addTo(this.areas);
       }
       this.bounds = this.bounds ? this.bounds.extend(here) : here;
@@ -193,8 +201,13 @@ export class CityMap {
     }
   }
 
+  /** Show the whole city, unless somebody looks at a part of it. */
   fit() {
-    if (this.bounds?.isValid()) this.map.fitBounds(this.bounds, { paddingTopLeft: [40, 50], paddingBottomRight: [40, 90], maxZoom: 15, animate: false });
+    if (this.moved || !this.bounds?.isValid() || this.fitted?.equals(this.bounds)) return;
+    this.fitted = this.bounds;
+    const legend = document.getElementById("legend");
+    const below = getComputedStyle(legend).position === "absolute" ? legend.offsetHeight : 0;
+    this.map.fitBounds(this.bounds, { paddingTopLeft: [40, 50], paddingBottomRight: [40, 35 + below], maxZoom: 15, animate: false });
   }
 
   /** A device changed: draw it anew if that can be seen. */

@@ -35,7 +35,7 @@ export class Store {
     this.devices = new Map();
     this.changed = new Set(); // devices with news since the last `takeChanges`
     this.moved = false; // whether devices came or went
-    this.intervals = new Map(); // s between readings, by metric
+    this.metrics = new Map(); // the catalogue, by name
     this.unknown = new Set(); // devices that the stream named, and we do not know
     this.skew = 0; // ms that the server's clock is ahead of ours
     this.lag = null; // ms from a reading's time to its arrival here, of late
@@ -57,7 +57,7 @@ export class Store {
       const sensors = new Map();
       for (const metric of entry.metrics) {
         const sensor = before?.sensors.get(metric) ?? {
-          device: entry.id, metric, unit: "", time: null, value: null, flags: [], told: "silent", shown: null, since: null,
+          device: entry.id, metric, unit: this.metrics.get(metric)?.unit ?? "", time: null, value: null, flags: [], told: "silent", shown: null, since: null,
         };
         sensors.set(metric, sensor);
       }
@@ -75,7 +75,7 @@ export class Store {
   }
 
   /** Newest readings, in columns. */
-  addReadings({ device, metric, time, value, flags, unit }, live) {
+  addReadings({ device, metric, time, value, flags }, live) {
     const now = this.now();
     for (let i = 0; i < device.length; i++) {
       const known = this.devices.get(device[i]);
@@ -88,7 +88,6 @@ export class Store {
         this.unknown.add(device[i]);
         continue;
       }
-      if (unit) sensor.unit = unit[i];
       if (live && !flags[i].includes("late")) {
         const lag = now - time[i];
         this.lag = this.lag === null ? lag : this.lag + (lag - this.lag) * 0.02;
@@ -120,7 +119,7 @@ export class Store {
 
   judge(sensor, since) {
     let shown = sensor.told === "overdue" ? "overdue" : judged(sensor.flags);
-    if (sensor.told === "silent") shown = this.now() < since + SILENCE * 1000 * (this.intervals.get(sensor.metric) ?? 0) ? "waiting" : "silent";
+    if (sensor.told === "silent") shown = this.now() < since + SILENCE * 1000 * (this.metrics.get(sensor.metric)?.interval_s ?? 0) ? "waiting" : "silent";
     if (shown === sensor.shown) return;
     if (sensor.shown) this.counts[sensor.shown] -= 1;
     this.counts[shown] += 1;

@@ -52,6 +52,7 @@ export async function follow(cursor, { take, status, heard, signal }) {
     const attempt = new AbortController();
     const stop = () => attempt.abort();
     signal.addEventListener("abort", stop);
+    addEventListener("offline", stop); // a machine without a network may still reach this host: try, whatever it says
     let watch = null;
     const alive = () => {
       clearTimeout(watch);
@@ -79,6 +80,7 @@ export async function follow(cursor, { take, status, heard, signal }) {
     } finally {
       clearTimeout(watch);
       signal.removeEventListener("abort", stop);
+      removeEventListener("offline", stop);
     }
     status(false);
     await new Promise((resolve) => setTimeout(resolve, wait));
