@@ -64,6 +64,7 @@ async function start() {
     columns.device.forEach((device, i) => store.addState(device, columns.metric[i], columns.state[i], columns.since[i]));
   }
   for await (const { columns } of pages("/v1/latest")) store.addReadings(columns, false);
+  store.takeChanges();
   choices();
   everything();
   follow(cursor, { take, status: (live) => health.connected(live), heard: () => health.heard(), signal });
@@ -108,7 +109,10 @@ const learn = throttled(async () => {
 let seen = new Set(); // devices that lists have not drawn yet
 const draw = throttled(() => {
   const { changed, moved } = store.takeChanges();
-  if (moved) everything();
+  if (moved) {
+    choices();
+    everything();
+  }
   for (const id of changed) {
     const device = store.devices.get(id);
     if (!device) continue;
@@ -252,6 +256,9 @@ function showTab(name) {
 function choices() {
   const districts = [...new Set([...store.devices.values()].map((device) => device.district))].filter(Boolean).sort((a, b) => a.localeCompare(b, language));
   const used = new Set([...store.devices.values()].flatMap((device) => [...device.sensors.keys()]));
+  const key = JSON.stringify([districts, [...used].sort(), language]);
+  if (key === choices.key) return; // a list that somebody has opened stays as it is
+  choices.key = key;
   const option = (value, text) => h("option", { value }, text);
   $("district").replaceChildren(option("", t("all")), ...districts.map((name) => option(name, name)));
   $("metric").replaceChildren(

@@ -79,7 +79,7 @@ def source(service: Service) -> Iterator[mqtt.Client]:
 
 
 def until(page: Page, expression: str) -> None:
-    """Wait for what is not an element. (Playwright's own wait would evaluate a text within the page, which the page's policy forbids.)"""
+    """Wait for what is not an element. (Playwright's own wait evaluates a text in the page, which its policy forbids.)"""
     deadline = time.monotonic() + PATIENCE
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
@@ -143,7 +143,9 @@ def painted(page: Page) -> int:
         const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
         let n = 0;
         for (const canvas of document.querySelectorAll("#map canvas")) {
-          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+          copy.drawImage(canvas, 0, 0);
+          const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
           for (let i = 0; i < data.length; i += 4) n += data[i] === r && data[i + 1] === g && data[i + 2] === b;
         }
         return n;
@@ -154,7 +156,7 @@ def test_a_click_on_the_map_opens_the_sensor(page: Page, source: mqtt.Client):
     page.fill("#find", "Live station")
     until(page, "document.querySelector('#map').dataset.devices === '1'")
     at = page.evaluate("""() => {
-        const canvas = [...document.querySelectorAll("#map canvas")].at(-1);
+        const canvas = document.querySelector("#map .leaflet-overlay-pane canvas");
         const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         const style = getComputedStyle(document.documentElement);
         const wanted = ["ok", "waiting", "silent", "overdue"].map((name) => style.getPropertyValue(`--${name}`).trim())
@@ -222,9 +224,8 @@ def test_what_is_out_of_its_limits_stands_first(page: Page, source: mqtt.Client)
 def test_flags_and_gaps_are_visible(page: Page, source: mqtt.Client, service: Service):
     now = time.time()
     minutes = [*range(300, 200, -1), *range(100, 0, -1)]
-    publish(
-        source, *({"device": "con-past", "ts": int((now - 60 * m) * 1000), "values": {"temperature": 20 + m % 7}} for m in minutes)
-    )
+    reports = [{"device": "con-past", "ts": int((now - 60 * m) * 1000), "values": {"temperature": 20 + m / 100}} for m in minutes]
+    publish(source, *reports)
     tell(source, "con-past", "temperature", 99.0, ago=30)
     expect(page.locator('[data-sensor="con-past/temperature"]')).to_contain_text("Limit exceeded")
     # Its history is older than its registration; what it has is shown.
