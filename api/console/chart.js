@@ -60,6 +60,8 @@ function register(Plotly) {
   });
 }
 
+const least = (values) => values.reduce((a, b) => (b === null ? a : Math.min(a, b)), Infinity);
+const most = (values) => values.reduce((a, b) => (b === null ? a : Math.max(a, b)), -Infinity);
 const iso = (ms) => new Date(ms).toISOString();
 
 export class Chart {
@@ -156,15 +158,38 @@ export class Chart {
   gaps() {
     const { points, crosses, sensor, width, start, since } = this.shown;
     const from = Math.max(start, since);
-    const most = Math.max(SILENCE * sensor.interval_s * 1000, 2 * width);
+    const allowed = Math.max(SILENCE * sensor.interval_s * 1000, 2 * width);
     const times = [...points.time, ...crosses.time].sort((a, b) => a - b);
     const found = [];
     let before = times.length ? Math.min(times[0], from) : from;
     for (const time of [...times, this.store.now()]) {
-      if (time - before > most) found.push([before === from ? from : before + width, time]);
+      if (time - before > allowed) found.push([before === from ? from : before + width, time]);
       before = time;
     }
     return found;
+  }
+
+  /** Indexes of good points, in pieces that no gap divides. */
+  pieces(gaps) {
+    const found = [[]];
+    let next = 0;
+    this.shown.points.time.forEach((time, i) => {
+      let parted = false;
+      for (; next < gaps.length && gaps[next][0] <= time; next++) parted = true;
+      if (parted && found.at(-1).length) found.push([]);
+      found.at(-1).push(i);
+    });
+    return found;
+  }
+
+  /** What the value axis reaches over: good values, with some room; null: there are none. */
+  scale(bars) {
+    const { points } = this.shown;
+    const values = [...points.value, ...(points.low ?? []), ...(points.high ?? [])].filter((value) => value !== null);
+    if (!values.length) return null;
+    const [low, high] = [least(values), most(values)];
+    const room = 0.12 * (high - low) || 0.05 * Math.abs(high) || 1;
+    return [bars ? Math.min(0, low) : low - room, high + room];
   }
 
   async draw(Plotly) {
@@ -174,32 +199,21 @@ export class Chart {
     const gaps = this.gaps();
     const unit = symbol(sensor.unit);
     const bars = width > 0 && ["amount", "counter"].includes(sensor.kind);
-    const x = [];
-    const y = [];
-    const low = [];
-    const high = [];
-    let next = 0;
-    points.time.forEach((time, i) => {
-      while (next < gaps.length && gaps[next][0] <= time) {
-        if (x.length) {
-          x.push(wall(gaps[next][0]));
-          y.push(null);
-          low.push(null);
-          high.push(null);
-        }
-        next += 1;
-      }
-      x.push(wall(time));
-      y.push(points.value[i]);
-      low.push(points.low?.[i] ?? points.value[i]);
-      high.push(points.high?.[i] ?? points.value[i]);
-    });
+    const pieces = this.pieces(gaps);
+    const x = pieces.flatMap((piece) => [...piece.map((i) => wall(points.time[i])), null]);
+    const y = pieces.flatMap((piece) => [...piece.map((i) => points.value[i]), null]);
     const accent = colour("accent");
     const number = `%{y:,.4~g}${unit ? ` ${unit.replaceAll("<", "&lt;")}` : ""}`;
     const traces = [];
     if (points.low) {
-      const edge = { x, mode: "lines", line: { width: 0, color: accent }, hoverinfo: "skip", showlegend: false };
-      traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: `${accent}33` });
+      // An area for each piece: there and back.
+      const around = (there, back) => pieces.flatMap((piece) => [...piece.map(there), ...[...piece].reverse().map(back), null]);
+      const at = (i) => wall(points.time[i]);
+      const edge = (values) => (i) => values[i] ?? points.value[i];
+      traces.push({
+        x: around(at, at), y: around(edge(points.high), edge(points.low)), mode: "lines", fill: "toself", fillcolor: `${accent}33`,
+        line: { width: 0, color: accent }, hoverinfo: "skip",
+      });
     }
     traces.push({
       x, y, name: t(`aggregate.${width ? wanted[0] : "value"}`), hovertemplate: `%{x|%H:%M:%S}<br><b>${number}</b><extra></extra>`,
@@ -207,20 +221,24 @@ export class Chart {
         ? { type: "bar", marker: { color: accent }, width: 0.9 * width }
         : { mode: sensor.kind === "direction" ? "markers" : x.length < 80 ? "lines+markers" : "lines", line: { color: accent, width: 1.8 }, marker: { color: accent, size: 4 }, connectgaps: false }),
     });
+    // What is far from all good values stands at the edge, or nothing else could be seen; pointing at it tells the value.
+    const scale = this.scale(bars);
+    const inside = (value) => (scale ? Math.min(scale[1], Math.max(scale[0], value)) : value);
     traces.push({
-      x: crosses.time.map(wall), y: crosses.value, text: crosses.text, name: t("chart.flagged"), mode: "markers",
-      marker: { symbol: "x-thin", size: 9, line: { width: 2.2, color: colour("limit") } },
-      hovertemplate: `%{x|%H:%M:%S}<br><b>${number}</b><br>%{text}<extra></extra>`,
+      x: crosses.time.map(wall), y: crosses.value.map(inside), name: t("chart.flagged"), mode: "markers", cliponaxis: false,
+      text: crosses.value.map((value, i) => `<b>${amount(value, sensor.unit).replaceAll("<", "&lt;")}</b><br>${crosses.text[i]}`),
+      marker: {
+        symbol: crosses.value.map((value) => (inside(value) === value ? "x-thin" : value > scale[1] ? "triangle-up" : "triangle-down")),
+        size: 9, color: colour("limit"), line: { width: 2.2, color: colour("limit") },
+      },
+      hovertemplate: "%{x|%H:%M:%S}<br>%{text}<extra></extra>",
     });
     const shapes = gaps.slice(-MOST_GAPS).map(([from, to]) => ({
       type: "rect", xref: "x", yref: "paper", x0: wall(from), x1: wall(to), y0: 0, y1: 1, layer: "below", line: { width: 0 }, fillcolor: colour("gap"),
     }));
     for (const [name, dash] of [["low", "solid"], ["suspect_low", "dot"], ["suspect_high", "dot"], ["high", "solid"]]) {
       const bound = sensor[name];
-      const seen = points.value.concat(crosses.value).filter((value) => value !== null);
-      const [least, most] = [Math.min(...seen), Math.max(...seen)];
-      const reach = Math.max(0.6 * (most - least), 0.1 * Math.max(Math.abs(most), Math.abs(least)));
-      if (bound !== null && seen.length && bound >= least - reach && bound <= most + reach) {
+      if (bound !== null && scale && bound >= scale[0] && bound <= scale[1]) {
         shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: bound, y1: bound, line: { color: colour("limit"), width: 1, dash } });
       }
     }
@@ -230,14 +248,14 @@ export class Chart {
       margin: { l: 46, r: 10, t: 8, b: 34 }, height: 250, showlegend: false, hovermode: "closest", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: colour("ink") },
-      xaxis: { ...axis, type: "date", range: [wall(Math.max(start, now - length)), wall(now)] },
-      yaxis: { ...axis, rangemode: bars ? "tozero" : "normal", ticksuffix: unit === "°" ? unit : "", title: { text: unit.replaceAll("<", "&lt;"), standoff: 6 } },
+      xaxis: { ...axis, type: "date", range: [wall(Math.max(start, now - length)), wall(now + 0.01 * length)] },
+      yaxis: { ...axis, ...(scale ? { range: scale } : {}), ticksuffix: unit === "°" ? unit : "", title: { text: unit.replaceAll("<", "&lt;"), standoff: 6 } },
       shapes,
     };
     await Plotly.react(this.element, traces, layout, { displayModeBar: false, responsive: true, locale: language });
     const good = points.value.filter((value) => value !== null);
     this.summary = [
-      good.length ? t("chart.span", { low: amount(Math.min(...(points.low ?? good).filter((v) => v !== null), ...good), sensor.unit), high: amount(Math.max(...(points.high ?? good).filter((v) => v !== null), ...good), sensor.unit) }) : t("chart.empty"),
+      good.length ? t("chart.span", { low: amount(least(points.low ?? good), sensor.unit), high: amount(most(points.high ?? good), sensor.unit) }) : t("chart.empty"),
       t("chart.flags", { n: count(crosses.time.length) }),
       gaps.length ? t("chart.gaps", { n: count(gaps.length), length: duration(gaps.reduce((sum, [from, to]) => sum + to - from, 0)) }) : t("chart.nogaps"),
     ].join(" · ");

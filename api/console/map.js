@@ -45,7 +45,7 @@ const Mark = L.CircleMarker.extend({
       ctx.font = "bold 12px system-ui, sans-serif";
       ctx.textAlign = "center";
       ctx.textBaseline = "middle";
-      ctx.fillText(GLYPHS[state] === "▲" ? "↑" : GLYPHS[state], x, y + (domain === "energy" ? 2 : 0.5));
+      ctx.fillText(GLYPHS[state], x, y + (domain === "energy" ? 2 : 0.5));
     }
   },
 });
@@ -116,7 +116,11 @@ export class CityMap {
     this.map.on("zoomend", () => this.label());
     this.moved = false; // whether somebody moved it; until then it follows the city
     for (const event of ["pointerdown", "wheel", "keydown"]) element.addEventListener(event, () => (this.moved = true), { passive: true });
-    new ResizeObserver(() => this.map.invalidateSize({ animate: false })).observe(element);
+    new ResizeObserver(() => {
+      this.map.invalidateSize({ animate: false });
+      this.fitted = null;
+      this.fit();
+    }).observe(element);
   }
 
   /** Take colours from the page's theme, and texts from its language. */

@@ -9,7 +9,7 @@ export const SEVERITY = ["limit", "bad", "stuck", "overdue", "silent", "unusual"
 export const STATES = [...SEVERITY].reverse();
 const RANK = Object.fromEntries(SEVERITY.map((state, rank) => [state, rank]));
 /** Letters beside colours, for whoever sees few of them. */
-export const GLYPHS = { limit: "▲", bad: "×", stuck: "=", overdue: "!", silent: "?", unusual: "~", waiting: "…", ok: "✓" };
+export const GLYPHS = { limit: "↕", bad: "×", stuck: "=", overdue: "!", silent: "?", unusual: "~", waiting: "…", ok: "✓" };
 //: Intervals that a sensor may be silent, as the server counts them.
 export const SILENCE = 3;
 

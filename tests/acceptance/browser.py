@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-#: Debian's names, and others'.
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+from stack.__main__ import BROWSERS
 
 
 def program() -> str | None:
     """The browser that is installed, if any."""
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 @contextmanager
