@@ -155,9 +155,11 @@ def painted(page: Page) -> int:
 def test_a_click_on_the_map_opens_the_sensor(page: Page, source: mqtt.Client):
     page.fill("#find", "Live station")
     until(page, "document.querySelector('#map').dataset.devices === '1'")
-    at = page.evaluate("""() => {
+    middle = """() => {
         const canvas = document.querySelector("#map .leaflet-overlay-pane canvas");
-        const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(canvas, 0, 0);
+        const { data, width, height } = copy.getImageData(0, 0, canvas.width, canvas.height);
         const style = getComputedStyle(document.documentElement);
         const wanted = ["ok", "waiting", "silent", "overdue"].map((name) => style.getPropertyValue(`--${name}`).trim())
           .map((text) => [1, 3, 5].map((i) => parseInt(text.slice(i, i + 2), 16)).join());
@@ -170,8 +172,9 @@ def test_a_click_on_the_map_opens_the_sensor(page: Page, source: mqtt.Client):
           n += 1;
         }
         return n && [box.x + (x / n) * (box.width / width), box.y + (y / n) * (box.height / height)];
-    }""")
-    assert at
+    }"""
+    until(page, f"({middle})()")  # drawn
+    at = page.evaluate(middle)
     page.mouse.click(*at)
     expect(page.locator("#panel h2")).to_contain_text("Live station")
 
