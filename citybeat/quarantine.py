@@ -86,5 +86,5 @@ def replay(reason: ReasonOption = None, source: SourceOption = None, since: Sinc
             context.database(settings, application="quarantine") as connection,
             closing(Store(servers.database_url, quarantine_quota=judging.quarantine_quota)) as store,
         ):
-            counts = replaying.replay(store, connection, judging, wanted)
+            counts = replaying.replay(store, connection, judging, wanted).counts
         print(json.dumps(dict(sorted(counts.items()))))
