@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import numpy as np
@@ -31,6 +31,7 @@ from storage.database import Connection, DatabaseUnavailableError, RefusedDataEr
 from storage.write import Store, Transaction
 
 _LOG: Final = logging.getLogger(__name__)
+_T = TypeVar("_T")
 #: s. Between tries: at once for a hiccup, never so often that a starting server is hammered.
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
@@ -193,11 +194,31 @@ class Pipeline:
                 _LOG.debug("database away, %d messages wait: %s", len(messages), exc)
                 self.close()
                 problem = exc
-            if trouble is not None:
-                trouble(problem)
-            if give_up():
+            if not _again(problem, tries, give_up, trouble):
                 return None
-            time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+            tries += 1
+
+    def ask(
+        self,
+        question: Callable[[Connection], _T],
+        give_up: Callable[[], bool],
+        trouble: Callable[[CitybeatError], None] | None = None,
+    ) -> _T | None:
+        """What a function finds on a connection in autocommit mode, tried until it finds it; None: given up. See `process`."""
+        tries = 0
+        while True:
+            try:
+                if self._lookup is None:
+                    self.open()
+                assert self._lookup is not None
+                return question(self._lookup)
+            except TransientError as exc:
+                problem: CitybeatError = exc
+            except DatabaseUnavailableError as exc:
+                self.close()
+                problem = exc
+            if not _again(problem, tries, give_up, trouble):
+                return None
             tries += 1
 
     def _divided(
@@ -319,6 +340,18 @@ class Pipeline:
             registry_store.ensure_sources(self._lookup, sorted(distinct))
             self.refresh()
         return np.array([self._registry.sources[name] for name in names], np.int32)
+
+
+def _again(
+    problem: CitybeatError, tries: int, give_up: Callable[[], bool], trouble: Callable[[CitybeatError], None] | None
+) -> bool:
+    """Tell of a problem, and wait before the next try; False: there is to be none."""
+    if trouble is not None:
+        trouble(problem)
+    if give_up():
+        return False
+    time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+    return True
 
 
 _REGISTRY_REASONS: Final = frozenset({Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_METRIC, Reason.SOURCE_MISMATCH, Reason.RETIRED})

@@ -13,5 +13,5 @@ CREATE TABLE answers (
 );
 CREATE INDEX answers_forget ON answers (forget_at);
 COMMENT ON TABLE answers IS
-    'What became of readings that were posted, in the transaction that stored them: whoever asks again with the same id gets the same '
-    'answer, and nothing is counted twice. digest: SHA-256 of what was posted.';
+    'What became of readings that were posted under an id of the client, in the transaction that stored them: whoever asks again with the '
+    'same id gets the same answer, and nothing is counted twice. digest: SHA-256 of what was posted.';
