@@ -240,6 +240,25 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             "max_bytes": 1048576,
         },
     ),
+    409: (
+        "The same key is on its way for something else, or was used for it.",
+        {
+            "type": "urn:citybeat:problem:idempotency-key-reused",
+            "title": "Idempotency key reused",
+            "status": 409,
+            "detail": "the same key was used for something else before; send it with a key of its own",
+        },
+    ),
+    415: (
+        "There is no reader for this kind of body.",
+        {
+            "type": "urn:citybeat:problem:unsupported-media-type",
+            "title": "Unsupported media type",
+            "status": 415,
+            "detail": "there is application/json, application/senml+json, application/senml+cbor, text/csv,"
+            " application/vnd.apache.parquet; not 'application/xml'",
+        },
+    ),
     422: (
         "A parameter is wrong.",
         {
@@ -270,7 +289,7 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         },
     ),
     503: (
-        "The database is away, or took too long; or as many exports are running as may.",
+        "The database is away, or took too long; or as much is under way as may be.",
         {
             "type": "urn:citybeat:problem:database-unavailable",
             "title": "Database unavailable",
