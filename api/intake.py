@@ -129,7 +129,7 @@ def told(refused: Sequence[Refused], within: Restriction | None) -> list[Refused
 
 def told_reason(reason: str, within: Restriction | None) -> str:
     """The same of a reason."""
-    return Reason.UNKNOWN_DEVICE if within is not None and reason == Reason.SOURCE_MISMATCH else reason
+    return Reason.UNKNOWN_DEVICE.value if within is not None and reason == Reason.SOURCE_MISMATCH else reason
 
 
 def told_reasons(reasons: Mapping[str, int], within: Restriction | None) -> dict[str, int]:
