@@ -79,7 +79,7 @@ class QueryBody(Parameters):
     tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
     fill: Fill = Field(Fill.NONE, description=_FILL)
     flags: Policy | None = Field(None, description=_FLAGS)
-    points: int = Field(1000, ge=1, le=10_000, description=_POINTS)
+    points: int = Field(1000, strict=True, ge=1, le=10_000, description=_POINTS)
 
 
 _HEAD: Final[dict[str, Any]] = {

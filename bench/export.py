@@ -47,8 +47,8 @@ def measure(home: Path, rounds: int = 5) -> list[dict[str, Any]]:
             "CITYBEAT_DATABASE_URL": servers.database_url,
             "CITYBEAT_MQTT_URL": servers.mqtt_url,
             "CITYBEAT_API_PORT": str(port),
+            "CITYBEAT_API_ANONYMOUS": "read",
         }
-        env["CITYBEAT_API_ANONYMOUS"] = "read"
         process = stack.spawn([sys.executable, "-m", "citybeat", "api"], env=env, stderr=subprocess.DEVNULL)
         try:
             url = f"http://127.0.0.1:{port}"
