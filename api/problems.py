@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from storage.database import DatabaseUnavailableError, TransientError
 from storage.pool import QueryTimeoutError
@@ -114,7 +115,12 @@ async def _on_http(request: Request, exc: Exception) -> Response:
     }
     detail = details.get(exc.status_code, str(exc.detail))
     slug = status.phrase.lower().replace(" ", "-")
-    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=exc.headers).response()
+    headers = dict(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The framework names those of one of the routes at this address.
+        found = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        headers["Allow"] = ", ".join(sorted({method for route in found for method in getattr(route, "methods", None) or ()}))
+    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=headers).response()
 
 
 async def _on_validation(_request: Request, exc: Exception) -> Response:
