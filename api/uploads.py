@@ -9,6 +9,7 @@ Law: no I/O. Columns are converted as columns; only cells that are not plain are
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from devices import wire
+from devices.decoded import MAX_MS, MIN_MS
 
 #: Readings of one file at most: their payloads take some 100 MB while they wait to be stored.
 MAX_ROWS: Final = 1_000_000
@@ -216,7 +218,9 @@ def _values(column: pa.Array) -> Any:
     """Numbers, NaN where there is none; if not all are plain, a list in which the others stand as they were written."""
     text = _text(column)
     if text is None:
-        return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+        typed = np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+        # JSON has no infinity, and would make null of it, which is missing.
+        return [str(each) if math.isinf(each) else each for each in typed.tolist()] if np.isinf(typed).any() else typed
     empty = _mask(pc.is_in(pc.utf8_lower(text), value_set=_NOTHING)) | ~_mask(text.is_valid())
     plain = _mask(pc.match_substring_regex(text, _NUMBER))
     numbers = np.full(len(text), np.nan)
@@ -261,10 +265,19 @@ def _times(column: pa.Array) -> Any:
 
 
 def _instants(column: pa.Array) -> Any:
-    if column.null_count:
-        return [None if each is None else each.isoformat() for each in column.to_pylist()]
-    us = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return wire.encode_columns("", "", us, np.zeros(len(us)))["ts"]
+    """Milliseconds, or what the wire has where these are too coarse; what is beyond all dates is left for the decoder to refuse."""
+    us = column.cast(pa.int64())
+    if not us.null_count:
+        plain = us.to_numpy(zero_copy_only=False)
+        if not (plain % 1000).any():
+            return plain // 1000
+    return [None if at is None else _instant(at) for at in us.to_pylist()]
+
+
+def _instant(us: int) -> Any:
+    if us % 1000 == 0 or not MIN_MS <= us // 1000 <= MAX_MS:
+        return us // 1000
+    return wire.encode_report(None, us, {})["ts"]
 
 
 #: By form.

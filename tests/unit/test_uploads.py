@@ -21,6 +21,7 @@ from devices.decoded import Finding, moment, number
 from devices.errors import Reason
 
 NOW = 1_767_225_600_000_000
+MAX_US = 253_402_300_799_999_999  # the last moment of the year 9999
 names = st.sampled_from(["env-1", "env-2", "ü", "a b", 'q"', "x,y", ""])
 times = st.one_of(
     st.integers(-(10**13), 10**13).map(str),
@@ -117,7 +118,9 @@ def test_csv_is_what_a_loop_over_its_lines_reads(listed, max_bytes):
 
 @given(
     st.lists(
-        st.tuples(st.integers(-(10**15), 10**16), names, st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))),
+        st.tuples(
+            st.integers(-(10**15), 9 * 10**15), names, st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
+        ),
         min_size=1,
     ),
     st.sampled_from(["us", "ns", "ms"]),
@@ -165,6 +168,18 @@ def test_nulls_in_parquet_refuse_their_reading():
         0: ("a", "m", 0, 1.0),
         1: Reason.BAD_TIME,
         2: Reason.BAD_NAME,
+    }
+
+
+def test_what_json_has_not():
+    sink = io.BytesIO()
+    far = pa.array([MAX_US, MAX_US + 1_000_000_001, None, 1], pa.timestamp("us", tz="UTC"))
+    pq.write_table(pa.table({"time": far, "metric": ["m"] * 4, "value": [1.0, 2.0, 3.0, math.inf]}), sink)
+    assert read(parquet_parts(sink.getvalue(), max_bytes=1000)) == {
+        0: ("gw-1", "m", MAX_US, 1.0),
+        1: Reason.BAD_TIME,
+        2: Reason.BAD_TIME,
+        3: Reason.NOT_A_NUMBER,
     }
 
 
