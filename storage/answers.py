@@ -5,7 +5,7 @@ whether his first try took effect asks again, gets the same answer, and nothing 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -102,9 +102,7 @@ def forget(connection: Connection) -> None:
 
 
 def _written(answer: Answer) -> dict[str, Any]:
-    told = asdict(answer)
-    del told["repeated"]
-    return told
+    return {"counts": dict(answer.counts), "reasons": dict(answer.reasons), "refused": [list(entry) for entry in answer.refused]}
 
 
 def _read(answer: Mapping[str, Any]) -> Answer:

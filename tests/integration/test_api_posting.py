@@ -202,6 +202,19 @@ def test_an_export_can_be_posted_as_it_is(api, start_api, city, other_database, 
         assert elsewhere.execute(rows).fetchall() == city.execute(rows).fetchall()
 
 
+def test_an_answer_is_kept_as_it_was_given(api, city):
+    """With all that was refused, up to what an answer lists."""
+    body = [{"device": f"nobody-{i}", "ts": MS, "values": {"pm25": 1}} for i in range(120)] + [7, {"device": "env-2", "values": {}}]
+    body.append({"device": "env-2", "ts": MS, "values": {"pm25": 1.5}})
+    first = good(post(api, body, idempotency_key="with-refused"))
+    assert first["reasons"] == {"unknown_device": 120, "bad_report": 2}
+    assert len(first["refused"]) == 100
+    assert first["refused_left_out"] == 22
+    again = good(post(api, body, idempotency_key="with-refused"))
+    assert again == first | {"repeated": True, "received_at": again["received_at"]}
+    assert count(city, "quarantine") == 1
+
+
 NO_TIME = {"device": "env-1", "values": {"temperature": 20}}
 
 
