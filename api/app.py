@@ -144,6 +144,7 @@ def create_app(
         replay=replay,
         uploads=Uploads(),
     )
+    app.state.routes = _routes()
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
     app.add_middleware(BoundedBodies, limits=_BODIES)
@@ -166,9 +167,7 @@ def _complete_document(app: FastAPI) -> None:
         for model in (ProblemDetails, LatestFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
-        for route in (
-            route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
-        ):
+        for route in (route for route in _routes() if route.include_in_schema):
             method = next(iter(route.methods or ["GET"])).lower()
             shown = document["paths"][route.path_format][method]["responses"]["200"]["content"]
             for kind, content in route.responses[200]["content"].items():
@@ -179,6 +178,10 @@ def _complete_document(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _routes() -> list[APIRoute]:
+    return [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -117,9 +117,10 @@ async def _on_http(request: Request, exc: Exception) -> Response:
     slug = status.phrase.lower().replace(" ", "-")
     headers = dict(exc.headers or {})
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # The framework names those of one of the routes at this address.
-        found = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-        headers["Allow"] = ", ".join(sorted({method for route in found for method in getattr(route, "methods", None) or ()}))
+        # The framework names the methods of one of the routes at this address.
+        found = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = {method for route in found for method in route.methods}
+        headers |= {"Allow": ", ".join(sorted(methods))} if methods else {}
     return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=headers).response()
 
 
