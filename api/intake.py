@@ -87,8 +87,10 @@ async def answered(future: Future[Answer]) -> Answer:
         Nothing was taken, or nobody knows.
     StorageError
     """
+    waited = asyncio.wrap_future(future)
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever gives up need not hear of it
     try:
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
+        return await asyncio.wait_for(asyncio.shield(waited), PATIENCE)
     except TimeoutError:
         if future.cancel():
             raise not_taken("nothing was stored in time") from None

@@ -340,6 +340,32 @@ def test_a_commit_of_which_nobody_knows(start_api, database, city, monkeypatch):
     assert accounts.discrepancies(city) == []
 
 
+def test_what_the_database_refuses(api, city):
+    """One reading of many requests that are stored together: it alone is kept out, and its own request is told."""
+    city.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.value = 13 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$"
+    )
+    city.execute("CREATE TRIGGER refuse BEFORE INSERT ON readings FOR EACH ROW EXECUTE FUNCTION refuse()")
+    bodies = [
+        json.dumps(
+            [{"device": "env-1", "ts": MS + 10_000 * i + j, "values": {"temperature": value}} for j, value in enumerate(values)]
+        )
+        for i, values in enumerate([[1, 2], [3, 13, 4], [5]])
+    ]
+
+    async def all_at_once():
+        transport = httpx.ASGITransport(app=api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://citybeat.test", timeout=60) as client:
+            url = "/v1/readings?source=gw-1"
+            return await asyncio.gather(*(client.post(url, content=body, headers=JSON) for body in bodies))
+
+    told = [good(answer) for answer in api._runner.run(all_at_once())]
+    assert [each["ledger"]["stored"] for each in told] == [2, 2, 1]
+    assert [(entry["index"], entry["reason"]) for each in told for entry in each["refused"]] == [(1, "refused_by_database")]
+    assert accounts.discrepancies(city) == []
+
+
 def test_what_is_refused_whole_leaves_no_trace(api, city):
     for body, kind in [
         (b"{", "application/json"),
