@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from devices.errors import CitybeatError
-from storage import retention, rollup
+from storage import answers, retention, rollup
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
 from storage.retention import Policy
 from storage.write import forget_batches
@@ -81,6 +81,7 @@ class Housekeeper:
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)
+                answers.forget(connection)
                 retention.keep(connection, self._policy)
                 self._tidy_at = time.monotonic() + _TIDY_EVERY
             if not done:
