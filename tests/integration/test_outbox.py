@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import threading
+import time
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -13,11 +16,12 @@ from devices.device import ConflictPolicy, Device, Sensor
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from storage import following, outbox, registry
+from storage import following, outbox, registry, sources
 from storage.cursors import Cursor, Position
 from storage.database import connect
 from storage.outbox import Bounds, Told
 from storage.pool import ReadPool
+from storage.write import Store
 
 T0 = 1_767_225_600
 ALL = Bounds(keep=timedelta(hours=1), bytes=10**9)
@@ -217,3 +221,35 @@ def test_ingest_tells_what_it_stores_and_what_replaces_it_behind_that(database, 
         final |= dict(zip(row.told.time.tolist(), row.told.value.tolist(), strict=True))
     us = "(extract(epoch FROM time) * 1000000)::int8"
     assert final == dict(connection.execute(f"SELECT {us}, value FROM readings").fetchall())
+
+
+def test_a_batch_has_no_number_while_it_waits_for_its_source(database, connection, ask):
+    """So numbers of one source are in the order of its commits; and who waits holds no stream up."""
+    start = ask(following.now)
+    failures = []
+
+    def wait():
+        try:
+            with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), [7]) as transaction:
+                outbox.append(transaction.connection.cursor(), outbox.READINGS, told(2.0))
+        except Exception as exc:
+            failures.append(exc)
+
+    waiter = threading.Thread(target=wait)
+    with writer(database) as holder:
+        sources.lock(holder, 7)
+        waiter.start()
+        query = "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 1 AND objid = 7"
+        deadline = time.monotonic() + 20
+        while not (waiting := connection.execute(query).fetchall()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        query = "SELECT count(*) FROM pg_locks WHERE virtualtransaction = %s AND locktype = 'transactionid'"
+        assert connection.execute(query, waiting[0]).fetchone() == (0,)
+        with writer(database) as other:
+            outbox.append(other.cursor(), outbox.READINGS, told(0.0))
+        assert values(ask(following.page, start)) == [[0.0]]
+        outbox.append(holder.cursor(), outbox.READINGS, told(1.0))
+    waiter.join()
+    assert not failures
+    assert values(ask(following.page, start)) == [[0.0], [1.0], [2.0]]
