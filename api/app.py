@@ -25,6 +25,8 @@ from api import (
     readings,
     registration,
     sources,
+    states,
+    stream,
     telemetry,
 )
 from api import catalogue as catalogue_routes
@@ -33,8 +35,9 @@ from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
+from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
 from api.intake import Intake, Replay, Uploads
-from api.models import DeviceFeaturesModel, LatestFeaturesModel
+from api.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
@@ -61,6 +64,8 @@ _ROUTERS: Final = (
     registration.router,
     sources.router,
     latest.router,
+    states.router,
+    stream.router,
     telemetry.router,
     readings.router,
     posting.router,
@@ -89,6 +94,9 @@ def create_app(
     max_points: int = MAX_POINTS,
     max_exports: int = DOWNLOADS,
     max_export_series: int = MAX_SERIES,
+    max_streams: int = STREAMS,
+    max_streams_each: int = STREAMS_EACH,
+    stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
     intake: Intake | None = None,
@@ -109,6 +117,10 @@ def create_app(
         Points that one answer of /v1/series or /v1/query may have.
     max_exports, max_export_series : int
         Exports at once, each with a connection of its own beside the pool's, and series of one.
+    max_streams, max_streams_each : int
+        Live streams at once, of all and of one key.
+    stream_buffer : int
+        Bytes that wait for one of them.
     anonymous : frozenset of Scope
         What a request without a key may do.
     rate : int
@@ -124,17 +136,21 @@ def create_app(
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
     export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
+    stream_pool = ReadPool(database_url, min_size=0, max_size=CONNECTIONS, name="citybeat stream")
     writes = WritePool(database_url, max_size=_WRITES)
+    requests = Requests()
+    hub = Hub(stream_pool, requests, streams=max_streams, streams_each=max_streams_each, buffer=stream_buffer)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
-            for each in (pool, export_pool, writes):
+            for each in (pool, export_pool, stream_pool, writes):
                 await each.open()
                 opened.push_async_callback(each.close)
             if intake is not None:
                 intake.start()
                 opened.push_async_callback(asyncio.to_thread, intake.stop)
+            opened.push_async_callback(hub.close)
             yield
 
     app = FastAPIOffline(
@@ -145,7 +161,6 @@ def create_app(
         redoc_url=None,  # its page is one more that would have to be kept offline
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
     )
-    requests = Requests()
     app.state.service = Service(
         pool=pool,
         writes=writes,
@@ -160,6 +175,7 @@ def create_app(
         intake=intake,
         replay=replay,
         uploads=Uploads(),
+        hub=hub,
     )
     app.state.routes = _routes()
     problems.install(app)
@@ -172,6 +188,11 @@ def create_app(
     return app
 
 
+def end_streams(app: FastAPI) -> None:
+    """End what would go on for ever: a server that waits for its answers before it stops would wait for streams too."""
+    app.state.service.hub.end_all()
+
+
 def _complete_document(app: FastAPI) -> None:
     """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples.
 
@@ -181,7 +202,7 @@ def _complete_document(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel):
+        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel, StatesFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
         for route in (route for route in _routes() if route.include_in_schema):

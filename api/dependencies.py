@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from api.download import Downloads
 from api.gate import Gate
+from api.hub import Hub
 from api.intake import Intake, Replay, Uploads
 from api.requests import Requests
 from devices.catalogue import Catalogue
@@ -30,6 +31,7 @@ class Service:
     intake: Intake | None  # None: this server takes no readings
     replay: Replay | None  # None: nor anything from quarantine
     uploads: Uploads
+    hub: Hub  # what streams listen to
 
 
 def service(request: Request) -> Service:

@@ -13,6 +13,13 @@ _RANGE = "; null: open"
 TIMES = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
 FLAGS = "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
 
+STREAM = "Where /v1/stream goes on behind this answer, as its `last_event_id`; of several pages, that of the first."
+SINCE = (
+    "Epoch milliseconds, UTC: the time of the reading by which it was noticed; of overdue when it became due, of silent when the "
+    "sensor was registered."
+)
+State = Literal["ok", "bad", "stuck", "overdue", "silent"]
+
 
 class Model(BaseModel):
     """What all answers share."""
@@ -226,6 +233,7 @@ class LatestModel(Model):
     count: int
     columns: LatestColumns
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class PointModel(Model):
@@ -264,6 +272,56 @@ class LatestFeaturesModel(Model):
     at: str = Field(description="The database's time, which ages are counted from.")
     features: list[LatestFeatureModel]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesColumns(Model):
+    """A row a sensor, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    state: list[State]
+    since: list[float] = Field(description=SINCE)
+    value: list[float | None] = Field(description="Newest, good or bad.")
+
+
+class StatesModel(Model):
+    """States of sensors."""
+
+    at: str = Field(description="The database's time.")
+    count: int
+    columns: StatesColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesPropertiesModel(Model):
+    """A sensor's state."""
+
+    device: str
+    metric: str
+    state: State
+    since: float = Field(description=SINCE)
+    value: float | None = Field(description="Newest, good or bad.")
+
+
+class StatesFeatureModel(Model):
+    """A sensor on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="device/metric")
+    geometry: PointModel | None = Field(description="null: the device's place is not registered.")
+    properties: StatesPropertiesModel
+
+
+class StatesFeaturesModel(Model):
+    """States of sensors, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    at: str = Field(description="The database's time.")
+    features: list[StatesFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class SeriesColumns(BaseModel):

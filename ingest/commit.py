@@ -68,7 +68,9 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     roll_up(transaction, stored, same_since, registry)
     lost = np.flatnonzero(outcome == CONFLICT)
     winners = _winners(batch, lost, repeated, prepared, registry)
-    transaction.replace(batch.take(winners), registry.kind)
+    replacing = batch.take(winners)
+    transaction.replace(replacing, registry.kind)
+    transaction.announce(replacing)
     conflicts = conflicts_of(batch, lost, kept, winners)
     refused = [refusal for refusal in prepared.refused if not repeated[refusal.message]]
     again = np.bincount([r.message for r in prepared.refused if r.index is not None and repeated[r.message]], minlength=m)
@@ -107,9 +109,10 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
 
 
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:
-    """Bring everything up to date that hangs on readings: rollups, and the newest of each series."""
+    """Bring everything up to date that hangs on readings: rollups, and the newest of each series; and tell streams."""
     transaction.merge_rollups(stored, registry.kind)
     transaction.merge_latest(stored, same_since)
+    transaction.announce(stored)
 
 
 def _numbers(prepared: Prepared) -> Numbers:

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from devices.aggregate import downsample
 from devices.batch import NEVER, Batch, Float64, Int64, Partials
 from devices.flags import BAD, Flag, is_bad
-from storage import minutes, sql
+from storage import minutes, outbox, sql
 from storage.database import StorageError, connect, translated
 from storage.packed import unpack
 from storage.pgcopy import RowFormat, Type
@@ -294,6 +294,12 @@ class Transaction:
         )
         self._cursor.execute(_SQL["merge_latest"])
 
+    def announce(self, stored: Batch) -> None:
+        """Tell streams what is stored now, in an order in which the last of one series and time holds."""
+        if len(stored):
+            told = outbox.Told(series=stored.series, time=stored.time, value=stored.value, code=stored.flags)
+            outbox.append(self._cursor, outbox.READINGS, told)
+
     def quarantine(self, rows: Sequence[Quarantined]) -> dict[tuple[int, int], int]:
         """Keep refused messages, within each source's quota.
 
@@ -460,11 +466,14 @@ class Store:
             Trying again would not help.
         """
         with translated(), self._connection.transaction():
+            # Locks first: a transaction gets its number with the first row that it writes, so that of each source numbers are in
+            # the order of commits, and streams tell what replaces a value behind it.
+            outbox.lock_writer(self._connection)
+            ids = sorted(set(sources))
+            self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": ids})
             cursor = self._connection.execute(_SQL["begin_batch"], {"id": batch_id})
             committed, standing = cursor.fetchone() is None, (0, ())
             if not committed:
-                ids = sorted(set(sources))
-                self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": ids})
                 known = [self._known.get(source) for source in ids]
                 row = self._connection.execute(_SQL["standing"], {"sources": ids, "known": known}).fetchone()
                 assert row is not None

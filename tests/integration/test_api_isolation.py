@@ -16,7 +16,7 @@ from ingest.inbox import BatchSize
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from storage import keys, registry
+from storage import keys, registry, states
 from storage.database import connect
 from storage.keys import Scope
 from storage.selection import Restriction
@@ -96,6 +96,12 @@ ASKED = {
             "?include_retired=true",
         )
     ],
+    "/v1/states": [
+        ("GET", f"/v1/states{query}", None)
+        for query in ("", "?limit=1", "?state=overdue", "?district=south", "?device=own-1d", "?include_retired=true")
+    ],
+    # A stream has no end to compare; tests/integration/test_api_stream.py listens with a restricted key.
+    "/v1/stream": [("GET", "/v1/stream?last_event_id=nonsense", None)],
     "/v1/series": [
         ("GET", f"/v1/series?device={name}&metric={metric}&{RANGE}{more}", None)
         for name in [*NAMES, "nobody"]
@@ -162,7 +168,7 @@ ASKED = {
 #: Routes for keys that are never restricted.
 ADMIN = {"/v1/quarantine/replay": ("POST", "/v1/quarantine/replay", {})}
 #: What may differ from one moment to the next.
-MOMENTS = {"at", "age_s", "created_at", "updated_at", "retired_at", "received_at", "due_at"}
+MOMENTS = {"stream_cursor", "at", "age_s", "created_at", "updated_at", "retired_at", "received_at", "due_at"}
 
 
 @pytest.fixture
@@ -184,6 +190,7 @@ def asked(database, other_database, start_api, fill_into):
             fill_into(url, connection, rows, received_at=T0 + 3_600_000_000)
             refuse(url, devices)
             registry.retire(connection, "own-2")
+            states.watch(connection)
             shown[url] = keys.create(
                 connection, name="part", scopes=[Scope.READ, Scope.WRITE], by="test", within=WITHIN if url == database else None
             )
@@ -240,6 +247,7 @@ def test_a_restricted_key_lives_in_a_city_of_its_own(asked):
     # All that tells of devices does tell: an empty answer would be the same too.
     assert told >= set(ASKED) - {
         "/v1/catalogue",
+        "/v1/stream",
         "/v1/devices/{device}",
         "/v1/series",
         "/v1/ledger",

@@ -16,6 +16,8 @@ ROUTES = {
     "/v1/devices": ("/v1/devices", "limit=0"),
     "/v1/devices/{device}": ("/v1/devices/env-1", None),
     "/v1/latest": ("/v1/latest", "cursor=bm9uc2Vuc2U"),
+    "/v1/states": ("/v1/states", "limit=0"),
+    "/v1/stream": ("/v1/stream", "last_event_id=nonsense"),
     "/v1/series": ("/v1/series?device=env-1&metric=temperature&from=2026-01-01T00:00:00Z", "bucket=2m"),
     "/v1/export": ("/v1/export?from=2026-01-01T00:00:00Z", "level=2m"),
     "/v1/readings": ("/v1/readings", "near=1,2"),

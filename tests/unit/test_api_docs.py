@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from api import models, posting, uploads
+from api.answers import GEOJSON
 from api.app import create_app
-from api.latest import GEOJSON
 from api.problems import MEDIA_TYPE, ProblemDetails
 from api.quarantine import ReplayBody
 from api.telemetry import QueryBody
@@ -21,6 +21,7 @@ MODELS = {
     "/v1/devices": models.DevicesModel,
     "/v1/devices/{device}": models.DeviceDetailModel,
     "/v1/latest": models.LatestModel,
+    "/v1/states": models.StatesModel,
     "/v1/series": models.SeriesModel,
     "/v1/query": models.QueryModel,
     "/v1/readings": models.ReadingsModel,
@@ -31,8 +32,11 @@ MODELS = {
     "/v1/quarantine/replay": models.ReplayedModel,
     "/v1/liveness": models.LivenessModel,
 }
-#: Routes whose answers are files.
-FILES = {"/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}}
+#: Routes whose answers are files, or events.
+FILES = {
+    "/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"},
+    "/v1/stream": {"text/event-stream"},
+}
 #: Routes that are asked by POST.
 BODIES = {"/v1/query": QueryBody, "/v1/quarantine/replay": ReplayBody}
 #: What is posted to a route that is asked, too: what the answer looks like.
@@ -111,11 +115,14 @@ def test_every_route_is_described_with_examples(app):
             assert ProblemDetails.model_validate(body["example"]).status == int(status)
 
 
-def test_geojson_is_described_too(app):
-    operation = get(app, "/openapi.json")[0].json()["paths"]["/v1/latest"]["get"]
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/latest", models.LatestFeaturesModel), ("/v1/states", models.StatesFeaturesModel)]
+)
+def test_geojson_is_described_too(app, path, model):
+    operation = get(app, "/openapi.json")[0].json()["paths"][path]["get"]
     content = operation["responses"]["200"]["content"][GEOJSON]
-    models.LatestFeaturesModel.model_validate(content["example"])
-    assert content["schema"] == {"$ref": "#/components/schemas/LatestFeaturesModel"}
+    model.model_validate(content["example"])
+    assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def test_every_reference_leads_somewhere(app):
