@@ -20,6 +20,7 @@ from api.problems import Problem, invalid
 from devices.batch import Bools, Float64, Int64
 from devices.catalogue import Kind
 from storage import series
+from storage.buckets import VALUES
 from storage.database import RefusedDataError
 from storage.selection import Selected
 from storage.series import Buckets, Level, Policy, Span
@@ -191,7 +192,7 @@ async def _buckets(
     width = plan.WIDTHS[question.bucket]
     # Minutes are what they are by every clock.
     zone = "UTC" if question.bucket is Bucket.M1 else question.zone
-    span = Span(bucket=width.interval, zone=zone, start=question.start, stop=question.stop)
+    span = Span(bucket=width.interval, length=width.length, zone=zone, start=question.start, stop=question.stop)
     seconds = (question.stop - question.start).total_seconds()
     limit = parts.max_points
     if question.fill is not Fill.NONE:
@@ -222,7 +223,11 @@ async def _buckets(
                 max_readings=plan.MAX_RAW,
             ) from None
     else:
-        found = await series.rollups(parts.pool, chosen.id, span, level=level, limit=limit + 1)
+        kinds = dict(zip(chosen.metric, chosen.kind, strict=True))
+        values = {name for metric, asked in wanted.items() for each in asked for name in aggregates.reads(each, kinds[metric])}
+        found = await series.rollups(
+            parts.pool, chosen.id, span, level=level, limit=limit + 1, values=[name for name in VALUES if name in values]
+        )
     _check_points(parts, len(found), question, "a shorter range, fewer series, or a wider bucket")
     which = chosen.rows(found.series)
     if question.fill is Fill.NONE:

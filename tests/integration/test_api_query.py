@@ -301,7 +301,13 @@ def test_every_level_says_the_same(api, city, fill, bucket):
     fill(stored[1::2], received_at=us(day))
     parts = api.app.state.service
     width = WIDTHS[bucket]
-    span = series.Span(bucket=width.interval, zone="Europe/Berlin", start=day - timedelta(days=70), stop=day + timedelta(days=70))
+    span = series.Span(
+        bucket=width.interval,
+        length=width.length,
+        zone="Europe/Berlin",
+        start=day - timedelta(days=70),
+        stop=day + timedelta(days=70),
+    )
     levels = [Level.MINUTES] if plan.level_of(bucket, Policy.GOOD) is Level.MINUTES else [Level.MINUTES, Level.QUARTERS]
 
     async def everything():
