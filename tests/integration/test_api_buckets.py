@@ -124,6 +124,40 @@ def test_against_a_loop_over_the_readings(api, city, fill, connection, day):
     check()
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Australia/Lord_Howe", "Asia/Kathmandu"])
+@pytest.mark.parametrize("bucket", list(WIDTHS))
+def test_whoever_speaks_sql_hears_the_same(api, city, fill, connection, bucket, zone):
+    """`merged_buckets`, on which `telemetry` stands, and storage/buckets.py: some quarter-hours marked, some not."""
+    day = DAYS[5]
+    stored = generated(8, day)
+    fill(stored[::2], received_at=us(day))
+    rollup.advance(connection, limit=10_000)
+    fill(stored[1::2], received_at=us(day))
+    width = WIDTHS[bucket]
+    zone = "UTC" if bucket is Bucket.M1 else zone
+    start, stop = day - timedelta(days=70), day + timedelta(days=70)
+    span = series.Span(bucket=width.interval, length=width.length, zone=zone, start=start, stop=stop)
+    level = plan.level_of(bucket, Policy.GOOD)
+
+    async def ours():
+        chosen = await resolve(api.app.state.service, Selection(), EVERYBODY)
+        return chosen, await series.rollups(api.app.state.service.pool, chosen.id, span, level=level, limit=10_000)
+
+    chosen, found = api._runner.run(ours())
+    names = ["series", "time", "end", "n", "n_bad", "vmin", "vmax", "vfirst", "vlast", "s1", "s2"]
+    rows = connection.execute(
+        "SELECT series_id, began, bucket_end(%(bucket)s::interval, %(zone)s, began), n, n_bad, vmin, vmax, vfirst, vlast, s1, s2"
+        " FROM merged_buckets(%(bucket)s::interval, %(zone)s, bucket_start(%(bucket)s::interval, %(zone)s, %(start)s),"
+        " %(stop)s::timestamptz + INTERVAL '40 days', %(series)s, %(quarters)s)"
+        " WHERE began >= %(start)s AND began < %(stop)s ORDER BY 1, 2",
+        {**span.parameters(), "series": chosen.id.tolist(), "quarters": level is Level.QUARTERS},
+    ).fetchall()
+    assert len(rows) == len(found) >= len(METRICS)
+    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+        column = [us(value) for value in values] if name in {"time", "end"} else values
+        np.testing.assert_allclose(getattr(found, name).astype(float), np.array(column, float), rtol=1e-9, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("bucket", list(WIDTHS))
 def test_every_level_says_the_same(api, city, fill, bucket):
     """The same question to storage itself, at each level that can answer it."""
