@@ -15,13 +15,22 @@ FROM (
 -- Buckets that begin in [start, stop) by the clocks of a zone, from quarter-hours or minutes. What a bucket that began before start
 -- holds is read in part, and left out. It says what merged_buckets of migration 0011 says to whoever speaks SQL.
 WITH marked AS MATERIALIZED (
+    -- Appending nothing hides the column's statistics: with thousands of series a mark, of the marks that there were when they were
+    -- taken, the planner expects millions of marked quarter-hours, and joins everything the other way round (75 ms, not 42).
     SELECT DISTINCT u.series_id, m.bucket
-    FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
+    FROM marks_15m m CROSS JOIN LATERAL unnest(m.series || '{{}}'::int[]) AS u(series_id)
     WHERE %(quarters)s AND m.bucket >= %(start)s AND m.bucket < {until} AND u.series_id = ANY(%(series)s::int[])
 ), parts AS (
+    -- Where nothing is marked, as in any range of the past, the first of two scans is the one that runs; which is found out once.
     SELECT r.series_id, r.bucket, r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2
     FROM readings_15m r
     WHERE %(quarters)s AND r.series_id = ANY(%(series)s::int[]) AND r.bucket >= %(start)s AND r.bucket < {until}
+        AND NOT EXISTS (SELECT FROM marked)
+    UNION ALL
+    SELECT r.series_id, r.bucket, r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2
+    FROM readings_15m r
+    WHERE %(quarters)s AND r.series_id = ANY(%(series)s::int[]) AND r.bucket >= %(start)s AND r.bucket < {until}
+        AND EXISTS (SELECT FROM marked)
         AND NOT EXISTS (SELECT FROM marked k WHERE k.series_id = r.series_id AND k.bucket = r.bucket)
     UNION ALL
     SELECT r.series_id, r.bucket, r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2
