@@ -163,8 +163,9 @@ async def rollups(
     statement = buckets.statement(tuple(values), zone=span.zone, long=long, minutes=minutes)
     parameters = {**span.parameters(), "series": ids.tolist(), "limit": limit, "quarters": level is Level.QUARTERS}
     async with pool.cursor() as cursor:
-        # Planned with its parameters: a range of a day and one of ten years want different plans.
-        found = unpack(await one(cursor, statement, parameters, prepare=False), buckets.columns(values, long=long))
+        # Planned with its parameters: a range of a day and one of ten years want different plans. Minutes are few, and want one.
+        row = await one(cursor, statement, parameters, prepare=None if minutes else False)
+        found = unpack(row, buckets.columns(values, long=long))
     order = np.lexsort((found["time"], found["series"]))
     found = {name: column[order] for name, column in found.items()}
     if span.length is not None:
