@@ -138,7 +138,10 @@ def create_app(
 
 
 def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples."""
+    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples.
+
+    And take out what cannot be: a parameter in a URL is there or not, but never null.
+    """
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -153,9 +156,20 @@ def _complete_document(app: FastAPI) -> None:
             shown = document["paths"][route.path][method]["responses"]["200"]["content"]
             for kind, content in route.responses[200]["content"].items():
                 shown.setdefault(kind, {}).update(content)
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _without_null(parameter["schema"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if not kinds:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**rest, **kinds[0]} if len(kinds) == 1 else {**rest, "anyOf": kinds}
 
 
 def _installed_version() -> str:

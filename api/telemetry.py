@@ -90,8 +90,8 @@ class QueryBody(Parameters):
     tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
     fill: Fill = Field(Fill.NONE, description=_FILL)
     flags: Policy | None = Field(None, description=_FLAGS)
-    points: int = Field(1000, ge=1, le=10_000, description=_POINTS)
-    max_points: int | None = Field(None, ge=FEWEST, le=100_000, description=_MAX_POINTS)
+    points: int = Field(1000, strict=True, ge=1, le=10_000, description=_POINTS)
+    max_points: int | None = Field(None, strict=True, ge=FEWEST, le=100_000, description=_MAX_POINTS)
     thin: Thin | None = Field(None, description=_THIN)
 
 
