@@ -3,7 +3,7 @@
 Where a bucket begins is said by SQL alone, and where it ends if it is longer than an hour; docs/rollups.md says how.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -15,19 +15,18 @@ from storage.pgcopy import Type
 _SQL: Final = sql.load("buckets")
 #: What a rollup's row holds beside counts, and a question may do without.
 VALUES: Final = ("vmin", "vmax", "vfirst", "vlast", "s1", "s2")
-_UTC: Final = "UTC"
 
 
 @cache
-def statement(values: Sequence[str], *, zone: str, long: bool, minutes: bool) -> Composable:
+def statement(values: tuple[str, ...], *, utc: bool, long: bool, minutes: bool) -> Composable:
     """The statement that reads these columns, packed; `columns` says which they are.
 
     Parameters
     ----------
     values : tuple
         Of `VALUES`.
-    zone : str
-        Whose clocks buckets go by.
+    utc : bool
+        Buckets go by UTC's clocks.
     long : bool
         Buckets are longer than an hour.
     minutes : bool
@@ -41,14 +40,14 @@ def statement(values: Sequence[str], *, zone: str, long: bool, minutes: bool) ->
     at = "long" if long else "short"
     return SQL(_SQL["buckets"]).format(
         until=SQL(_SQL[f"until_{at}"]),
-        place=SQL(_SQL["place_utc" if zone == _UTC and not long else f"place_{at}"]),
+        place=SQL(_SQL["place_utc" if utc and not long else f"place_{at}"]),
         began=SQL(_SQL[f"began_{at}"]),
         merged=SQL("").join(SQL(", {} AS {}").format(SQL(_SQL[name]), SQL(name)) for name in values),
         packed=SQL("").join(packed),
     )
 
 
-def columns(values: Sequence[str], *, long: bool) -> Mapping[str, Type | None]:
+def columns(values: tuple[str, ...], *, long: bool) -> Mapping[str, Type | None]:
     """What a row of `statement` holds."""
     return {
         "series": "int4",

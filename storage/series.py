@@ -50,6 +50,9 @@ _PLACED: Final[Mapping[str, Type | None]] = {
 }
 
 
+_UTC: Final = "UTC"
+
+
 class Level(enum.StrEnum):
     """What a bucket is made from."""
 
@@ -160,12 +163,13 @@ async def rollups(
     """
     minutes = span.length == MINUTE
     long = span.length is None
-    statement = buckets.statement(tuple(values), zone=span.zone, long=long, minutes=minutes)
+    chosen = tuple(values)
+    statement = buckets.statement(chosen, utc=span.zone == _UTC, long=long, minutes=minutes)
     parameters = {**span.parameters(), "series": ids.tolist(), "limit": limit, "quarters": level is Level.QUARTERS}
     async with pool.cursor() as cursor:
         # Planned with its parameters: a range of a day and one of ten years want different plans. Minutes are few, and want one.
         row = await one(cursor, statement, parameters, prepare=None if minutes else False)
-        found = unpack(row, buckets.columns(values, long=long))
+        found = unpack(row, buckets.columns(chosen, long=long))
     order = np.lexsort((found["time"], found["series"]))
     found = {name: column[order] for name, column in found.items()}
     if span.length is not None:
