@@ -10,14 +10,14 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, export, latest, metrics, operations, problems, readings, telemetry
+from api import accounts, devices, export, latest, metrics, operations, problems, readings, registration, sources, telemetry
 from api import catalogue as catalogue_routes
-from api.bodies import BoundedBodies
+from api.bodies import UPLOAD, BoundedBodies
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
-from api.models import LatestFeaturesModel
+from api.models import DeviceFeaturesModel, LatestFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
@@ -31,7 +31,7 @@ POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
-_BODIES: Final[dict[str, int]] = {}
+_BODIES: Final = {"/v1/devices/import": UPLOAD}
 #: Bytes from which an answer is compressed, and how hard (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
@@ -41,6 +41,8 @@ _ROUTERS: Final = (
     metrics.router,
     catalogue_routes.router,
     devices.router,
+    registration.router,
+    sources.router,
     latest.router,
     telemetry.router,
     readings.router,
@@ -146,15 +148,16 @@ def _complete_document(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel):
+        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
         for route in (
             route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
         ):
             method = next(iter(route.methods or ["GET"])).lower()
-            shown = document["paths"][route.path][method]["responses"]["200"]["content"]
-            for kind, content in route.responses[200]["content"].items():
+            status = route.status_code or 200
+            shown = document["paths"][route.path][method]["responses"][str(status)].get("content", {})
+            for kind, content in route.responses[status].get("content", {}).items():
                 shown.setdefault(kind, {}).update(content)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             for parameter in operation.get("parameters", []):

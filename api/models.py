@@ -74,6 +74,33 @@ class NewestModel(Model):
     age_s: float = Field(description="Seconds since; negative: ahead of our clock.")
 
 
+class RegisteredModel(Model):
+    """What a registration overrides; null: as the catalogue says."""
+
+    low: float | None
+    high: float | None
+    suspect_low: float | None
+    suspect_high: float | None
+    rating: float | None
+    interval: float | None
+    step_floor: float | None
+    step_per_minute: float | None
+    stuck_after: float | None
+    sentinels: list[float]
+    unit: str | None = Field(description="What the sensor sends.")
+
+
+class CalibrationModel(Model):
+    """value * scale + offset, from `valid_from` until the next."""
+
+    valid_from: str | None = Field(description="null: from the beginning.")
+    scale: float
+    offset: float
+    by: str
+    reason: str
+    created_at: str
+
+
 class SensorModel(Model):
     """A sensor, with the bounds that its readings are judged by."""
 
@@ -88,6 +115,9 @@ class SensorModel(Model):
     rating: float | None = Field(description="What the device is built for.")
     interval_s: float
     sentinels: list[float | None] = Field(description="Values that mean: no value.")
+    registered: RegisteredModel
+    calibrations: list[CalibrationModel] = Field(description="In the order in which they hold.")
+    retired_at: str | None = Field(description="Since when it is out of service, though its device may go on.")
     latest: NewestModel | None
 
 
@@ -95,6 +125,85 @@ class DeviceDetailModel(DeviceModel):
     """A device with its sensors."""
 
     sensors: list[SensorModel]
+
+
+class DevicePropertiesModel(Model):
+    """A device without its place."""
+
+    name: str
+    domain: str
+    source: str
+    district: str
+    tags: dict[str, str]
+    created_at: str
+    updated_at: str
+    retired_at: str | None
+    metrics: list[str]
+
+
+class DeviceFeatureModel(Model):
+    """A device on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="Of the device.")
+    geometry: "PointModel | None" = Field(description="null: the device's place is not registered.")
+    properties: DevicePropertiesModel
+
+
+class DeviceFeaturesModel(Model):
+    """A page of devices, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    features: list[DeviceFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class ChangeModel(Model):
+    """Something that was changed."""
+
+    at: str
+    actor: str = Field(description="A key, or a user of a command.")
+    subject: Literal["device", "sensor", "calibration", "declaration"]
+    action: Literal["created", "changed", "retired", "restored", "deleted"]
+    metric: str | None = Field(description="Of the sensor that it is about.")
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class HistoryModel(Model):
+    """A page of changes, the newest first."""
+
+    changes: list[ChangeModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class ImportedModel(Model):
+    """What became of a file of devices."""
+
+    devices: int
+    sensors: int
+    created: int = Field(description="Devices that were not there.")
+    changed: int = Field(description="Devices that are different now.")
+    unchanged: int
+    dry_run: bool = Field(description="true: nothing was registered; this is what would be.")
+
+
+class SourceModel(Model):
+    """A source: an MQTT identity."""
+
+    name: str
+    conflict_policy: Literal["keep", "replace"]
+    devices: int = Field(description="That publish through it, retired ones too.")
+    status: str | None = Field(description="What it last said of itself: online, offline.")
+    status_at: str | None
+    created_at: str
+
+
+class SourcesModel(Model):
+    """A page of sources."""
+
+    sources: list[SourceModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
 class LatestColumns(Model):

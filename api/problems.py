@@ -230,6 +230,24 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             " or say format=csv|arrow|parquet",
         },
     ),
+    409: (
+        "There is one already.",
+        {
+            "type": "urn:citybeat:problem:already-exists",
+            "title": "Already exists",
+            "status": 409,
+            "detail": "there is a device 'env-0007' already: PATCH changes it",
+        },
+    ),
+    412: (
+        "The device has another ETag by now.",
+        {
+            "type": "urn:citybeat:problem:precondition-failed",
+            "title": "Precondition failed",
+            "status": 412,
+            "detail": "device 'env-0007' was changed meanwhile: its ETag is \"3-1f\". Look at it, and try again with that",
+        },
+    ),
     413: (
         "The body is larger than it may be.",
         {
@@ -238,6 +256,15 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             "status": 413,
             "detail": "a body may have 1048576 bytes here; send several smaller ones",
             "max_bytes": 1048576,
+        },
+    ),
+    415: (
+        "The body has a form that is not taken.",
+        {
+            "type": "urn:citybeat:problem:unsupported-media-type",
+            "title": "Unsupported media type",
+            "status": 415,
+            "detail": "a file of devices is application/json, application/geo+json, text/csv; say which in Content-Type",
         },
     ),
     422: (

@@ -270,11 +270,12 @@ def devices_add(
 
 
 @devices_app.command("import")
-def devices_import(file: Annotated[Path, typer.Argument(help="JSON: an array of devices, docs/registry.md.")]) -> None:
+def devices_import(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, docs/registry.md.")]) -> None:
     """Register devices from a file, all or none."""
     with failures():
-        listed = devices_file.parse(file)
-        with context.database(Settings(), application="devices") as connection:
+        settings = Settings()
+        listed = devices_file.parse(file, settings.load_catalogue())
+        with context.database(settings, application="devices") as connection:
             registry.register(connection, listed)
         say(f"registered {len(listed)} devices")
 

@@ -3,7 +3,7 @@
 -- name: devices
 -- A page of a selection's devices, in order of id; the cursor is the last id of the page before.
 SELECT d.id, d.name, d.domain, src.name, d.latitude, d.longitude, d.district, d.tags, d.created_at, d.updated_at, d.retired_at,
-    ARRAY(SELECT metric FROM series WHERE device_id = d.id ORDER BY metric)
+    ARRAY(SELECT metric FROM series WHERE device_id = d.id AND retired_at IS NULL ORDER BY metric)
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
     %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d
 JOIN sources src ON src.id = d.source_id
@@ -13,7 +13,8 @@ ORDER BY d.id LIMIT %(limit)s;
 
 -- name: sensors
 -- The sensors of one device, each with its newest reading.
-SELECT s.metric, m.domain, m.unit, m.kind, s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels,
+SELECT s.metric, m.domain, m.unit, m.kind, s.sentinels, s.unit, s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s,
+    s.step_floor, s.step_per_minute, s.stuck_after_s, s.retired_at,
     l.time, l.value, l.flags, extract(epoch FROM now() - l.time)::float8
 FROM series s JOIN metrics m ON m.name = s.metric LEFT JOIN latest l ON l.series_id = s.id
 WHERE s.device_id = %(device)s
