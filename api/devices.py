@@ -7,12 +7,11 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
 from api import problems
-from api.answers import answer, finite, rfc3339
+from api.answers import GEOJSON, answer, finite, rfc3339
 from api.auth import Reader
 from api.dependencies import Parts, Service
 from api.gate import Caller
 from api.imports import Form, written
-from api.latest import GEOJSON
 from api.models import DeviceDetailModel, DevicesModel, HistoryModel
 from api.params import Paged, Text, decode_cursor, encode_cursor
 from api.selecting import DeviceFilters, visible

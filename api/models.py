@@ -13,6 +13,13 @@ _RANGE = "; null: open"
 TIMES = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
 FLAGS = "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
 
+STREAM = "Where /v1/stream goes on behind this answer, as its `last_event_id`; of several pages, that of the first."
+SINCE = (
+    "Epoch milliseconds, UTC: the time of the reading by which it was noticed; of overdue when it became due, of silent when the "
+    "sensor was registered."
+)
+State = Literal["ok", "bad", "stuck", "overdue", "silent"]
+
 
 class Model(BaseModel):
     """What all answers share."""
@@ -226,6 +233,7 @@ class LatestModel(Model):
     count: int
     columns: LatestColumns
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class PointModel(Model):
@@ -264,6 +272,56 @@ class LatestFeaturesModel(Model):
     at: str = Field(description="The database's time, which ages are counted from.")
     features: list[LatestFeatureModel]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesColumns(Model):
+    """A row a sensor, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    state: list[State]
+    since: list[float] = Field(description=SINCE)
+    value: list[float | None] = Field(description="Newest, good or bad.")
+
+
+class StatesModel(Model):
+    """States of sensors."""
+
+    at: str = Field(description="The database's time.")
+    count: int
+    columns: StatesColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesPropertiesModel(Model):
+    """A sensor's state."""
+
+    device: str
+    metric: str
+    state: State
+    since: float = Field(description=SINCE)
+    value: float | None = Field(description="Newest, good or bad.")
+
+
+class StatesFeatureModel(Model):
+    """A sensor on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="device/metric")
+    geometry: PointModel | None = Field(description="null: the device's place is not registered.")
+    properties: StatesPropertiesModel
+
+
+class StatesFeaturesModel(Model):
+    """States of sensors, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    at: str = Field(description="The database's time.")
+    features: list[StatesFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class SeriesColumns(BaseModel):
@@ -419,3 +477,111 @@ class HealthModel(Model):
 
     status: str
     version: str
+
+
+class PostedCountsModel(Model):
+    """Of the readings of one request."""
+
+    messages: int = Field(description="Payloads: one, or several for a file.")
+    redelivered: int = Field(description="Of them: recognised by `boot` and `seq` as sent before.")
+    received: int = Field(description="Readings: stored + duplicate + conflict + missing + quarantined.")
+    stored: int
+    duplicate: int
+    conflict: int
+    missing: int
+    quarantined: int
+
+
+class RefusedModel(Model):
+    """A reading that was not stored."""
+
+    index: int | None = Field(description="Which of the request's readings, counted from 0; null: all of a message.")
+    line: int | None = Field(description="Of a CSV file; the header is line 1.")
+    reason: str = Field(examples=["unknown_device"])
+    detail: str
+
+
+class PostedModel(Model):
+    """What became of the readings of one request."""
+
+    source: str
+    received_at: str
+    repeated: bool = Field(description="At least a part had been answered to the same Idempotency-Key: it was not counted again.")
+    ledger: PostedCountsModel
+    reasons: dict[str, int] = Field(description="Refused readings, and conflicts, by reason.")
+    refused: list[RefusedModel] = Field(description="The first of them, at most 100.")
+    refused_left_out: int
+
+
+class RefusedEntryModel(Model):
+    """Why a reading, or a message, was refused."""
+
+    index: int | None = Field(description="Which reading of the message, counted from 0; null: all of it.")
+    reason: str = Field(examples=["unknown_device"])
+    detail: str
+
+
+class QuarantinedModel(Model):
+    """A message with readings that were refused."""
+
+    id: int
+    received_at: str
+    source: str
+    topic: str
+    reasons: list[str]
+    readings: int = Field(description="Refused readings, as the ledger has them under `quarantined`.")
+    bytes: int = Field(description="Of its payload.")
+    refused: list[RefusedEntryModel] = Field(description="In a list the first ten.")
+    refused_left_out: int
+
+
+class QuarantineModel(Model):
+    """A page of quarantine, oldest first."""
+
+    count: int
+    messages: list[QuarantinedModel]
+    next_cursor: str | None
+
+
+class QuarantinedDetailModel(QuarantinedModel):
+    """One of them with what was sent."""
+
+    resolved_at: str | None = Field(description="Since when nothing of it is refused any more.")
+    encoding: Literal["utf-8", "base64"] = Field(description="How `payload` is written.")
+    payload: str
+
+
+class ReplayedModel(Model):
+    """What came of another try."""
+
+    messages: int = Field(description="Tried.")
+    stored: int
+    duplicate: int
+    conflict: int
+    missing: int
+    quarantined: int = Field(description="Readings that stay.")
+    unreadable: int = Field(description="Messages that stay as a whole.")
+    more: bool = Field(description="Whether there may be more behind these: go on with `next_cursor`.")
+    next_cursor: str | None
+
+
+class LivenessColumns(Model):
+    """A row a sensor in service, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    source: list[str]
+    expected_s: list[float] = Field(description="Seconds between readings, as expected.")
+    last_at: list[float | int | None] = Field(description="Newest reading, epoch milliseconds, UTC; null: it never reported.")
+    good_at: list[float | int | None] = Field(description="Newest good one; null: there is none.")
+    due_at: list[float | int] = Field(description="When it is overdue: three expected intervals after its newest reading.")
+    stale: list[bool] = Field(description="Whether it is overdue.")
+
+
+class LivenessModel(Model):
+    """Which sensors are silent."""
+
+    at: str
+    count: int
+    columns: LivenessColumns
+    next_cursor: str | None

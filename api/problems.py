@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from storage.database import DatabaseUnavailableError, TransientError
 from storage.pool import QueryTimeoutError
@@ -114,7 +115,13 @@ async def _on_http(request: Request, exc: Exception) -> Response:
     }
     detail = details.get(exc.status_code, str(exc.detail))
     slug = status.phrase.lower().replace(" ", "-")
-    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=exc.headers).response()
+    headers = dict(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The framework names the methods of one of the routes at this address.
+        found = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = {method for route in found for method in route.methods}
+        headers |= {"Allow": ", ".join(sorted(methods))} if methods else {}
+    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=headers).response()
 
 
 async def _on_validation(_request: Request, exc: Exception) -> Response:
@@ -259,12 +266,13 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         },
     ),
     415: (
-        "The body has a form that is not taken.",
+        "There is no reader for this kind of body.",
         {
             "type": "urn:citybeat:problem:unsupported-media-type",
             "title": "Unsupported media type",
             "status": 415,
-            "detail": "a file of devices is application/json, application/geo+json, text/csv; say which in Content-Type",
+            "detail": "there is application/json, application/senml+json, application/senml+cbor, text/csv,"
+            " application/vnd.apache.parquet; not 'application/xml'",
         },
     ),
     422: (
@@ -297,7 +305,7 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         },
     ),
     503: (
-        "The database is away, or took too long; or as many exports are running as may.",
+        "The database is away, or took too long; or as much is under way as may be.",
         {
             "type": "urn:citybeat:problem:database-unavailable",
             "title": "Database unavailable",

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.table import Table
 
 import api.app
 import citybeat
 import stack
-from citybeat import context, devices_file, ingesting
+from citybeat import context, devices_file, ingesting, posting, serving
 from citybeat import up as up_command
 from citybeat.context import failures, say
 from citybeat.keys import app as keys_app
@@ -102,8 +101,10 @@ def serve_api() -> None:
                 catalogue=settings.load_catalogue(),
                 anonymous=settings.anonymous(),
                 rate=settings.api_requests_per_minute,
+                intake=posting.intake(settings, servers.database_url),
+                replay=posting.Replays(settings, servers.database_url),
             )
-            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning", log_config=None)
+            serving.serve(application, settings.api_host, settings.api_port)
 
 
 @app.command()

@@ -130,7 +130,7 @@ def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[Sensor
     bounds = registry.build(
         version=0,
         sources={},
-        devices=[],
+        devices={},
         rows=[
             registry.SeriesRow(id=i, device="", source=1, retired=False, metric=metric, sensor=sensor)
             for i, (metric, sensor) in enumerate(zip(metrics, sensors, strict=True), start=1)

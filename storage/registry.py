@@ -213,7 +213,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
         version=current,
         horizon=int(NEVER) if raw_since is None else round(raw_since.timestamp()) * MICROSECOND,
         sources=sources,
-        devices=devices,
+        devices={device: source for device, (source, _) in devices.items()},
         rows=rows,
         replacing=replacing,
     )

@@ -41,3 +41,30 @@ FROM (
         AND (%(after_minute)s::timestamptz IS NULL OR (minute, src.name) > (%(after_minute)s, %(after_source)s))
     ORDER BY minute, src.name LIMIT %(limit)s
 ) AS page;
+
+-- name: ledger_buckets
+-- The same in longer buckets of a zone's clocks. A page begins with the bucket in which the one before ended.
+SELECT array_agg(name), string_agg(timestamptz_send(began), ''), string_agg(int8send(messages), ''),
+    string_agg(int8send(undecodable), ''), string_agg(int8send(redelivered), ''), string_agg(int8send(received), ''),
+    string_agg(int8send(stored), ''), string_agg(int8send(duplicate), ''), string_agg(int8send(conflict), ''),
+    string_agg(int8send(missing), ''), string_agg(int8send(quarantined), ''), string_agg(int8send(overflow), '')
+FROM (
+    SELECT src.name, b.began, b.messages, b.undecodable, b.redelivered, b.received, b.stored, b.duplicate, b.conflict, b.missing,
+        b.quarantined, b.overflow
+    FROM (
+        SELECT l.source_id, m.began, sum(messages)::int8 AS messages, sum(undecodable)::int8 AS undecodable,
+            sum(redelivered)::int8 AS redelivered, sum(received)::int8 AS received, sum(stored)::int8 AS stored,
+            sum(duplicate)::int8 AS duplicate, sum(conflict)::int8 AS conflict, sum(missing)::int8 AS missing,
+            sum(quarantined)::int8 AS quarantined, sum(overflow)::int8 AS overflow
+        FROM (
+            -- Once a minute, and not once a minute and source.
+            SELECT minute, bucket_start(%(bucket)s::interval, %(zone)s, minute) AS began
+            FROM (SELECT DISTINCT minute FROM ledger WHERE minute >= %(start)s AND minute < %(stop)s
+                AND minute >= coalesce(%(after_minute)s::timestamptz, '-infinity')) AS seen
+        ) m JOIN ledger l USING (minute)
+        GROUP BY l.source_id, m.began
+    ) b JOIN sources src ON src.id = b.source_id
+    WHERE (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s))
+        AND (%(after_minute)s::timestamptz IS NULL OR (b.began, src.name) > (%(after_minute)s, %(after_source)s))
+    ORDER BY b.began, src.name LIMIT %(limit)s
+) AS page;

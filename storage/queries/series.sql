@@ -86,7 +86,7 @@ FROM (
 
 -- name: latest
 -- A page of newest values of a selection, packed, in order of device and metric; the cursor is the last pair of the page before.
-SELECT now(), array_agg(device), array_agg(metric), array_agg(unit), array_agg(latitude) FILTER (WHERE %(places)s),
+SELECT now(), stream_cursor(), array_agg(device), array_agg(metric), array_agg(unit), array_agg(latitude) FILTER (WHERE %(places)s),
     array_agg(longitude) FILTER (WHERE %(places)s),
     string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''), string_agg(int2send(flags), ''),
     string_agg(int2send(stale::int::int2), '')
@@ -164,3 +164,7 @@ FROM (
 SELECT coalesce(array_agg(name ORDER BY name), '{}')
 FROM visible_sources(%(domains)s::text[], %(districts)s::text[], %(tags)s::jsonb[], %(tag_names)s::text[])
 WHERE %(wanted)s::text[] IS NULL OR name = ANY(%(wanted)s);
+
+-- name: source_exists
+-- Whether there is one.
+SELECT EXISTS (SELECT FROM sources WHERE name = %(source)s);
