@@ -100,8 +100,7 @@ def check(question: Question) -> None:
     where = question.where
     if question.start >= question.stop:
         raise invalid("from", f"must be before `to` ({rfc3339(question.stop)})", where=where)
-    if question.zone not in _zones():
-        raise invalid("tz", f"there is no zone {question.zone!r}; expected a name such as Asia/Ho_Chi_Minh or UTC", where=where)
+    check_zone(question.zone, where=where)
     if question.bucket is Bucket.RAW:
         if question.aggregates:
             raise invalid(
@@ -111,6 +110,17 @@ def check(question: Question) -> None:
             raise invalid(
                 "fill", "readings have no gaps to fill with bucket=raw; leave it out, or take another bucket", where=where
             )
+
+
+def check_zone(zone: str, *, where: str = "query") -> None:
+    """Refuse a zone that there is not.
+
+    Raises
+    ------
+    Problem
+    """
+    if zone not in _zones():
+        raise invalid("tz", f"there is no zone {zone!r}; expected a name such as Asia/Ho_Chi_Minh or UTC", where=where)
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from devices.errors import CitybeatError
-from storage import outbox, retention, rollup, states
+from storage import answers, outbox, retention, rollup, states
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -99,6 +99,7 @@ class Housekeeper:
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)
+                answers.forget(connection)
                 retention.keep(connection, self._policy)
                 self._tidy_at = time.monotonic() + _TIDY_EVERY
             if not done:

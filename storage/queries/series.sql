@@ -196,3 +196,7 @@ FROM (
 SELECT coalesce(array_agg(name ORDER BY name), '{}')
 FROM visible_sources(%(domains)s::text[], %(districts)s::text[], %(tags)s::jsonb[], %(tag_names)s::text[])
 WHERE %(wanted)s::text[] IS NULL OR name = ANY(%(wanted)s);
+
+-- name: source_exists
+-- Whether there is one.
+SELECT EXISTS (SELECT FROM sources WHERE name = %(source)s);

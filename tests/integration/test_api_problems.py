@@ -23,10 +23,19 @@ ROUTES = {
     "/v1/readings": ("/v1/readings", "near=1,2"),
     "/v1/readings/nearest": ("/v1/readings/nearest?at=2026-01-01T00:00:00Z", "bbox=1,2,3,x"),
     "/v1/ledger": ("/v1/ledger", "from=2026-01-01T00:00:00"),
+    "/v1/quarantine": ("/v1/quarantine", "reason=bad_luck"),
+    "/v1/quarantine/{id}": ("/v1/quarantine/1", None),
+    "/v1/liveness": ("/v1/liveness", "stale=perhaps"),
 }
 #: What is asked by POST, with a body that would succeed.
-POSTS = {"/v1/query": {"devices": {}, "from": "2026-01-01T00:00:00Z"}}
+POSTS = {
+    "/v1/query": {"devices": {}, "from": "2026-01-01T00:00:00Z"},
+    "/v1/quarantine/replay": {"from": "2026-01-01T00:00:00Z"},
+}
+#: Readings are posted to a route that is asked, too: tests/integration/test_api_posting.py has what can go wrong there.
 DATA = [url for url, _ in ROUTES.values() if url.startswith("/v1") and url != "/v1/catalogue"]
+#: Those of POSTS that ask the database themselves.
+ASKED = {"/v1/query": POSTS["/v1/query"]}
 
 
 def check(answer, status):
@@ -50,7 +59,7 @@ def test_every_route_is_tested_here(api):
 def test_wrong_requests(api, url, wrong):
     answer = api.ask("DELETE", url)[0]
     check(answer, 405)
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == ("GET, POST" if url == "/v1/readings" else "GET")
     check(api.get("/nothing" + url), 404)
     if wrong:
         name = wrong.split("=")[0]
@@ -112,7 +121,8 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(api, connection, caplog)
     connection.execute("DROP FUNCTION selected_devices, selected_series CASCADE")
     connection.execute("ALTER TABLE series RENAME TO gone_too")
     connection.execute("ALTER TABLE ledger RENAME TO gone_as_well")
-    for answer in [*api.ask("GET", *DATA), *(api.ask("POST", url, json=body)[0] for url, body in POSTS.items())]:
+    connection.execute("ALTER TABLE quarantine RENAME TO and_that")
+    for answer in [*api.ask("GET", *DATA), *(api.ask("POST", url, json=body)[0] for url, body in ASKED.items())]:
         check(answer, 500)
         for inside in ("relation", "psycopg", "SELECT", "Traceback", "devices d"):
             assert inside not in answer.text

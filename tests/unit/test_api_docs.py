@@ -6,10 +6,11 @@ import re
 import httpx
 import pytest
 
-from api import models
+from api import models, posting, uploads
 from api.answers import GEOJSON
 from api.app import create_app
 from api.problems import MEDIA_TYPE, ProblemDetails
+from api.quarantine import ReplayBody
 from api.telemetry import QueryBody
 from devices.catalogue import builtin
 
@@ -26,6 +27,10 @@ MODELS = {
     "/v1/readings": models.ReadingsModel,
     "/v1/readings/nearest": models.NearestModel,
     "/v1/ledger": models.LedgerModel,
+    "/v1/quarantine": models.QuarantineModel,
+    "/v1/quarantine/{id}": models.QuarantinedDetailModel,
+    "/v1/quarantine/replay": models.ReplayedModel,
+    "/v1/liveness": models.LivenessModel,
 }
 #: Routes whose answers are files, or events.
 FILES = {
@@ -33,7 +38,9 @@ FILES = {
     "/v1/stream": {"text/event-stream"},
 }
 #: Routes that are asked by POST.
-BODIES = {"/v1/query": QueryBody}
+BODIES = {"/v1/query": QueryBody, "/v1/quarantine/replay": ReplayBody}
+#: What is posted to a route that is asked, too: what the answer looks like.
+POSTED = {"/v1/readings": models.PostedModel}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,12 @@ def test_every_route_is_described_with_examples(app):
     assert document["info"]["version"] == "1.2.3"
     assert set(document["paths"]) == set(MODELS) | set(FILES)
     for path, operations in document["paths"].items():
+        if path in POSTED:
+            posted = operations.pop("post")
+            (content,) = posted["responses"]["200"]["content"].values()
+            POSTED[path].model_validate(content["example"])
+            assert {"401", "403", "404", "409", "413", "415", "422", "503"} <= set(posted["responses"])
+            assert {*posting.CHANNELS, *uploads.READERS} == set(posted["requestBody"]["content"])
         assert set(operations) == ({"post"} if path in BODIES else {"get"})
         (operation,) = operations.values()
         assert len(operation["description"]) > 20, path
