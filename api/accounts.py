@@ -15,6 +15,7 @@ from api.params import Instant, Paged, Text, decode_cursor, encode_cursor
 from api.problems import invalid
 from api.query import check_zone
 from storage import read
+from storage.database import RefusedDataError
 
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,17 +81,21 @@ async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParam
         after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
     except OverflowError:
         raise invalid("cursor", "not a cursor of this list") from None
-    found = await read.ledger(
-        parts.pool,
-        parameters.source,
-        caller.within,
-        start=start,
-        stop=stop,
-        after=after,
-        limit=parameters.limit + 1,
-        bucket=_BUCKETS[parameters.bucket],
-        zone=parameters.tz,
-    )
+    try:
+        found = await read.ledger(
+            parts.pool,
+            parameters.source,
+            caller.within,
+            start=start,
+            stop=stop,
+            after=after,
+            limit=parameters.limit + 1,
+            bucket=_BUCKETS[parameters.bucket],
+            zone=parameters.tz,
+        )
+    except RefusedDataError as exc:
+        # The one text of ours that the database judges: its zones may be older than Python's.
+        raise invalid("tz", f"the database does not know the zone {parameters.tz!r}") from exc
     n = min(len(found.source), parameters.limit)
     more = len(found.source) > n
     return answer(

@@ -40,6 +40,13 @@ class MetricModel(Model):
     suspect_low: float | None = Field(description="Usual range" + _RANGE)
     suspect_high: float | None = Field(description="Usual range" + _RANGE)
     interval_s: float = Field(description="Seconds between readings, as expected.")
+    unece: str | None = Field(description="UN/CEFACT code of the unit, where there is one.")
+    step_floor: float | None = Field(description="A larger change is a STEP; null: none is.")
+    step_per_minute: float = Field(description="What that grows by, a minute.")
+    stuck_after_s: float | None = Field(description="Seconds; one value for longer is STUCK; null: for ever.")
+    may_repeat: list[float] = Field(description="Values that are never STUCK.")
+    sentinels: list[float] = Field(description='Codes for "missing", beside the default ones that lie outside the plausible range.')
+    source: str = Field(description="Where the bounds come from; devices/catalogue.toml explains the letters.")
 
 
 class CatalogueModel(Model):

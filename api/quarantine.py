@@ -151,7 +151,7 @@ async def replay(
     """
     if parts.replay is None:
         raise not_taken("this server tries nothing again")
-    counts, last = await asyncio.to_thread(parts.replay, _filter(body), after=_after(body.cursor), limit=body.limit)
+    counts, last = await asyncio.to_thread(parts.replay, _filter(body), after=_after(body.cursor, where="body"), limit=body.limit)
     told_counts = {name: counts.get(name, 0) for name in _COUNTS}
     return answer({**told_counts, "more": last is not None, "next_cursor": None if last is None else encode_cursor(last)})
 
@@ -163,8 +163,8 @@ def _filter(asked: QuarantineParameters | ReplayBody) -> Filter:
     return Filter(reason=asked.reason, source=asked.source, since=asked.start, until=asked.stop)
 
 
-def _after(cursor: str | None) -> int:
-    key = decode_cursor(cursor, int)
+def _after(cursor: str | None, *, where: str = "query") -> int:
+    key = decode_cursor(cursor, int, where=where)
     return 0 if key is None else max(0, min(int(key[0]), _LARGEST))
 
 

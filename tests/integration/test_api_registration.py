@@ -8,7 +8,7 @@ import pytest
 
 from api import models
 from devices.catalogue import builtin
-from devices.device import Device, Sensor
+from devices.device import Device
 from devices.flags import Verdict
 from storage import flagging, keys, registration, registry
 from storage.database import connect
