@@ -187,11 +187,11 @@ async def history(
     parameters: Annotated[Paged, Query()],
 ) -> Response:
     """Who changed what of a device, its sensors, calibrations and declarations, and when; the newest first, in pages."""
-    if not await directory.devices(parts.pool, _one(device, caller), source=None, after=None, limit=1):
-        raise problems.not_found(f"there is no device {device!r}")
     key = decode_cursor(parameters.cursor, int)
     if key is not None and not 0 <= key[0] < 2**63:
-        raise problems.invalid("cursor", "not a cursor of this list")
+        raise problems.invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is")
+    if not await directory.devices(parts.pool, _one(device, caller), source=None, after=None, limit=1):
+        raise problems.not_found(f"there is no device {device!r}")
     found = await registration.history(parts.pool, device, before=key[0] if key else None, limit=parameters.limit + 1)
     page = found[: parameters.limit]
     return answer(

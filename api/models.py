@@ -344,6 +344,14 @@ class QueryColumns(SeriesColumns):
     series: list[int] = Field(description="Position in `series`, from 0.")
 
 
+class ThinnedModel(Model):
+    """Readings were left out; those that are there are as they were stored."""
+
+    rule: str = Field(description="Which were kept: lttb, or minmax.")
+    readings: int = Field(description="How many there were.")
+    bad_count: int = Field(description="How many of them a flag keeps out of aggregates.")
+
+
 class PointsModel(Model):
     """What answers in buckets share."""
 
@@ -353,6 +361,7 @@ class PointsModel(Model):
     start: str = Field(alias="from")
     stop: str = Field(alias="to")
     count: int = Field(description="Points.")
+    thinned: ThinnedModel | None = Field(description="With `max_points`, where there were more; null: nothing was left out.")
 
 
 class SeriesModel(PointsModel):
@@ -374,6 +383,7 @@ class QueriedSeriesModel(Model):
     kind: Kind
     aggregates: list[str] = Field(description="Which columns are of it.")
     count: int = Field(description="Its points.")
+    readings: int | None = Field(None, description="Of a thinned answer: how many it had.")
 
 
 class QueryModel(PointsModel):

@@ -129,7 +129,7 @@ async def one(
 @router.post(
     "/quarantine/replay",
     response_model=ReplayedModel,
-    responses={200: {"content": {"application/json": {"example": _REPLAYED}}}, **problems.guarded(400, 422)},
+    responses={200: {"content": {"application/json": {"example": _REPLAYED}}}, **problems.guarded(400, 413, 422)},
 )
 async def replay(
     parts: Parts,

@@ -98,7 +98,7 @@ async def import_(request: Request, parts: Parts, caller: Admin, parameters: Ann
     if not mistakes:
         devices = [entry.device for entry in entries]
         try:
-            done = await _change(parts, lambda connection: _import(connection, devices, caller.label, dry_run=parameters.dry_run))
+            done = await parts.writes.run(lambda connection: _import(connection, devices, caller.label, dry_run=parameters.dry_run))
         except DeviceError as exc:  # what only the database knows, such as a metric that was taken out of it
             mistakes = [Mistake(place="file", column="", message=str(exc))]
     if mistakes:
@@ -236,6 +236,8 @@ async def _change(parts: Service, work: Callable[[Connection], _T]) -> _T:
         raise problems.not_found(str(exc)) from exc
     except ExistsError as exc:
         raise Problem(409, "already-exists", "Already exists", str(exc)) from exc
+    except DeviceError as exc:
+        raise problems.invalid("device", str(exc), where="body") from exc
     except ChangedError as exc:
         raise Problem(412, "precondition-failed", "Precondition failed", str(exc)) from exc
 
