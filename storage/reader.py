@@ -17,7 +17,7 @@ class ReaderError(StorageError):
 
 
 def granted(connection: Connection) -> str | None:
-    """Make the role where it is not there, and let it read what dashboards show; say what an administrator has to do, if anything."""
+    """Make the role where it is not there, let it read what dashboards show; say what an administrator has to do, if anything."""
     with translated():
         row = connection.execute(_SQL["grant"]).fetchone()
         assert row is not None

@@ -19,19 +19,21 @@ BEGIN
             NULL;  -- made for another database of this server in this moment
         END;
     END IF;
+    -- EXECUTE throughout: TimescaleDB 2.19 writes into the statement's tree when it grants on a hypertable, so that the second use of a
+    -- plan that is kept, a function's or a prepared statement's, crashes the server.
     -- By name: what a later migration makes is not shown before it says so. Roles of older servers could read whatever was made.
-    ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM grafana;
+    EXECUTE 'ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM grafana';
     FOR made IN
         SELECT c.oid::regclass FROM pg_class c
         WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'v') AND c.relowner = current_user::regrole
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM grafana', made);
     END LOOP;
-    GRANT SELECT ON metrics, sources, devices, series, readings, readings_1m, readings_15m, marks_15m, latest, ledger, ledger_totals,
-        source_state, seqs, declarations, horizons, quarter_hours, telemetry_series, telemetry_1m, telemetry_15m, liveness, sensor_board,
-        metric_limits TO grafana;
+    EXECUTE 'GRANT SELECT ON metrics, sources, devices, series, readings, readings_1m, readings_15m, marks_15m, latest, ledger, '
+        'ledger_totals, source_state, seqs, declarations, horizons, quarter_hours, telemetry_series, telemetry_1m, telemetry_15m, '
+        'liveness, sensor_board, metric_limits TO grafana';
     -- Not the payloads: nobody knows what is in them.
-    GRANT SELECT (id, received_at, source_id, reasons, readings, resolved_at) ON quarantine TO grafana;
+    EXECUTE 'GRANT SELECT (id, received_at, source_id, reasons, readings, resolved_at) ON quarantine TO grafana';
     RETURN NULL;
 END $$;
 REVOKE ALL ON FUNCTION grant_reader FROM PUBLIC;
@@ -43,7 +45,8 @@ COMMENT ON FUNCTION grant_reader IS
 CREATE VIEW sensor_board AS
 SELECT l.series_id, l.device, d.name, l.metric, m.unit, l.domain, l.district, l.source, d.latitude, d.longitude, l.expected,
     l.last_at, n.received_at, l.last_value, n.flags, s.state, s.severity,
-    CASE s.state WHEN 'silent' THEN l.due_at WHEN 'overdue' THEN l.due_at WHEN 'stuck' THEN n.same_since WHEN 'bad' THEN l.good_at END
+    CASE s.state WHEN 'silent' THEN l.due_at WHEN 'overdue' THEN l.due_at WHEN 'stuck' THEN CASE WHEN isfinite(n.same_since) THEN n.same_since END
+        WHEN 'bad' THEN l.good_at END
         AS since
 FROM liveness l
 JOIN devices d ON d.id = l.device
@@ -198,7 +201,7 @@ DECLARE
     END::float8[];
     i CONSTANT int := width_bucket(c, bounds);
 BEGIN
-    IF i = 0 THEN
+    IF c < 1e-100 THEN  -- PostgreSQL raises an error where a product becomes 0
         RETURN 0;
     ELSIF i < cardinality(bounds) THEN
         RETURN steps[i] + (c - bounds[i]) * (steps[i + 1] - steps[i]) / (bounds[i + 1] - bounds[i]);
@@ -214,7 +217,7 @@ DECLARE
     n CONSTANT int := cardinality(hours);
     lowest CONSTANT float8 := (SELECT min(c) FROM unnest(hours) AS c);
     largest CONSTANT float8 := (SELECT max(c) FROM unnest(hours) AS c);
-    w CONSTANT float8 := CASE WHEN largest > 0 THEN greatest(lowest / largest, 0.5) ELSE 1 END;
+    w CONSTANT float8 := CASE WHEN largest < 1e-100 THEN 1 WHEN lowest < largest / 2 THEN 0.5 ELSE lowest / largest END;
     above float8 := 0;
     below float8 := 0;
     weight float8 := 1;
@@ -224,7 +227,7 @@ BEGIN
     END IF;
     FOR i IN REVERSE n..1 LOOP
         IF hours[i] IS NOT NULL THEN
-            above := above + weight * hours[i];
+            above := above + CASE WHEN hours[i] < 1e-100 THEN 0 ELSE weight * hours[i] END;
             below := below + weight;
         END IF;
         weight := weight * w;
@@ -255,21 +258,13 @@ BEGIN
     WITH means AS (
         SELECT s.device_id AS device, r.began, s.metric,
             -- The catalogue has CO in mg/m3, the index wants ug/m3.
-            CASE WHEN r.n > 0 THEN r.s1 / r.n END * CASE s.metric WHEN 'co' THEN 1000 ELSE 1 END AS c
+            telemetry_mean('gauge', r.n, r.s1, r.s2) * CASE s.metric WHEN 'co' THEN 1000 ELSE 1 END AS c
         FROM merged_buckets(INTERVAL '1 hour', vn_aqi_means.zone, since, until, ids, true) r JOIN series s ON s.id = r.series_id
-    ), wide AS (
-        SELECT m.device, m.began, max(c) FILTER (WHERE metric = 'pm25') AS pm25, max(c) FILTER (WHERE metric = 'pm10') AS pm10,
+    )
+    SELECT m.device, m.began, max(c) FILTER (WHERE metric = 'pm25') AS pm25, max(c) FILTER (WHERE metric = 'pm10') AS pm10,
             max(c) FILTER (WHERE metric = 'no2') AS no2, max(c) FILTER (WHERE metric = 'so2') AS so2,
             max(c) FILTER (WHERE metric = 'co') AS co, max(c) FILTER (WHERE metric = 'o3') AS o3
-        FROM means m GROUP BY 1, 2
-    ), hours AS (
-        -- Hours without data too, so that twelve rows are twelve hours.
-        SELECT d.device, h.began
-        FROM (SELECT w.device, min(w.began) AS since, max(w.began) AS until FROM wide w GROUP BY 1) d
-        CROSS JOIN LATERAL generate_series(d.since, d.until, INTERVAL '1 hour') AS h(began)
-    )
-    SELECT h.device, h.began, w.pm25, w.pm10, w.no2, w.so2, w.co, w.o3
-    FROM hours h LEFT JOIN wide w ON w.device = h.device AND w.began = h.began;
+    FROM means m GROUP BY 1, 2;
 END $$;
 COMMENT ON FUNCTION vn_aqi_means IS 'Hourly means of good data, ug/m3, of stations that measure particles.';
 
@@ -277,14 +272,23 @@ CREATE FUNCTION vn_aqi_hours(zone text, start timestamptz, stop timestamptz, dev
 RETURNS TABLE ("time" timestamptz, device text, aqi int)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
+    WITH means AS MATERIALIZED (
+        SELECT * FROM vn_aqi_means(vn_aqi_hours.zone, vn_aqi_hours.start - INTERVAL '11 hours', vn_aqi_hours.stop, vn_aqi_hours.devices)
+    )
     SELECT i.time, i.device, floor(greatest(i.pm25, i.pm10, vn_aqi_index('no2', i.no2), vn_aqi_index('so2', i.so2),
         vn_aqi_index('co', i.co), vn_aqi_index('o3', i.o3)) + 0.5)::int
     FROM (
-        SELECT m.time, m.device, m.no2, m.so2, m.co, m.o3,
+        SELECT g.time, g.device, m.no2, m.so2, m.co, m.o3,
             vn_aqi_index('pm25', vn_nowcast(array_agg(m.pm25) OVER half_day)) AS pm25,
             vn_aqi_index('pm10', vn_nowcast(array_agg(m.pm10) OVER half_day)) AS pm10
-        FROM vn_aqi_means(vn_aqi_hours.zone, vn_aqi_hours.start - INTERVAL '11 hours', vn_aqi_hours.stop, vn_aqi_hours.devices) m
-        WINDOW half_day AS (PARTITION BY m.device ORDER BY m.time ROWS 11 PRECEDING)
+        -- Hours without data too, so that twelve rows are twelve hours.
+        FROM (
+            SELECT d.device, h.time
+            FROM (SELECT p.device, min(p.time) AS since, max(p.time) AS until FROM means p GROUP BY p.device) d
+            CROSS JOIN LATERAL generate_series(d.since, d.until, INTERVAL '1 hour') AS h(time)
+        ) g
+        LEFT JOIN means m ON m.device = g.device AND m.time = g.time
+        WINDOW half_day AS (PARTITION BY g.device ORDER BY g.time ROWS 11 PRECEDING)
     ) i
     WHERE (i.pm25 IS NOT NULL OR i.pm10 IS NOT NULL)
         AND i.time >= bucket_start(INTERVAL '1 hour', vn_aqi_hours.zone, vn_aqi_hours.start)
@@ -308,7 +312,7 @@ BEGIN ATOMIC
                 bucket_end(INTERVAL '1 day', vn_aqi_days.zone,
                     bucket_start(INTERVAL '1 day', vn_aqi_days.zone, vn_aqi_days.stop - INTERVAL '1 microsecond')),
                 vn_aqi_days.devices) h
-            WINDOW eight AS (PARTITION BY h.device ORDER BY h.time ROWS 7 PRECEDING)
+            WINDOW eight AS (PARTITION BY h.device ORDER BY h.time RANGE BETWEEN INTERVAL '7 hours' PRECEDING AND CURRENT ROW)
         ) m
         GROUP BY 1, 2
     ) d
@@ -369,7 +373,7 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH hours AS MATERIALIZED (
-        SELECT r.series_id, r.began, r.n, r.s1, r.s1 / r.n AS mean
+        SELECT r.series_id, r.began, r.n, r.s1, telemetry_mean('gauge', r.n, r.s1, r.s2) AS mean
         FROM merged_buckets(INTERVAL '1 hour', over_limits.zone, since, until, ids, true) r WHERE r.n > 0
     ), means AS (
         SELECT h.series_id, '1h' AS span, h.mean FROM hours h

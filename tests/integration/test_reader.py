@@ -39,6 +39,10 @@ def test_it_sees_what_is_in_quarantine_but_not_the_payloads(connection):
     assert [row[0] for row in columns] == ["id", "received_at", "source_id", "reasons", "readings", "resolved_at"]
 
 
+def test_granting_again_and_again_in_one_session_does_no_harm(connection):
+    assert [reader.granted(connection) for _ in range(8)] == [None] * 8  # psycopg prepares what it is told five times
+
+
 def test_what_is_made_later_is_not_shown_and_old_default_privileges_are_gone(connection):
     connection.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO grafana")
     connection.execute("CREATE TABLE audit_of_tests (secret text)")
