@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
@@ -11,6 +12,7 @@ from citybeat.context import failures, say
 from citybeat.settings import Settings
 from dashboards import files
 from dashboards.board import Context
+from dashboards.datasource import Database
 from dashboards.texts import Language, Texts
 from devices.errors import CitybeatError
 from storage import reader as storage_reader
@@ -19,6 +21,13 @@ app = typer.Typer(help="Grafana's dashboards and alert rules.", no_args_is_help=
 
 LanguageOption = Annotated[Language, typer.Option("--lang", help="Of the texts: en or vi.")]
 ZoneOption = Annotated[str, typer.Option(help="The city's time zone: days and hours on dashboards begin by it.")]
+StandardOption = Annotated[str, typer.Option(help="Whose limits are shown first, and watched by the alert.")]
+ContactOption = Annotated[
+    str | None,
+    typer.Option(help="Address of e-mail, or URL to post to, that alerts go to; default: to whom Grafana's own policy says."),
+]
+DatabaseOption = Annotated[str, typer.Option(help="HOST:PORT/NAME of the database, as Grafana's machine knows it.")]
+SslOption = Annotated[str, typer.Option(help="disable, require, verify-ca or verify-full.")]
 PrometheusOption = Annotated[
     str | None, typer.Option(help="The uid of a Prometheus data source that reads ingest's /metrics; its figures are added.")
 ]
@@ -29,11 +38,17 @@ def build(
     out: Annotated[Path, typer.Option(help="Directory that the files are written to; made if it is not there.")],
     lang: LanguageOption = "en",
     zone: ZoneOption = "Asia/Ho_Chi_Minh",
+    standard: StandardOption = "QCVN 05:2023",
+    contact: ContactOption = None,
     prometheus: PrometheusOption = None,
+    database: DatabaseOption = "timescaledb:5432/citybeat",
+    sslmode: SslOption = "disable",
+    mount: Annotated[str, typer.Option(help="Where Grafana finds the directory.")] = files.MOUNT,
 ) -> None:
-    """Write dashboards as files for Grafana's provisioning; what was written before is replaced."""
+    """Write data source, dashboards and alert rules as files for Grafana's provisioning; what was written before is replaced."""
     with failures():
-        written = files.write(out, context_of(lang, zone, prometheus))
+        made = context_of(lang, zone, standard, contact, prometheus)
+        written = files.write(out, made, database_of(database, sslmode), mount=mount)
         say(f"wrote {len(written)} files to {out}")
 
 
@@ -62,6 +77,34 @@ def _password(file: Path) -> str:
     return text.strip()
 
 
-def context_of(lang: Language, zone: str, prometheus: str | None) -> Context:
-    """What dashboards are made from, by the settings."""
-    return Context(catalogue=Settings().load_catalogue(), words=Texts(lang), zone=zone, prometheus=prometheus)
+def context_of(lang: Language, zone: str, standard: str, contact: str | None, prometheus: str | None) -> Context:
+    """What dashboards are made from, by the settings and options.
+
+    Raises
+    ------
+    CitybeatError
+        There is no such time zone, or the catalogue has no such standard.
+    """
+    catalogue = Settings().load_catalogue()
+    try:
+        ZoneInfo(zone)
+    except (ValueError, ZoneInfoNotFoundError):
+        raise CitybeatError(f"--zone {zone!r}: no such time zone; expected such as Asia/Ho_Chi_Minh") from None
+    standards = sorted({limit.standard for metric in catalogue.values() for limit in metric.limits})
+    if standard not in standards:
+        raise CitybeatError(f"--standard {standard!r}: the catalogue has limits of {', '.join(standards)}")
+    return Context(catalogue=catalogue, words=Texts(lang), zone=zone, standard=standard, contact=contact, prometheus=prometheus)
+
+
+def database_of(text: str, sslmode: str) -> Database:
+    """Where Grafana finds the database.
+
+    Raises
+    ------
+    CitybeatError
+        It is not HOST:PORT/NAME.
+    """
+    host, slash, name = text.partition("/")
+    if not (slash and name and ":" in host):
+        raise CitybeatError(f"--database {text!r}: expected HOST:PORT/NAME")
+    return Database(host=host, name=name, sslmode=sslmode)

@@ -36,6 +36,8 @@ class Context:
     catalogue: Catalogue
     words: Words
     zone: str = "Asia/Ho_Chi_Minh"  # the city's
+    standard: str = "QCVN 05:2023"  # whose limits are shown first, and watched
+    contact: str | None = None  # address or URL that alerts go to; None: to whom Grafana's own policy says
     prometheus: str | None = None  # uid of a Prometheus data source; None: the city has none
 
     def of(self, domain: Domain) -> list[Metric]:

@@ -321,6 +321,94 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "ingest.spool": ("Spool", "Bộ đệm"),
         "ingest.spool_age": ("Age of the oldest spooled message", "Tuổi bản tin cũ nhất trong bộ đệm"),
         "ingest.commit": ("From receipt to commit", "Từ nhận đến lưu"),
+        # --- alerts ---
+        "alert.limit": ("Limit exceeded", "Vượt giới hạn"),
+        "alert.limit.summary": (
+            '{{ $labels.device }}: {{ $labels.metric }} is {{ printf "%.1f" $values.A.Value }} times its limit (mean of {{ $labels.span }})',
+            '{{ $labels.device }}: {{ $labels.metric }} gấp {{ printf "%.1f" $values.A.Value }} lần giới hạn (trung bình {{ $labels.span }})',
+        ),
+        "alert.limit.todo": (
+            (
+                "Look at the sensor and its neighbours. If only this one is high, declare its readings bad (citybeat declare bad) and have it "
+                "checked; else inform who warns the public."
+            ),
+            (
+                "Xem cảm biến này và các cảm biến lân cận. Nếu chỉ mình nó cao, khai báo số đo xấu (citybeat declare bad) và cho kiểm tra; nếu "
+                "không, báo cho bộ phận cảnh báo người dân."
+            ),
+        ),
+        "alert.overdue": ("Sensors overdue", "Cảm biến quá hạn"),
+        "alert.overdue.summary": (
+            "{{ $values.A.Value }} sensors of {{ $labels.source }} are silent",
+            "{{ $values.A.Value }} cảm biến của {{ $labels.source }} im lặng",
+        ),
+        "alert.overdue.todo": (
+            (
+                "If all sensors of the source are silent, look at the gateway: power, network, MQTT password. Else at the devices that "
+                "citybeat devices overdue lists. Retire what was taken down (citybeat devices retire)."
+            ),
+            (
+                "Nếu mọi cảm biến của nguồn im lặng, kiểm tra gateway: nguồn điện, mạng, mật khẩu MQTT. Nếu không, kiểm tra các thiết bị do "
+                "citybeat devices overdue liệt kê. Thiết bị đã tháo thì cho ngừng (citybeat devices retire)."
+            ),
+        ),
+        "alert.ledger": ("The ledger does not balance", "Sổ cái không cân"),
+        "alert.ledger.summary": (
+            "{{ $labels.source }}: {{ $values.A.Value }} readings are not accounted for",
+            "{{ $labels.source }}: {{ $values.A.Value }} số đo không được hạch toán",
+        ),
+        "alert.ledger.todo": (
+            "This is a fault of citybeat or of the database. Keep the logs of ingest, run citybeat ledger, and report both.",
+            "Đây là lỗi của citybeat hoặc cơ sở dữ liệu. Giữ lại nhật ký của ingest, chạy citybeat ledger và báo lỗi kèm cả hai.",
+        ),
+        "alert.lag": ("Nothing is received", "Không nhận được dữ liệu"),
+        "alert.lag.summary": (
+            'The last message was stored {{ printf "%.0f" $values.A.Value }} s ago',
+            'Bản tin cuối được lưu cách đây {{ printf "%.0f" $values.A.Value }} giây',
+        ),
+        "alert.lag.todo": (
+            "Ask ingest's /readyz what it waits for. Is the broker up, and ingest connected to it? Has the database room on its disk?",
+            "Hỏi /readyz của ingest xem đang chờ gì. Broker có chạy và ingest có kết nối không? Đĩa của cơ sở dữ liệu còn chỗ không?",
+        ),
+        "alert.quarantine": ("Quarantine surge", "Cách ly tăng vọt"),
+        "alert.quarantine.summary": (
+            "{{ $values.A.Value }} messages of {{ $labels.source }} were refused in 15 minutes",
+            "{{ $values.A.Value }} bản tin của {{ $labels.source }} bị từ chối trong 15 phút",
+        ),
+        "alert.quarantine.todo": (
+            (
+                "citybeat quarantine list says why. Register what is unknown, or mend the sender; then citybeat quarantine replay takes in "
+                "what was kept."
+            ),
+            (
+                "citybeat quarantine list cho biết lý do. Đăng ký thiết bị chưa biết hoặc sửa bên gửi; sau đó citybeat quarantine replay nhận "
+                "lại những gì đã giữ."
+            ),
+        ),
+        "alert.spool": ("The spool is filling", "Bộ đệm đang đầy dần"),
+        "alert.spool.summary": (
+            'Messages have waited for the database for {{ printf "%.0f" $values.A.Value }} s',
+            'Bản tin đã chờ cơ sở dữ liệu {{ printf "%.0f" $values.A.Value }} giây',
+        ),
+        "alert.spool.todo": (
+            (
+                "Is the database up, and its disk not full? Nothing is lost before the spool is full (CITYBEAT_SPOOL_BYTES); then the broker "
+                "keeps what comes."
+            ),
+            (
+                "Cơ sở dữ liệu có chạy, đĩa có đầy không? Chưa mất gì cho đến khi bộ đệm đầy (CITYBEAT_SPOOL_BYTES); sau đó broker giữ những gì "
+                "đến."
+            ),
+        ),
+        "alert.commit": ("Ingest lags behind", "Tiếp nhận bị chậm"),
+        "alert.commit.summary": (
+            'From receipt to commit it takes {{ printf "%.0f" $values.A.Value }} s (95 %)',
+            'Từ nhận đến lưu mất {{ printf "%.0f" $values.A.Value }} giây (95 %)',
+        ),
+        "alert.commit.todo": (
+            "Is the database slow (long queries, a full disk, a backup)? If it is not, give ingest more workers (CITYBEAT_WORKERS).",
+            "Cơ sở dữ liệu có chậm không (truy vấn dài, đĩa đầy, sao lưu)? Nếu không, tăng số tiến trình của ingest (CITYBEAT_WORKERS).",
+        ),
         # --- annotations ---
         "annotation.quarantine": ("Quarantine", "Cách ly"),
         "annotation.quarantine.text": ("%s messages refused (%s)", "%s bản tin bị từ chối (%s)"),

@@ -16,7 +16,7 @@ def board(context: Context) -> dict[str, Any]:
     words = context.words
     made = Board(context, "environment", since="now-2d")
     made.usual_variables(Domain.ENVIRONMENT)
-    made.query_variable("standard", sql.STANDARD_LIST, several=False, at="QCVN 05:2023")
+    made.query_variable("standard", sql.STANDARD_LIST, several=False, at=context.standard)
     made.row(words("row.air"))
     bands = [
         {

@@ -384,7 +384,7 @@ BEGIN
         ) e WHERE e.n >= 6
         UNION ALL
         -- Three quarters of a day, or of eight hours, else the mean says nothing of it.
-        SELECT h.series_id, '24h', sum(h.s1) / sum(h.n) FROM hours h
+        SELECT h.series_id, '24h', telemetry_mean('gauge', sum(h.n)::int, sum(h.s1), 0) FROM hours h
         GROUP BY h.series_id, time_bucket(INTERVAL '1 day', h.began AT TIME ZONE over_limits.zone) HAVING count(*) >= 18
     )
     SELECT t.device, t.metric, l.span, l.value, count(m.mean)::int, count(m.mean) FILTER (WHERE m.mean > l.value)::int, max(m.mean)
@@ -396,6 +396,27 @@ BEGIN
     ORDER BY 6 DESC, 7 DESC NULLS LAST, 1, 2, 3;
 END $$;
 COMMENT ON FUNCTION over_limits IS 'How often the means of each sensor''s hours, moving 8 hours and local days were above the limits of a standard.';
+
+CREATE FUNCTION limits_now(standard text) RETURNS TABLE (device text, metric text, span text, ratio float8)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH hours AS MATERIALIZED (
+        SELECT t.device, t.metric, t.mean, (extract(epoch FROM date_trunc('hour', now()) - t.time) / 3600)::int AS age
+        FROM telemetry(INTERVAL '1 hour', 'UTC', date_trunc('hour', now()) - INTERVAL '24 hours', date_trunc('hour', now()), NULL,
+            ARRAY(SELECT DISTINCT l.metric FROM metric_limits l WHERE l.standard = limits_now.standard)) t
+        WHERE t.mean IS NOT NULL
+    )
+    SELECT h.device, h.metric, l.span, avg(h.mean) / l.value
+    FROM hours h
+    JOIN metric_limits l ON l.metric = h.metric AND l.standard = limits_now.standard
+    JOIN (VALUES ('1h', 1, 1), ('8h', 8, 6), ('24h', 24, 18)) AS s(span, hours, least) ON s.span = l.span
+    WHERE h.age <= s.hours AND l.value > 0
+    GROUP BY h.device, h.metric, l.span, l.value, s.least
+    HAVING count(*) >= s.least AND avg(h.mean) > 1e-100
+    ORDER BY 1, 2, 3;
+END;
+COMMENT ON FUNCTION limits_now IS
+    'Means of the last full hour, 8 hours and 24 hours over the limits of a standard; three quarters of the hours have to be there.';
 
 -- Last, when everything is there.
 DO $$

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dashboards import boards
+from dashboards import alerts, boards
 from dashboards.board import Context
 from dashboards.boards import BOARDS
 from dashboards.texts import Texts
@@ -156,6 +156,35 @@ def test_the_level_follows_the_range(city, length, points, bucket):
     span = Range(start=made.now - RANGES[length], stop=made.now, points=points)
     found = connection.execute("SELECT chart_bucket(%s, %s, %s) = %s::interval", (span.interval, span.start, span.stop, bucket))
     assert found.fetchone() == (True,)
+
+
+def test_alerts_return_a_number_a_row_and_texts(city):
+    made, connection = city
+    found = {}
+    for rule in alerts.rules(CONTEXT):
+        query = Query(board="alert", place=rule.name, sql=rule.query, form="table")
+        columns, rows = ask(connection, query, Range(start=made.now - RANGES["1h"], stop=made.now), {})
+        numbers = [i for i in range(len(columns)) if all(isinstance(row[i], float) for row in rows)]
+        assert len(numbers) == 1, columns
+        assert all(isinstance(row[i], str) for row in rows for i in range(len(columns)) if i not in numbers)
+        labels = [tuple(row[i] for i in range(len(columns)) if i not in numbers) for row in rows]
+        assert rows
+        assert len(set(labels)) == len(labels), "Grafana refuses two rows with the same labels"
+        found[rule.name] = {label: row[numbers[0]] > rule.above for label, row in zip(labels, rows, strict=True)}
+    assert any(found["overdue"].values())
+    assert not any(found["ledger"].values())
+    assert found["lag"] == {(): False}
+    assert not any(found["quarantine"].values())
+    connection.execute(
+        "UPDATE ledger_totals SET stored = stored - 1 WHERE source_id = (SELECT id FROM sources WHERE name = 'gw-2')"
+    )
+    _, rows = ask(
+        connection, Query(board="", place="", sql=alerts.rules(CONTEXT)[2].query, form=""), Range(start=made.now, stop=made.now), {}
+    )
+    assert [row for row in rows if row[1] > 0] == [("gw-2", 1.0)]
+    connection.execute(
+        "UPDATE ledger_totals SET stored = stored + 1 WHERE source_id = (SELECT id FROM sources WHERE name = 'gw-2')"
+    )
 
 
 def test_states_are_what_happened(city):

@@ -158,6 +158,19 @@ def test_limits_in_force_are_those_of_today(connection):
     assert found == {"24h": 45.0, "1y": 25.0}  # 50 until the end of 2025
 
 
+def test_the_alert_compares_full_hours_with_the_limits(connection, fill):
+    now = connection.execute("SELECT date_trunc('hour', now())").fetchone()[0]
+    hourly = {"pm25": [90.0] * 24, "no2": [20.0] * 23 + [300.0], "co": [None] * 20 + [50_000.0] * 4}
+    station(connection, fill, hourly, now - timedelta(hours=24))
+    rows = connection.execute("SELECT metric, span, ratio FROM limits_now('QCVN 05:2023')").fetchall()
+    assert {(metric, span): ratio for metric, span, ratio in rows} == {
+        ("pm25", "24h"): pytest.approx(2.0),
+        ("no2", "1h"): pytest.approx(1.5),
+        ("no2", "24h"): pytest.approx((23 * 20 + 300) / 24 / 100),
+        ("co", "1h"): pytest.approx(50 / 30),  # of eight hours there are four: too few to say anything
+    }
+
+
 def test_means_above_the_limits_are_counted(connection, fill):
     station(
         connection,

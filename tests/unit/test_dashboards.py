@@ -10,10 +10,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
-from dashboards import boards, files
+from dashboards import alerts, boards, files
 from dashboards.board import Context, uid
 from dashboards.boards import BOARDS
+from dashboards.datasource import Database
 from dashboards.texts import LANGUAGES, TEXTS, Texts
 from devices.catalogue import Metric, builtin, extended
 
@@ -191,7 +193,7 @@ def test_every_text_is_used():
             return super().__call__(key, **values)
 
     for prometheus in (None, "prom"):
-        boards.build(Context(catalogue=builtin(), words=Noted("en"), prometheus=prometheus))
+        files.contents(Context(catalogue=builtin(), words=Noted("en"), prometheus=prometheus), Database())
     assert asked == set(TEXTS)
 
 
@@ -224,9 +226,58 @@ def test_units_decimals_and_limits_come_from_the_catalogue():
 
 def test_files_are_replaced_and_say_the_same_each_time(tmp_path):
     context = Context(catalogue=builtin(), words=Texts("vi"))
-    first = {path: path.read_text("utf-8") for path in files.write(tmp_path, context)}
-    assert {path: path.read_text("utf-8") for path in files.write(tmp_path, context)} == first
+    first = {path: path.read_text("utf-8") for path in files.write(tmp_path, context, Database())}
+    assert {path: path.read_text("utf-8") for path in files.write(tmp_path, context, Database())} == first
     assert set(tmp_path.rglob("*.json")) == {path for path in first if path.suffix == ".json"}
     (tmp_path / "blocked").write_text("")
     with pytest.raises(files.DashboardsError, match="blocked"):
-        files.write(tmp_path / "blocked", context)
+        files.write(tmp_path / "blocked", context, Database())
+
+
+@pytest.mark.parametrize("prometheus", [None, "prom"])
+def test_alert_rules_say_what_to_do_in_both_languages(prometheus):
+    for language in LANGUAGES:
+        context = Context(catalogue=builtin(), words=Texts(language), prometheus=prometheus, contact="ops@example.org")
+        made = alerts.group(context)
+        uids = [rule["uid"] for rule in made]
+        assert len(set(uids)) == len(uids) == (7 if prometheus else 5)
+        for rule in made:
+            assert len(rule["uid"]) <= 40
+            assert rule["annotations"]["summary"]
+            assert len(rule["annotations"]["description"]) > 60
+            assert rule["notification_settings"] == {"receiver": alerts.CONTACT}
+            assert {query["refId"] for query in rule["data"]} == {"A", rule["condition"]}
+            asked = rule["data"][0]["model"].get("rawSql", "")
+            # Every label that the summary names is a column.
+            for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
+                assert re.search(rf"\b{label}\b", asked), label
+    for rule in alerts.group(Context(catalogue=builtin(), words=Marked())):
+        assert all("⟦" in text for text in (rule["title"], *rule["annotations"].values()))
+
+
+def test_alerts_of_the_issue_are_there():
+    made = {rule["uid"] for rule in alerts.group(Context(catalogue=builtin(), words=Texts("en"), prometheus="prom"))}
+    assert made == {f"citybeat-alert-{name}" for name in ("limit", "overdue", "ledger", "lag", "commit", "spool", "quarantine")}
+
+
+def test_provisioning_names_its_own_files_and_no_secret(tmp_path):
+    context = Context(catalogue=builtin(), words=Texts("vi"), contact="https://example.org/hook")
+    made = files.contents(context, Database(), mount="/mnt")
+    provider = yaml.safe_load(made["dashboards/citybeat.yaml"])["providers"][0]
+    assert provider["options"]["path"] == f"/mnt/{files.JSON}"
+    source = yaml.safe_load(made["datasources/citybeat.yaml"])["datasources"][0]
+    assert source["secureJsonData"] == {"password": "$GRAFANA_DB_PASSWORD"}
+    assert source["jsonData"]["timescaledb"] is True
+    alerting = yaml.safe_load(made["alerting/citybeat.yaml"])
+    assert alerting["contactPoints"][0]["receivers"][0]["settings"]["url"] == "https://example.org/hook"
+    summaries = [rule["annotations"]["summary"] for rule in alerting["groups"][0]["rules"]]
+    assert all(not re.search(r"(?<!\$)\$(?!\$)", text.replace("$$", "")) for text in summaries)
+    assert any("$$labels.source" in text for text in summaries)
+    # Panels and alerts ask the data source that is provisioned.
+    uids = set(re.findall(r'"type": "grafana-postgresql-datasource",\s+"uid": "([^"]+)"', "".join(made.values())))
+    assert uids == {source["uid"]}
+    files.write(tmp_path, context, Database())
+    left = tmp_path / files.JSON / "older.json"
+    left.write_text("{}")
+    files.write(tmp_path, context, Database())
+    assert not left.exists()
