@@ -11,6 +11,7 @@ from citybeat import context
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from dashboards import files
+from dashboards import publish as publishing
 from dashboards.board import Context
 from dashboards.datasource import Database
 from dashboards.texts import Language, Texts
@@ -53,6 +54,49 @@ def build(
 
 
 @app.command()
+def publish(
+    url: Annotated[str, typer.Option(help="Of the Grafana, such as https://grafana.example.org.")],
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="GRAFANA_TOKEN", help="Of a service account with the role Admin."),
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token, - for standard input.")] = None,
+    database_password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of the database role grafana; needed when the data source is made.")
+    ] = None,
+    new_password: Annotated[bool, typer.Option("--new-password", help="Hand the password over again: it has changed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    lang: LanguageOption = "en",
+    zone: ZoneOption = "Asia/Ho_Chi_Minh",
+    standard: StandardOption = "QCVN 05:2023",
+    contact: ContactOption = None,
+    prometheus: PrometheusOption = None,
+    database: DatabaseOption = "timescaledb:5432/citybeat",
+    sslmode: SslOption = "require",
+) -> None:
+    """Bring data source, folder, dashboards, alert rules and contact point of a Grafana up to date; the second time nothing happens."""
+    with failures():
+        credential = token if token_file is None else _secret(token_file)
+        if credential is None:
+            raise CitybeatError("a token is needed: --token-file, --token or GRAFANA_TOKEN")
+        wanted = publishing.Wanted(
+            context=context_of(lang, zone, standard, contact, prometheus),
+            database=database_of(database, sslmode),
+            password=None if database_password_file is None else _secret(database_password_file),
+            new_password=new_password,
+        )
+        with publishing.connected(url, credential) as api:
+            steps = publishing.plan(api, wanted)
+            if not steps:
+                say("everything is as it should be")
+            elif dry_run:
+                for step in steps:
+                    say(f"would {step.verb}: {step.what}")
+            else:
+                publishing.carry_out(steps, say)
+
+
+@app.command()
 def reader(
     password_file: Annotated[
         Path | None,
@@ -61,19 +105,19 @@ def reader(
 ) -> None:
     """Make the database role that dashboards log in as, if the migrations could not, and let it read what they show."""
     with failures():
-        password = None if password_file is None else _password(password_file)
+        password = None if password_file is None else _secret(password_file)
         with context.database(Settings(), application="dashboards") as connection:
             storage_reader.prepare(connection, password)
         say("the role grafana may read what dashboards show" + ("" if password is None else "; its password is set"))
 
 
-def _password(file: Path) -> str:
+def _secret(file: Path) -> str:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise CitybeatError(f"{file}: {exc}") from exc
     if not text.strip():
-        raise CitybeatError(f"{file}: the password is empty")
+        raise CitybeatError(f"{file}: it is empty")
     return text.strip()
 
 
