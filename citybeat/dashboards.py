@@ -74,7 +74,7 @@ def publish(
     database: DatabaseOption = "timescaledb:5432/citybeat",
     sslmode: SslOption = "require",
 ) -> None:
-    """Bring data source, folder, dashboards, alert rules and contact point of a Grafana up to date; the second time nothing happens."""
+    """Bring data source, dashboards, alert rules and contact point of a Grafana up to date; the second time nothing happens."""
     with failures():
         credential = token if token_file is None else _secret(token_file)
         if credential is None:
