@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from devices import flags
 from devices.batch import Int64
 
+GEOJSON: Final = "application/geo+json"
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
@@ -57,6 +58,25 @@ def flag_names(column: NDArray[np.int16]) -> list[list[str]]:
     names[:] = [flags.names(int(mask)) for mask in distinct]
     listed: list[list[str]] = names[which].tolist()
     return listed
+
+
+def features(columns: dict[str, Any], longitude: Any, latitude: Any) -> list[orjson.Fragment]:
+    """A feature a row. The rows' properties are objects by nature: a Python dict for each, at most a page of them."""
+    names = list(columns)
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
+    return [
+        orjson.Fragment(
+            orjson.dumps(
+                {
+                    "type": "Feature",
+                    "id": f"{row[0]}/{row[1]}",
+                    "geometry": None if lon is None or lat is None else {"type": "Point", "coordinates": [lon, lat]},
+                    "properties": dict(zip(names, row, strict=True)),
+                }
+            )
+        )
+        for row, lon, lat in zip(zip(*lists, strict=True), longitude, latitude, strict=False)
+    ]
 
 
 def finite(number: float | None) -> float | None:

@@ -1,5 +1,6 @@
 """The application: routes, error shape, documentation, and the pool's life."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
@@ -10,14 +11,33 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, devices, export, latest, metrics, operations, problems, readings, telemetry
+from api import (
+    accounts,
+    devices,
+    export,
+    latest,
+    liveness,
+    metrics,
+    operations,
+    posting,
+    problems,
+    quarantine,
+    readings,
+    registration,
+    sources,
+    states,
+    stream,
+    telemetry,
+)
 from api import catalogue as catalogue_routes
-from api.bodies import BoundedBodies
+from api.bodies import UPLOAD, BoundedBodies
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
-from api.models import LatestFeaturesModel
+from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
+from api.intake import Intake, Replay, Uploads
+from api.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
@@ -31,7 +51,7 @@ POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
-_BODIES: Final[dict[str, int]] = {}
+_BODIES: Final = {"/v1/devices/import": UPLOAD, "/v1/readings": UPLOAD}
 #: Bytes from which an answer is compressed, and how hard (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
@@ -41,11 +61,18 @@ _ROUTERS: Final = (
     metrics.router,
     catalogue_routes.router,
     devices.router,
+    registration.router,
+    sources.router,
     latest.router,
+    states.router,
+    stream.router,
     telemetry.router,
     readings.router,
+    posting.router,
     export.router,
     accounts.router,
+    quarantine.router,
+    liveness.router,
 )
 _DESCRIPTION: Final = """\
 Readings of a city's sensors, with their quality flags and accounts.
@@ -67,8 +94,13 @@ def create_app(
     max_points: int = MAX_POINTS,
     max_exports: int = DOWNLOADS,
     max_export_series: int = MAX_SERIES,
+    max_streams: int = STREAMS,
+    max_streams_each: int = STREAMS_EACH,
+    stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
+    intake: Intake | None = None,
+    replay: Replay | None = None,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -85,10 +117,18 @@ def create_app(
         Points that one answer of /v1/series or /v1/query may have.
     max_exports, max_export_series : int
         Exports at once, each with a connection of its own beside the pool's, and series of one.
+    max_streams, max_streams_each : int
+        Live streams at once, of all and of one key.
+    stream_buffer : int
+        Bytes that wait for one of them.
     anonymous : frozenset of Scope
         What a request without a key may do.
     rate : int
         Requests a minute of one key.
+    intake : Intake, optional
+        Takes readings; started and stopped with the application. Without it they are refused.
+    replay : Replay, optional
+        Tries again what is in quarantine.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
     """
@@ -96,14 +136,21 @@ def create_app(
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
     export_pool = ReadPool(database_url, min_size=0, max_size=max_exports, statement_timeout=STATEMENT, name="citybeat export")
 
+    stream_pool = ReadPool(database_url, min_size=0, max_size=CONNECTIONS, name="citybeat stream")
     writes = WritePool(database_url, max_size=_WRITES)
+    requests = Requests()
+    hub = Hub(stream_pool, requests, streams=max_streams, streams_each=max_streams_each, buffer=stream_buffer)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
-            for each in (pool, export_pool, writes):
+            for each in (pool, export_pool, stream_pool, writes):
                 await each.open()
                 opened.push_async_callback(each.close)
+            if intake is not None:
+                intake.start()
+                opened.push_async_callback(asyncio.to_thread, intake.stop)
+            opened.push_async_callback(hub.close)
             yield
 
     app = FastAPIOffline(
@@ -114,7 +161,6 @@ def create_app(
         redoc_url=None,  # its page is one more that would have to be kept offline
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
     )
-    requests = Requests()
     app.state.service = Service(
         pool=pool,
         writes=writes,
@@ -126,7 +172,12 @@ def create_app(
         export_pool=export_pool,
         downloads=Downloads(max_exports),
         max_export_series=max_export_series,
+        intake=intake,
+        replay=replay,
+        uploads=Uploads(),
+        hub=hub,
     )
+    app.state.routes = _routes()
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
     app.add_middleware(BoundedBodies, limits=_BODIES)
@@ -137,25 +188,47 @@ def create_app(
     return app
 
 
+def end_streams(app: FastAPI) -> None:
+    """End what would go on for ever: a server that waits for its answers before it stops would wait for streams too."""
+    app.state.service.hub.end_all()
+
+
 def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples."""
+    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples.
+
+    And take out what cannot be: a parameter in a URL is there or not, but never null.
+    """
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel):
+        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel, StatesFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
-        for route in (
-            route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
-        ):
+        for route in (route for route in _routes() if route.include_in_schema):
             method = next(iter(route.methods or ["GET"])).lower()
-            shown = document["paths"][route.path][method]["responses"]["200"]["content"]
-            for kind, content in route.responses[200]["content"].items():
+            status = route.status_code or 200
+            shown = document["paths"][route.path_format][method]["responses"][str(status)].get("content", {})
+            for kind, content in route.responses[status].get("content", {}).items():
                 shown.setdefault(kind, {}).update(content)
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _without_null(parameter["schema"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _routes() -> list[APIRoute]:
+    return [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if not kinds:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**rest, **kinds[0]} if len(kinds) == 1 else {**rest, "anyOf": kinds}
 
 
 def _installed_version() -> str:

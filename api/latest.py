@@ -4,21 +4,20 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
 from api import problems
-from api.answers import answer, flag_names, milliseconds, rfc3339
+from api.answers import GEOJSON, answer, features, flag_names, milliseconds, rfc3339
 from api.auth import Reader
 from api.dependencies import Parts
 from api.models import LatestModel
 from api.params import Paged, decode_cursor, encode_cursor
 from api.selecting import Filters, check_metrics, visible
 from storage import readings
+from storage.cursors import Cursor
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
-GEOJSON: Final = "application/geo+json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,6 +41,7 @@ _LATEST: Final[dict[str, Any]] = {
         "stale": [False],
     },
     "next_cursor": None,
+    "stream_cursor": "WyJhMWIyYzNkNCIsODEyLDQ0XQ",
 }
 _FEATURES: Final[dict[str, Any]] = {
     "type": "FeatureCollection",
@@ -55,6 +55,7 @@ _FEATURES: Final[dict[str, Any]] = {
         }
     ],
     "next_cursor": None,
+    "stream_cursor": "WyJhMWIyYzNkNCIsODEyLDQ0XQ",
 }
 
 
@@ -104,30 +105,15 @@ async def latest(
         "age_s": np.round((found.at - _EPOCH).total_seconds() - found.time[:n] / 1e6, 3),
         "stale": found.stale[:n] != 0,
     }
-    head = {"at": rfc3339(found.at), "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None}
+    head = {
+        "at": rfc3339(found.at),
+        "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None,
+        "stream_cursor": str(Cursor.of_snapshot(found.stream_cursor)),
+    }
     if geojson:
-        made = answer({"type": "FeatureCollection", **head, "features": _features(columns, found.longitude, found.latitude)})
+        made = answer({"type": "FeatureCollection", **head, "features": features(columns, found.longitude, found.latitude)})
         made.headers["content-type"] = GEOJSON
     else:
         made = answer({**head, "count": n, "columns": columns})
     made.headers["vary"] = "Accept"
     return made
-
-
-def _features(columns: dict[str, Any], longitude: Any, latitude: Any) -> list[orjson.Fragment]:
-    """A feature a row. The rows' properties are objects by nature: a Python dict for each, at most a page of them."""
-    names = list(columns)
-    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
-    return [
-        orjson.Fragment(
-            orjson.dumps(
-                {
-                    "type": "Feature",
-                    "id": f"{row[0]}/{row[1]}",
-                    "geometry": None if lon is None or lat is None else {"type": "Point", "coordinates": [lon, lat]},
-                    "properties": dict(zip(names, row, strict=True)),
-                }
-            )
-        )
-        for row, lon, lat in zip(zip(*lists, strict=True), longitude, latitude, strict=False)
-    ]

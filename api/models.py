@@ -13,6 +13,13 @@ _RANGE = "; null: open"
 TIMES = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
 FLAGS = "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
 
+STREAM = "Where /v1/stream goes on behind this answer, as its `last_event_id`; of several pages, that of the first."
+SINCE = (
+    "Epoch milliseconds, UTC: the time of the reading by which it was noticed; of overdue when it became due, of silent when the "
+    "sensor was registered."
+)
+State = Literal["ok", "bad", "stuck", "overdue", "silent"]
+
 
 class Model(BaseModel):
     """What all answers share."""
@@ -33,6 +40,13 @@ class MetricModel(Model):
     suspect_low: float | None = Field(description="Usual range" + _RANGE)
     suspect_high: float | None = Field(description="Usual range" + _RANGE)
     interval_s: float = Field(description="Seconds between readings, as expected.")
+    unece: str | None = Field(description="UN/CEFACT code of the unit, where there is one.")
+    step_floor: float | None = Field(description="A larger change is a STEP; null: none is.")
+    step_per_minute: float = Field(description="What that grows by, a minute.")
+    stuck_after_s: float | None = Field(description="Seconds; one value for longer is STUCK; null: for ever.")
+    may_repeat: list[float] = Field(description="Values that are never STUCK.")
+    sentinels: list[float] = Field(description='Codes for "missing", beside the default ones that lie outside the plausible range.')
+    source: str = Field(description="Where the bounds come from; devices/catalogue.toml explains the letters.")
 
 
 class CatalogueModel(Model):
@@ -74,6 +88,33 @@ class NewestModel(Model):
     age_s: float = Field(description="Seconds since; negative: ahead of our clock.")
 
 
+class RegisteredModel(Model):
+    """What a registration overrides; null: as the catalogue says."""
+
+    low: float | None
+    high: float | None
+    suspect_low: float | None
+    suspect_high: float | None
+    rating: float | None
+    interval: float | None
+    step_floor: float | None
+    step_per_minute: float | None
+    stuck_after: float | None
+    sentinels: list[float]
+    unit: str | None = Field(description="What the sensor sends.")
+
+
+class CalibrationModel(Model):
+    """value * scale + offset, from `valid_from` until the next."""
+
+    valid_from: str | None = Field(description="null: from the beginning.")
+    scale: float
+    offset: float
+    by: str
+    reason: str
+    created_at: str
+
+
 class SensorModel(Model):
     """A sensor, with the bounds that its readings are judged by."""
 
@@ -88,6 +129,9 @@ class SensorModel(Model):
     rating: float | None = Field(description="What the device is built for.")
     interval_s: float
     sentinels: list[float | None] = Field(description="Values that mean: no value.")
+    registered: RegisteredModel
+    calibrations: list[CalibrationModel] = Field(description="In the order in which they hold.")
+    retired_at: str | None = Field(description="Since when it is out of service, though its device may go on.")
     latest: NewestModel | None
 
 
@@ -95,6 +139,85 @@ class DeviceDetailModel(DeviceModel):
     """A device with its sensors."""
 
     sensors: list[SensorModel]
+
+
+class DevicePropertiesModel(Model):
+    """A device without its place."""
+
+    name: str
+    domain: str
+    source: str
+    district: str
+    tags: dict[str, str]
+    created_at: str
+    updated_at: str
+    retired_at: str | None
+    metrics: list[str]
+
+
+class DeviceFeatureModel(Model):
+    """A device on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="Of the device.")
+    geometry: "PointModel | None" = Field(description="null: the device's place is not registered.")
+    properties: DevicePropertiesModel
+
+
+class DeviceFeaturesModel(Model):
+    """A page of devices, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    features: list[DeviceFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class ChangeModel(Model):
+    """Something that was changed."""
+
+    at: str
+    actor: str = Field(description="A key, or a user of a command.")
+    subject: Literal["device", "sensor", "calibration", "declaration"]
+    action: Literal["created", "changed", "retired", "restored", "deleted"]
+    metric: str | None = Field(description="Of the sensor that it is about.")
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class HistoryModel(Model):
+    """A page of changes, the newest first."""
+
+    changes: list[ChangeModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class ImportedModel(Model):
+    """What became of a file of devices."""
+
+    devices: int
+    sensors: int
+    created: int = Field(description="Devices that were not there.")
+    changed: int = Field(description="Devices that are different now.")
+    unchanged: int
+    dry_run: bool = Field(description="true: nothing was registered; this is what would be.")
+
+
+class SourceModel(Model):
+    """A source: an MQTT identity."""
+
+    name: str
+    conflict_policy: Literal["keep", "replace"]
+    devices: int = Field(description="That publish through it, retired ones too.")
+    status: str | None = Field(description="What it last said of itself: online, offline.")
+    status_at: str | None
+    created_at: str
+
+
+class SourcesModel(Model):
+    """A page of sources."""
+
+    sources: list[SourceModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
 class LatestColumns(Model):
@@ -117,6 +240,7 @@ class LatestModel(Model):
     count: int
     columns: LatestColumns
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class PointModel(Model):
@@ -155,6 +279,56 @@ class LatestFeaturesModel(Model):
     at: str = Field(description="The database's time, which ages are counted from.")
     features: list[LatestFeatureModel]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesColumns(Model):
+    """A row a sensor, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    state: list[State]
+    since: list[float] = Field(description=SINCE)
+    value: list[float | None] = Field(description="Newest, good or bad.")
+
+
+class StatesModel(Model):
+    """States of sensors."""
+
+    at: str = Field(description="The database's time.")
+    count: int
+    columns: StatesColumns
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
+
+
+class StatesPropertiesModel(Model):
+    """A sensor's state."""
+
+    device: str
+    metric: str
+    state: State
+    since: float = Field(description=SINCE)
+    value: float | None = Field(description="Newest, good or bad.")
+
+
+class StatesFeatureModel(Model):
+    """A sensor on the map."""
+
+    type: Literal["Feature"]
+    id: str = Field(description="device/metric")
+    geometry: PointModel | None = Field(description="null: the device's place is not registered.")
+    properties: StatesPropertiesModel
+
+
+class StatesFeaturesModel(Model):
+    """States of sensors, as GeoJSON."""
+
+    type: Literal["FeatureCollection"]
+    at: str = Field(description="The database's time.")
+    features: list[StatesFeatureModel]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    stream_cursor: str = Field(description=STREAM)
 
 
 class SeriesColumns(BaseModel):
@@ -177,6 +351,14 @@ class QueryColumns(SeriesColumns):
     series: list[int] = Field(description="Position in `series`, from 0.")
 
 
+class ThinnedModel(Model):
+    """Readings were left out; those that are there are as they were stored."""
+
+    rule: str = Field(description="Which were kept: lttb, or minmax.")
+    readings: int = Field(description="How many there were.")
+    bad_count: int = Field(description="How many of them a flag keeps out of aggregates.")
+
+
 class PointsModel(Model):
     """What answers in buckets share."""
 
@@ -186,6 +368,7 @@ class PointsModel(Model):
     start: str = Field(alias="from")
     stop: str = Field(alias="to")
     count: int = Field(description="Points.")
+    thinned: ThinnedModel | None = Field(description="With `max_points`, where there were more; null: nothing was left out.")
 
 
 class SeriesModel(PointsModel):
@@ -207,6 +390,7 @@ class QueriedSeriesModel(Model):
     kind: Kind
     aggregates: list[str] = Field(description="Which columns are of it.")
     count: int = Field(description="Its points.")
+    readings: int | None = Field(None, description="Of a thinned answer: how many it had.")
 
 
 class QueryModel(PointsModel):
@@ -300,3 +484,111 @@ class HealthModel(Model):
 
     status: str
     version: str
+
+
+class PostedCountsModel(Model):
+    """Of the readings of one request."""
+
+    messages: int = Field(description="Payloads: one, or several for a file.")
+    redelivered: int = Field(description="Of them: recognised by `boot` and `seq` as sent before.")
+    received: int = Field(description="Readings: stored + duplicate + conflict + missing + quarantined.")
+    stored: int
+    duplicate: int
+    conflict: int
+    missing: int
+    quarantined: int
+
+
+class RefusedModel(Model):
+    """A reading that was not stored."""
+
+    index: int | None = Field(description="Which of the request's readings, counted from 0; null: all of a message.")
+    line: int | None = Field(description="Of a CSV file; the header is line 1.")
+    reason: str = Field(examples=["unknown_device"])
+    detail: str
+
+
+class PostedModel(Model):
+    """What became of the readings of one request."""
+
+    source: str
+    received_at: str
+    repeated: bool = Field(description="At least a part had been answered to the same Idempotency-Key: it was not counted again.")
+    ledger: PostedCountsModel
+    reasons: dict[str, int] = Field(description="Refused readings, and conflicts, by reason.")
+    refused: list[RefusedModel] = Field(description="The first of them, at most 100.")
+    refused_left_out: int
+
+
+class RefusedEntryModel(Model):
+    """Why a reading, or a message, was refused."""
+
+    index: int | None = Field(description="Which reading of the message, counted from 0; null: all of it.")
+    reason: str = Field(examples=["unknown_device"])
+    detail: str
+
+
+class QuarantinedModel(Model):
+    """A message with readings that were refused."""
+
+    id: int
+    received_at: str
+    source: str
+    topic: str
+    reasons: list[str]
+    readings: int = Field(description="Refused readings, as the ledger has them under `quarantined`.")
+    bytes: int = Field(description="Of its payload.")
+    refused: list[RefusedEntryModel] = Field(description="In a list the first ten.")
+    refused_left_out: int
+
+
+class QuarantineModel(Model):
+    """A page of quarantine, oldest first."""
+
+    count: int
+    messages: list[QuarantinedModel]
+    next_cursor: str | None
+
+
+class QuarantinedDetailModel(QuarantinedModel):
+    """One of them with what was sent."""
+
+    resolved_at: str | None = Field(description="Since when nothing of it is refused any more.")
+    encoding: Literal["utf-8", "base64"] = Field(description="How `payload` is written.")
+    payload: str
+
+
+class ReplayedModel(Model):
+    """What came of another try."""
+
+    messages: int = Field(description="Tried.")
+    stored: int
+    duplicate: int
+    conflict: int
+    missing: int
+    quarantined: int = Field(description="Readings that stay.")
+    unreadable: int = Field(description="Messages that stay as a whole.")
+    more: bool = Field(description="Whether there may be more behind these: go on with `next_cursor`.")
+    next_cursor: str | None
+
+
+class LivenessColumns(Model):
+    """A row a sensor in service, in order of device and metric."""
+
+    device: list[str]
+    metric: list[str]
+    source: list[str]
+    expected_s: list[float] = Field(description="Seconds between readings, as expected.")
+    last_at: list[float | int | None] = Field(description="Newest reading, epoch milliseconds, UTC; null: it never reported.")
+    good_at: list[float | int | None] = Field(description="Newest good one; null: there is none.")
+    due_at: list[float | int] = Field(description="When it is overdue: three expected intervals after its newest reading.")
+    stale: list[bool] = Field(description="Whether it is overdue.")
+
+
+class LivenessModel(Model):
+    """Which sensors are silent."""
+
+    at: str
+    count: int
+    columns: LivenessColumns
+    next_cursor: str | None

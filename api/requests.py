@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +38,11 @@ class Requests:
             ["method", "route"],
             buckets=_BUCKETS,
             registry=self.registry,
+        )
+
+        self.streams: Final = Gauge("citybeat_http_streams", "Live streams that are open.", registry=self.registry)
+        self.ended: Final = Counter(
+            "citybeat_http_streams_ended", "Live streams that ended, by reason.", ["reason"], registry=self.registry
         )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

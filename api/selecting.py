@@ -48,6 +48,13 @@ def _numbers(text: Any) -> Any:
         raise ValueError("expected numbers with commas between them") from None
 
 
+def _only_numbers(value: Any) -> Any:
+    """JSON has numbers of its own: a text that holds one is a mistake."""
+    if isinstance(value, list) and not all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
+        raise ValueError("expected numbers")
+    return value
+
+
 def _boxed(text: Any) -> Box:
     return _box(_made(Box, _numbers(text)))
 
@@ -126,9 +133,13 @@ class DevicesFilter(Parameters):
     tags: dict[Text, Text | None] | None = Field(
         None, max_length=20, description="With all these tags; null: whatever the value.", examples=[{"owner": "parks"}]
     )
-    bbox: Annotated[Box, AfterValidator(_box)] | None = Field(None, description="[west, south, east, north], degrees.")
-    near: Annotated[Circle, AfterValidator(_circle)] | None = Field(None, description="[latitude, longitude, radius in metres].")
-    include_retired: bool = Field(False, description="Devices out of service too.")
+    bbox: Annotated[Box, BeforeValidator(_only_numbers), AfterValidator(_box)] | None = Field(
+        None, description="[west, south, east, north], degrees."
+    )
+    near: Annotated[Circle, BeforeValidator(_only_numbers), AfterValidator(_circle)] | None = Field(
+        None, description="[latitude, longitude, radius in metres]."
+    )
+    include_retired: bool = Field(False, strict=True, description="Devices out of service too.")
 
     def selection(self, metrics: list[str] | None) -> Selection:
         """What is selected, of these metrics."""

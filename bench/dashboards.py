@@ -1,8 +1,8 @@
 """Every query of every dashboard with 10,000,000 readings behind it: `python -m bench.dashboards`, or as a part of `make bench`.
 
 A year of a city of 66 devices (some 250 sensors), a reading each 13 minutes or so: 10,000,000 readings in raw, as many minutes, and
-9,000,000 quarter-hours, which is the dearest shape for a panel over a year; 2,100,000 minutes of the ledger. Asked as Grafana asks, for
-an hour, a week and a year, everything picked; the median of three, after one that warms up.
+9,000,000 quarter-hours, the dearest shape for a panel over a year; 2,100,000 minutes of the ledger. Asked as Grafana asks, for an hour,
+a week and a year, everything picked; the median of three, after one that warms up.
 """
 
 import json
@@ -73,7 +73,7 @@ def _time(connection: Connection, query: Query, length: str, now: datetime, stat
 
 
 def _fill(connection: Connection) -> None:
-    """By SQL, for the shape is what is measured: every sensor at its own minutes, rollups made of them as `rollup rebuild` would."""
+    """By SQL, for the shape is what is measured: every sensor at its own minutes, and rollups made of them."""
     registry.register(connection, cities.build(devices=DEVICES, gateways=GATEWAYS, seed=1).devices)
     ids = np.array(sorted(registry.load(connection, builtin()).series.values()))
     step = 365 * 86_400 * len(ids) / READINGS  # s

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.table import Table
 
 import api.app
 import citybeat
 import stack
-from citybeat import context, devices_file, ingesting
+from citybeat import context, devices_file, ingesting, posting, serving
 from citybeat import up as up_command
 from citybeat.context import failures, say
 from citybeat.dashboards import app as dashboards_app
@@ -104,8 +103,10 @@ def serve_api() -> None:
                 catalogue=settings.load_catalogue(),
                 anonymous=settings.anonymous(),
                 rate=settings.api_requests_per_minute,
+                intake=posting.intake(settings, servers.database_url),
+                replay=posting.Replays(settings, servers.database_url),
             )
-            uvicorn.run(application, host=settings.api_host, port=settings.api_port, log_level="warning", log_config=None)
+            serving.serve(application, settings.api_host, settings.api_port)
 
 
 @app.command()
@@ -275,11 +276,12 @@ def devices_add(
 
 
 @devices_app.command("import")
-def devices_import(file: Annotated[Path, typer.Argument(help="JSON: an array of devices, docs/registry.md.")]) -> None:
+def devices_import(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, docs/registry.md.")]) -> None:
     """Register devices from a file, all or none."""
     with failures():
-        listed = devices_file.parse(file)
-        with context.database(Settings(), application="devices") as connection:
+        settings = Settings()
+        listed = devices_file.parse(file, settings.load_catalogue())
+        with context.database(settings, application="devices") as connection:
             registry.register(connection, listed)
         say(f"registered {len(listed)} devices")
 

@@ -61,5 +61,5 @@ def work(settings: Settings, line: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     assert settings.database_url is not None
     with Connection(line) as connection:
-        housekeeper = Housekeeper(settings.database_url, settings.retention())
+        housekeeper = Housekeeper(settings.database_url, settings.retention(), settings.outbox())
         worker.serve(connection, settings.pipeline(settings.database_url), housekeeper)

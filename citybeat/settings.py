@@ -19,6 +19,7 @@ from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
 from storage.keys import Scope
+from storage.outbox import Bounds
 from storage.retention import Policy
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -108,6 +109,12 @@ class Settings(BaseSettings):
     )
     retention_days_15m: PositiveFloat | None = Field(
         None, description="Days that the quarter-hour rollup is kept, at least as long as minutes; unset: for ever."
+    )
+    outbox_minutes: PositiveFloat = Field(
+        10, description="Minutes that streams can go back to; a client that was away for longer is told to ask anew."
+    )
+    outbox_bytes: PositiveInt = Field(
+        256 * 1024 * 1024, description="Bytes of them at most, 22 a reading; with more input they go back less far."
     )
     quarantine_days: PositiveFloat | None = Field(
         90, description="Days that messages stay in quarantine; then they are counted as not kept. An empty value: for ever."
@@ -219,6 +226,10 @@ class Settings(BaseSettings):
             columnstore_raw=_days(self.columnstore_days_raw),
             columnstore_minutes=_days(self.columnstore_days_1m),
         )
+
+    def outbox(self) -> Bounds:
+        """What housekeeping keeps for streams."""
+        return Bounds(keep=timedelta(minutes=self.outbox_minutes), bytes=self.outbox_bytes)
 
     def chunk_days(self) -> dict[str, float]:
         """Days a chunk, by hypertable."""

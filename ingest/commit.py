@@ -1,7 +1,7 @@
 """One batch's transaction, step by step (DESIGN, "one batch is one transaction")."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,8 @@ class Written:
     replaced: int = 0  # stored readings that got another value
     #: What went to quarantine: readings, or whole messages, by name of the source ("?": none) and reason.
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    columns: Mapping[str, Int64] = field(default_factory=dict)  # the counts of each message; empty: not known
+    refusals: Sequence[Refusal] = ()  # what went to quarantine, conflicts included
 
     @property
     def reasons(self) -> Counter[str]:
@@ -66,7 +68,9 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     roll_up(transaction, stored, same_since, registry)
     lost = np.flatnonzero(outcome == CONFLICT)
     winners = _winners(batch, lost, repeated, prepared, registry)
-    transaction.replace(batch.take(winners), registry.kind)
+    replacing = batch.take(winners)
+    transaction.replace(replacing, registry.kind)
+    transaction.announce(replacing)
     conflicts = conflicts_of(batch, lost, kept, winners)
     refused = [refusal for refusal in prepared.refused if not repeated[refusal.message]]
     again = np.bincount([r.message for r in prepared.refused if r.index is not None and repeated[r.message]], minlength=m)
@@ -93,13 +97,22 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     counts = Counter({name: int(column.sum()) for name, column in columns.items()})
     counts["overflow"] = sum(overflow.values())
     named = Counter((read.sources[refusal.message] or NO_SOURCE, refusal.reason.value) for refusal in refused + conflicts)
-    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners), refused=named)
+    return Written(
+        counts=counts,
+        stored=stored,
+        same_since=same_since,
+        replaced=len(winners),
+        refused=named,
+        columns=columns,
+        refusals=[*refused, *conflicts],
+    )
 
 
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:
-    """Bring everything up to date that hangs on readings: rollups, and the newest of each series."""
+    """Bring everything up to date that hangs on readings: rollups, and the newest of each series; and tell streams."""
     transaction.merge_rollups(stored, registry.kind)
     transaction.merge_latest(stored, same_since)
+    transaction.announce(stored)
 
 
 def _numbers(prepared: Prepared) -> Numbers:

@@ -36,6 +36,7 @@ class Latest:
     """Newest readings: lists and arrays of one length, in order of device and metric."""
 
     at: datetime  # the database's clock
+    stream_cursor: str  # behind what this has seen, as `storage.cursors.Cursor.of_snapshot` reads it
     device: Sequence[str]
     metric: Sequence[str]
     unit: Sequence[str]
@@ -68,8 +69,9 @@ async def latest(
         "limit": limit,
     }
     async with pool.cursor() as cursor:
-        row = await one(cursor, _SQL["latest"], parameters)
-    return Latest(at=row[0], **unpack(row[1:], _LATEST))
+        # Planned with its filters: a plan that does for any of them takes 25 ms for a whole answer of 10,000 sensors, not 18.
+        row = await one(cursor, _SQL["latest"], parameters, prepare=False)
+    return Latest(at=row[0], stream_cursor=row[1], **unpack(row[2:], _LATEST))
 
 
 async def page(

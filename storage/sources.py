@@ -49,6 +49,11 @@ def lock(connection: Connection, source: int) -> None:
     connection.execute(_SQL["lock_source"], {"space": SOURCE_LOCKS, "source": source})
 
 
+def mark(connection: Connection, source: int) -> None:
+    """Note, under the source's lock, that what is known of its series' past was changed: the next writer loads it anew."""
+    connection.execute(_SQL["mark"], {"source": source})
+
+
 @contextmanager
 def locked(connection: Connection, source: int, *, since: datetime) -> Iterator[None]:
     """A transaction that holds the lock of a source, to change what is stored from a time on.

@@ -19,9 +19,10 @@ from psycopg.types.json import Jsonb
 from devices.aggregate import downsample
 from devices.batch import NEVER, Batch, Float64, Int64, Partials
 from devices.flags import BAD, Flag, is_bad
-from storage import minutes, sql
+from storage import minutes, outbox, sql
 from storage.database import StorageError, connect, translated
-from storage.pgcopy import RowFormat
+from storage.packed import unpack
+from storage.pgcopy import RowFormat, Type
 from storage.sources import SOURCE_LOCKS
 
 _SQL: Final = sql.load("write")
@@ -44,6 +45,15 @@ _LATEST: Final = RowFormat(
     good_value="float8",
     same_since="timestamptz",
 )
+
+_KNOWN: Final[Mapping[str, Type | None]] = {
+    "series": "int4",
+    "time": "timestamptz",
+    "value": "float8",
+    "same_since": "timestamptz",
+    "good_at": "timestamptz",
+    "good_value": "float8",
+}
 
 #: Outcomes of a reading, as `Insertion.outcome` has them.
 NEW: Final = 0
@@ -102,7 +112,14 @@ class Transaction:
     """The steps of one batch. Made by `Store.batch`."""
 
     def __init__(
-        self, connection: psycopg.Connection[tuple[Any, ...]], quota: int, *, committed: bool, registry_version: int
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        quota: int,
+        batch_id: UUID,
+        *,
+        committed: bool,
+        registry_version: int,
+        moved: Sequence[int],
     ) -> None:
         #: For what is not a step of every batch; it is in the same transaction.
         self.connection: Final = connection
@@ -112,6 +129,24 @@ class Transaction:
         self.committed: Final = committed
         #: Of the registry when the locks were held: what was judged by an older one must be judged again.
         self.registry_version: Final = registry_version
+        #: Ids of the batch's sources that somebody else has written for: what `Store.history` said of their series may not hold.
+        self.moved = tuple(moved)
+        #: Ids of sources that were written for.
+        self.wrote: Final[set[int]] = set()
+        self._batch_id: Final = batch_id
+
+    def catch_up(self) -> dict[str, NDArray[Any]]:
+        """What is known of the series of the sources that somebody else has written for; from here on they have not `moved`.
+
+        Returns
+        -------
+        dict
+            `series` ids, and columns as `Store.history` has them, one entry a series that has readings.
+        """
+        row = self._cursor.execute(_SQL["history_of"], {"sources": list(self.moved)}).fetchone()
+        assert row is not None
+        self.moved = ()
+        return unpack(row, _KNOWN)
 
     def seen(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which of these messages were committed before.
@@ -259,6 +294,12 @@ class Transaction:
         )
         self._cursor.execute(_SQL["merge_latest"])
 
+    def announce(self, stored: Batch) -> None:
+        """Tell streams what is stored now, in an order in which the last of one series and time holds."""
+        if len(stored):
+            told = outbox.Told(series=stored.series, time=stored.time, value=stored.value, code=stored.flags)
+            outbox.append(self._cursor, outbox.READINGS, told)
+
     def quarantine(self, rows: Sequence[Quarantined]) -> dict[tuple[int, int], int]:
         """Keep refused messages, within each source's quota.
 
@@ -302,12 +343,14 @@ class Transaction:
         rows = [
             {
                 **asdict(tally),
+                "batch": self._batch_id,
                 "minute": _datetime(tally.minute),
                 "overflow": overflow.get((tally.minute, tally.source), 0),
             }
             for tally in ordered
         ]
         self._cursor.executemany(_SQL["add_ledger"], rows)
+        self.wrote.update(tally.source for tally in ordered)
 
     def add_seqs(self, numbers: Numbers) -> None:
         """Note the numbers of this batch's messages."""
@@ -379,7 +422,7 @@ class Transaction:
 
 
 class Store:
-    """One connection that writes batches.
+    """One connection that writes batches, and remembers who wrote last for each source when `history` was loaded.
 
     Parameters
     ----------
@@ -396,6 +439,7 @@ class Store:
 
     def __init__(self, url: str, *, quarantine_quota: int) -> None:
         self._quota: Final = quarantine_quota
+        self._known: dict[int, UUID] = {}  # by source the last batch that whoever loaded the history has taken in
         self._connection: Final = connect(url, application="ingest writer", statement_timeout=_STATEMENT)
         with translated():
             self._connection.execute(_SQL["temporary_tables"])
@@ -422,14 +466,25 @@ class Store:
             Trying again would not help.
         """
         with translated(), self._connection.transaction():
+            # Locks first: a transaction gets its number with the first row that it writes, so that of each source numbers are in
+            # the order of commits, and streams tell what replaces a value behind it.
+            outbox.lock_writer(self._connection)
+            ids = sorted(set(sources))
+            self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": ids})
             cursor = self._connection.execute(_SQL["begin_batch"], {"id": batch_id})
-            committed, version = cursor.fetchone() is None, 0
+            committed, standing = cursor.fetchone() is None, (0, ())
             if not committed:
-                self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": sorted(set(sources))})
-                row = self._connection.execute(_SQL["registry_version"]).fetchone()
+                known = [self._known.get(source) for source in ids]
+                row = self._connection.execute(_SQL["standing"], {"sources": ids, "known": known}).fetchone()
                 assert row is not None
-                version = row[0]
-            yield Transaction(self._connection, self._quota, committed=committed, registry_version=version)
+                standing = row[0], row[1]
+            version, moved = standing
+            transaction = Transaction(
+                self._connection, self._quota, batch_id, committed=committed, registry_version=version, moved=moved
+            )
+            yield transaction
+        # Committed. What somebody else wrote before, and was not caught up with, stays unknown.
+        self._known.update(dict.fromkeys(transaction.wrote.difference(transaction.moved), batch_id))
 
     def history(self, size: int) -> dict[str, NDArray[Any]]:
         """What is known of each series, as arrays by series id, of length `size` at least.
@@ -440,6 +495,8 @@ class Store:
             `time`, `value`, `same_since` of the newest reading, `good_at`, `good_value` of the last good one; times are int64
             microseconds, NEVER where there is none.
         """
+        with translated():
+            self._known = dict(self._connection.execute(_SQL["last_batches"]).fetchall())
         with translated(), self._connection.cursor().copy(_SQL["history"]) as copy:
             rows = _LATEST.decode(b"".join(bytes(part) for part in copy))
         ids = rows["series_id"]

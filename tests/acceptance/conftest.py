@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import paho.mqtt.client as mqtt
 import pytest
 
 import stack
+from devices.device import Device, Sensor
 from stack.process import free_port
+from storage import accounts, registry
 from storage.database import Connection, connect
 
 #: s. Machines are shared: long enough for the slowest, and a test that is right never waits for it.
@@ -116,9 +119,8 @@ def wait_for(condition: Callable[[], Any], describe: Callable[[], Any] = lambda:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
-    """Servers with a migrated database; no process of ours runs yet."""
+@contextmanager
+def _built(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
     home = tmp_path_factory.mktemp("town")
     settings = stack.StackSettings(home=home, root=debian_root, pg_port=free_port(), mqtt_port=free_port())
     env = {name: value for name, value in os.environ.items() if not name.startswith("CITYBEAT_")}
@@ -134,3 +136,80 @@ def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterato
         made = Town(servers=servers, settings=settings, env=env, logs=tmp_path_factory.mktemp("logs"))
         made.run("migrate")
         yield made
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
+    """Servers with a migrated database; no process of ours runs yet."""
+    with _built(tmp_path_factory, debian_root) as made:
+        yield made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A city of two devices that have reported for some hours, an API that serves it, and a key with all scopes."""
+
+    url: str
+    key: str
+    town: Town
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Service]:
+    """The commands that a user starts, with what the documents' examples ask for; in a town of its own, for its ingest goes on."""
+    with _built(tmp_path_factory, debian_root) as town:
+        yield from _served(town)
+
+
+def _served(town: Town) -> Iterator[Service]:
+    devices = [
+        Device(
+            id=name,
+            name=f"Station {name}",
+            source="gw-docs",
+            domain="environment",
+            district="riverside",
+            latitude=10.7769 + shift,
+            longitude=106.7009,
+            tags={"owner": "parks"},
+            sensors=tuple(Sensor(metric=metric) for metric in ("temperature", "pm25", "precipitation")),
+        )
+        for name, shift in (("env-0007", 0.0), ("env-0008", 0.01))
+    ]
+    with town.database() as database:
+        registry.register(database, devices)
+    ingest = town.start("ingest", "--stats")
+    ingest.wait_ready()
+    began = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+    reports = [
+        {
+            "device": device.id,
+            "ts": began + minute * 60_000,
+            "values": {"temperature": 28 + minute % 60 / 60, "pm25": 12 + minute % 7, "precipitation": 0.2 * (minute % 50 == 0)},
+        }
+        for device in devices
+        for minute in range(0, 1440, 5)
+    ]
+    with connected(town, "gw-docs") as client:
+        client.publish("city/v1/gw-docs/readings", json.dumps(reports), qos=1).wait_for_publish(PATIENCE)
+    with town.database() as database:
+        wait_for(lambda: accounts.totals(database, sources=["gw-docs"]).stored == 3 * len(reports))
+    key = town.run("keys", "create", "test", "--scope", "admin").stdout.strip()
+    port = free_port()
+    api = town.start("api", CITYBEAT_API_PORT=str(port), CITYBEAT_API_REQUESTS_PER_MINUTE="1000000")
+    made = Service(url=f"http://127.0.0.1:{port}", key=key, town=town)
+    wait_for(lambda: _answers(f"{made.url}/readyz"), lambda: api.log.read_text("utf-8"))
+    yield made
+    # uvicorn ends itself by the signal that it got, when all is closed.
+    assert [api.stop(), ingest.stop()] == [-signal.SIGTERM, 0]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -280,6 +280,7 @@ def served(database, servers, tmp_path):
         "CITYBEAT_DATABASE_URL": database,
         "CITYBEAT_MQTT_URL": servers.mqtt_url,
         "CITYBEAT_API_PORT": str(port),
+        "CITYBEAT_API_ANONYMOUS": "read",
     }
     with (tmp_path / "api.log").open("wb") as log:
         process = stack.spawn([sys.executable, "-m", "citybeat", "api"], env=env, stdout=log, stderr=subprocess.STDOUT)

@@ -10,14 +10,19 @@ from storage import reader
 
 #: Everything that there is, and not for the role.
 HIDDEN = {
+    "answers",
     "api_keys",
+    "audit",
     "batches",
     "calibrations",
     "carried_counters",
     "dropped_chunks",
+    "outbox",
+    "outbox_floor",
     "quarantine",
     "registry_version",
     "schema_migrations",
+    "sensor_states",
 }
 
 

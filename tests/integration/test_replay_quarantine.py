@@ -47,7 +47,7 @@ def take(pipeline, *bodies, topic="city/v1/gw-a/readings", minute=0):
 
 def replay(database, connection, wanted=None):
     with closing(Store(database, quarantine_quota=QUOTA)) as store:
-        return replaying.replay(store, connection, SETTINGS, wanted or Filter())
+        return replaying.replay(store, connection, SETTINGS, wanted or Filter()).counts
 
 
 def report(number, ms, **values):

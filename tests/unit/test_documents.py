@@ -42,6 +42,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path):
     intake.lanes[0]._spool.close()
     requests = Requests()
     requests.answered("GET", "/", 200, 0.1)
+    requests.ended.labels("slow").inc()
     counts = dict.fromkeys(COUNTS, 0)
     nothing = Figures(ledger={"gw": counts}, quarantine={}, lost={}, marks=0, sensors={}, overdue={})
     families = [*text_string_to_metric_families(text), *families_of(nothing, 0.0), *requests.registry.collect()]

@@ -27,7 +27,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],

@@ -1,0 +1,45 @@
+"""`citybeat api`: the application behind uvicorn, which stops when it is told to, whoever is still connected."""
+
+import socket
+from typing import Any, Final
+
+import uvicorn
+
+import api.app
+
+#: s that answers under way have when the server stops; an export may take hours.
+_GRACE: Final = 10
+#: s that a client may take nothing of what was sent to it, after which the kernel drops the connection. uvicorn closes one only
+#: when all was taken, however long that is; twice what an export waits for.
+_USER_TIMEOUT: Final = 120.0
+
+
+class Server(uvicorn.Server):
+    """Ends streams before it waits for answers."""
+
+    def __init__(self, application: Any, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application, host=host, port=port, log_level="warning", log_config=None, timeout_graceful_shutdown=_GRACE
+            )
+        )
+        self._application: Final = application
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, and wait for answers under way."""
+        api.app.end_streams(self._application)
+        await super().shutdown(sockets)
+
+
+def serve(application: Any, host: str, port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    server = Server(application, host, port)
+    listener = server.config.bind_socket()
+    drop_stalled(listener, _USER_TIMEOUT)
+    server.run(sockets=[listener])
+
+
+def drop_stalled(listener: socket.socket, seconds: float) -> None:
+    """Have the kernel drop connections of which the other side takes nothing for so long; they inherit it from the listener."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
