@@ -38,13 +38,14 @@ def contents(context: Context, database: Database, *, mount: str = MOUNT) -> dic
             "name": alerts.GROUP,
             "folder": alerts.FOLDER,
             "interval": f"{alerts.EVERY}s",
-            "rules": [{**rule, "annotations": _escaped(rule["annotations"])} for rule in alerts.group(context)],
+            # Grafana takes annotations as they stand (since 9.2, since their templates have dollars).
+            "rules": [{**_escaped(rule), "annotations": rule["annotations"]} for rule in alerts.group(context)],
         }
     ]
     alerting: dict[str, Any] = {"apiVersion": 1, "groups": groups}
     if context.contact is not None:
         point = alerts.contact(context.contact)
-        receiver = {key: point[key] for key in ("uid", "type", "settings")}
+        receiver = _escaped({key: point[key] for key in ("uid", "type", "settings")})
         alerting["contactPoints"] = [{"orgId": 1, "name": point["name"], "receivers": [receiver]}]
     return {
         "datasources/citybeat.yaml": as_text({"apiVersion": 1, "datasources": [source]}),
@@ -84,6 +85,10 @@ def as_text(thing: Any) -> str:
     return json.dumps(thing, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def _escaped(annotations: dict[str, str]) -> dict[str, str]:
-    """A dollar is where Grafana fills in its environment when it reads a file; two are one."""
-    return {name: text.replace("$", "$$") for name, text in annotations.items()}
+def _escaped(thing: Any) -> Any:
+    """A dollar is where Grafana fills in its environment when it reads a file of alerting; two are one."""
+    if isinstance(thing, dict):
+        return {name: _escaped(part) for name, part in thing.items()}
+    if isinstance(thing, list):
+        return [_escaped(part) for part in thing]
+    return thing.replace("$", "$$") if isinstance(thing, str) else thing
