@@ -1,8 +1,8 @@
 """Every query of every dashboard with 10,000,000 readings behind it: `python -m bench.dashboards`, or as a part of `make bench`.
 
 A year of a city of 66 devices (some 250 sensors), a reading each 13 minutes or so: 10,000,000 readings in raw, as many minutes, and
-9,000,000 quarter-hours, the dearest shape for a panel over a year; 2,100,000 minutes of the ledger. Asked as Grafana asks, for an hour,
-a week and a year, everything picked; the median of three, after one that warms up.
+9,000,000 quarter-hours, the dearest shape for a panel over a year; 2,100,000 minutes of the ledger. Asked as Grafana asks, for an
+hour, a week and a year, everything picked; the median of three, after one that warms up.
 """
 
 import json

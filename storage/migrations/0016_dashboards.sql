@@ -134,6 +134,18 @@ COMMENT ON FUNCTION chart IS
     'telemetry() for a chart: the bucket by the range, of each metric the first devices only. usual: the sum of an amount, the increase '
     'of a counter, the mean of all others. An aggregate that a kind does not have is NULL.';
 
+CREATE FUNCTION zone_shift(zone text, since timestamptz, until timestamptz) RETURNS interval LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN count(DISTINCT o.shift) = 1 THEN min(o.shift) END
+    FROM (
+        SELECT t.at AT TIME ZONE zone_shift.zone - t.at AT TIME ZONE 'UTC' AS shift
+        FROM generate_series(zone_shift.since, zone_shift.until + INTERVAL '7 days', INTERVAL '7 days') AS t(at)
+    ) o;
+END;
+COMMENT ON FUNCTION zone_shift IS
+    'What the zone''s clocks are ahead of UTC, if it is the same all the time; NULL: clocks are put forward or back in between. With it '
+    'a bucket is an addition, which over millions of rows is a third of what a conversion costs.';
+
 CREATE FUNCTION chart_quality(step_ms float8, zone text, start timestamptz, stop timestamptz, districts text[], devices text[],
     metrics text[])
 RETURNS TABLE ("time" timestamptz, district text, received bigint, bad bigint, coverage float8)
@@ -145,6 +157,7 @@ DECLARE
     since CONSTANT timestamptz := bucket_start(step, chart_quality.zone, chart_quality.start);
     until CONSTANT timestamptz := bucket_end(step, chart_quality.zone,
         bucket_start(step, chart_quality.zone, chart_quality.stop - INTERVAL '1 microsecond'));
+    shift CONSTANT interval := zone_shift(chart_quality.zone, since, until);
 BEGIN
     RETURN QUERY
     WITH wanted AS MATERIALIZED (
@@ -155,11 +168,12 @@ BEGIN
     ), expected AS (
         SELECT w.district, sum(1 / nullif(w.expected_every, 0)) AS a_second FROM wanted w GROUP BY 1
     ), quarters AS (
-        SELECT q.bucket, w.district, sum(q.n + q.n_bad) AS received, sum(q.n_bad) AS bad
+        SELECT CASE WHEN shift IS NULL THEN q.bucket ELSE time_bucket(step, q.bucket + shift) - shift END AS bucket, w.district,
+            sum(q.n + q.n_bad) AS received, sum(q.n_bad) AS bad
         FROM quarter_hours q JOIN wanted w ON w.series_id = q.series_id
         WHERE q.bucket >= since AND q.bucket < until GROUP BY 1, 2
     )
-    SELECT bucket_start(step, chart_quality.zone, q.bucket) AS began, q.district, sum(q.received)::bigint, sum(q.bad)::bigint,
+    SELECT CASE WHEN shift IS NULL THEN bucket_start(step, chart_quality.zone, q.bucket) ELSE q.bucket END AS began, q.district, sum(q.received)::bigint, sum(q.bad)::bigint,
         least(sum(q.received) / nullif(max(e.a_second) * extract(epoch FROM step)::float8, 0), 1)
     FROM quarters q JOIN expected e ON e.district = q.district
     GROUP BY 1, 2 ORDER BY 1, 2;
@@ -237,6 +251,24 @@ END $$;
 COMMENT ON FUNCTION vn_nowcast IS
     'Of 12 hourly means, the current hour last, NULL where there is none; NULL unless there are two of the last three.';
 
+CREATE FUNCTION hourly_means(zone text, since timestamptz, until timestamptz, series int[])
+RETURNS TABLE (series_id int, began timestamptz, n int, s1 float8)
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    -- Whole hours of an offset move no hour. NULL where clocks shift: then as they stand at the start.
+    shift CONSTANT interval := coalesce(zone_shift(hourly_means.zone, hourly_means.since, hourly_means.until),
+        hourly_means.since AT TIME ZONE hourly_means.zone - hourly_means.since AT TIME ZONE 'UTC');
+BEGIN
+    RETURN QUERY
+    SELECT q.series_id, time_bucket(INTERVAL '1 hour', q.bucket + shift) - shift, sum(q.n)::int, sum(q.s1)
+    FROM quarter_hours q
+    WHERE q.series_id = ANY(hourly_means.series) AND q.bucket >= hourly_means.since AND q.bucket < hourly_means.until AND q.n > 0
+    GROUP BY 1, 2;
+END $$;
+COMMENT ON FUNCTION hourly_means IS 'Sums and counts of good readings by hours: of merged_buckets what means of the law need, at a third of its cost.';
+
 CREATE FUNCTION vn_aqi_means(zone text, start timestamptz, stop timestamptz, devices text[])
 RETURNS TABLE (device text, "time" timestamptz, pm25 float8, pm10 float8, no2 float8, so2 float8, co float8, o3 float8)
 LANGUAGE plpgsql STABLE
@@ -258,8 +290,8 @@ BEGIN
     WITH means AS (
         SELECT s.device_id AS device, r.began, s.metric,
             -- The catalogue has CO in mg/m3, the index wants ug/m3.
-            telemetry_mean('gauge', r.n, r.s1, r.s2) * CASE s.metric WHEN 'co' THEN 1000 ELSE 1 END AS c
-        FROM merged_buckets(INTERVAL '1 hour', vn_aqi_means.zone, since, until, ids, true) r JOIN series s ON s.id = r.series_id
+            telemetry_mean('gauge', r.n, r.s1, 0) * CASE s.metric WHEN 'co' THEN 1000 ELSE 1 END AS c
+        FROM hourly_means(vn_aqi_means.zone, since, until, ids) r JOIN series s ON s.id = r.series_id
     )
     SELECT m.device, m.began, max(c) FILTER (WHERE metric = 'pm25') AS pm25, max(c) FILTER (WHERE metric = 'pm10') AS pm10,
             max(c) FILTER (WHERE metric = 'no2') AS no2, max(c) FILTER (WHERE metric = 'so2') AS so2,
@@ -300,10 +332,10 @@ CREATE FUNCTION vn_aqi_days(zone text, start timestamptz, stop timestamptz, devi
 RETURNS TABLE ("time" timestamptz, device text, aqi int)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT d.day, d.device, floor(greatest(vn_aqi_index('pm25', d.pm25), vn_aqi_index('pm10', d.pm10), vn_aqi_index('no2', d.no2),
+    SELECT local_instant(d.day, vn_aqi_days.zone), d.device, floor(greatest(vn_aqi_index('pm25', d.pm25), vn_aqi_index('pm10', d.pm10), vn_aqi_index('no2', d.no2),
         vn_aqi_index('so2', d.so2), vn_aqi_index('co', d.co), vn_aqi_index('o3', d.o3), vn_aqi_index('o3_8h', d.o3_8h)) + 0.5)::int
     FROM (
-        SELECT bucket_start(INTERVAL '1 day', vn_aqi_days.zone, m.time) AS day, m.device, avg(m.pm25) AS pm25, avg(m.pm10) AS pm10,
+        SELECT time_bucket(INTERVAL '1 day', m.time AT TIME ZONE vn_aqi_days.zone) AS day, m.device, avg(m.pm25) AS pm25, avg(m.pm10) AS pm10,
             max(m.no2) AS no2, max(m.so2) AS so2, max(m.co) AS co, max(m.o3) AS o3, max(m.o3_8h) AS o3_8h
         FROM (
             SELECT h.*, CASE WHEN count(h.o3) OVER eight >= 6 THEN avg(h.o3) OVER eight END AS o3_8h  -- three quarters of them
@@ -317,7 +349,7 @@ BEGIN ATOMIC
         GROUP BY 1, 2
     ) d
     WHERE (d.pm25 IS NOT NULL OR d.pm10 IS NOT NULL)
-        AND d.day >= bucket_start(INTERVAL '1 day', vn_aqi_days.zone, vn_aqi_days.start)
+        AND local_instant(d.day, vn_aqi_days.zone) >= bucket_start(INTERVAL '1 day', vn_aqi_days.zone, vn_aqi_days.start)
     ORDER BY d.day, d.device;
 END;
 COMMENT ON FUNCTION vn_aqi_days IS 'VN_AQI of each local day and station; the running day from what there is of it.';
@@ -373,8 +405,8 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH hours AS MATERIALIZED (
-        SELECT r.series_id, r.began, r.n, r.s1, telemetry_mean('gauge', r.n, r.s1, r.s2) AS mean
-        FROM merged_buckets(INTERVAL '1 hour', over_limits.zone, since, until, ids, true) r WHERE r.n > 0
+        SELECT r.series_id, r.began, r.n, r.s1, telemetry_mean('gauge', r.n, r.s1, 0) AS mean
+        FROM hourly_means(over_limits.zone, since, until, ids) r
     ), means AS (
         SELECT h.series_id, '1h' AS span, h.mean FROM hours h
         UNION ALL

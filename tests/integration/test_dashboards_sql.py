@@ -214,6 +214,43 @@ def test_a_chart_is_what_telemetry_says(city):
     assert len(chart) > 300
 
 
+@pytest.mark.parametrize("zone", ["Asia/Ho_Chi_Minh", "America/New_York", "Asia/Kathmandu"])
+def test_days_of_quality_are_local_where_clocks_shift_too(city, zone):
+    made, connection = city
+    start = made.now - timedelta(days=365)
+    counted = connection.execute(
+        "SELECT time, district, received, bad FROM chart_quality(0, %s, %s, %s, '{}', '{}', '{pm25,no2}')", (zone, start, made.now)
+    ).fetchall()
+    same = connection.execute(
+        "SELECT time, district, sum(count + bad_count)::int8, sum(bad_count)::int8"
+        " FROM telemetry('1 day', %s, %s, %s, NULL, '{pm25,no2}') GROUP BY 1, 2 ORDER BY 1, 2",
+        (zone, start, made.now),
+    ).fetchall()
+    assert counted == same
+    assert len({row[0] for row in counted}) == 366
+
+
+@pytest.mark.parametrize("zone", ["Asia/Ho_Chi_Minh", "America/New_York", "Asia/Kathmandu"])
+def test_hours_of_the_law_are_those_of_telemetry(city, zone):
+    made, connection = city
+    start = made.now - timedelta(days=7)
+    ids = connection.execute("SELECT array_agg(id) FROM series WHERE metric = 'pm25'").fetchone()[0]
+    begin, end = connection.execute(
+        "SELECT bucket_start('1 hour', %(z)s, %(a)s), bucket_start('1 hour', %(z)s, %(b)s)", {"z": zone, "a": start, "b": made.now}
+    ).fetchone()
+    hours = connection.execute(
+        "SELECT began, device_id, n, s1 / n FROM hourly_means(%s, %s, %s, %s) h JOIN series s ON s.id = h.series_id ORDER BY 1, 2",
+        (zone, begin, end, ids),
+    ).fetchall()
+    same = connection.execute(
+        "SELECT time, device, count, mean FROM telemetry('1 hour', %s, %s, %s, NULL, '{pm25}') WHERE count > 0 ORDER BY 1, 2",
+        (zone, begin, end),
+    ).fetchall()
+    assert [row[:3] for row in hours] == [row[:3] for row in same]
+    assert [row[3] for row in hours] == pytest.approx([row[3] for row in same])
+    assert len(hours) > 100
+
+
 def test_quality_is_what_telemetry_says(city):
     made, connection = city
     start = made.now - timedelta(days=7)
