@@ -1,7 +1,7 @@
 """The ledger: what was received, and what became of it."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
@@ -13,10 +13,13 @@ from api.dependencies import Parts
 from api.models import LedgerModel
 from api.params import Instant, Paged, Text, decode_cursor, encode_cursor
 from api.problems import invalid
+from api.query import check_zone
 from storage import read
+from storage.database import RefusedDataError
 
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BUCKETS: Final = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
 _ENDS: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
 
@@ -31,6 +34,10 @@ class LedgerParameters(Paged):
         examples=["2026-01-01T00:00:00Z"],
     )
     stop: Instant | None = Field(None, alias="to", description="And before that.", examples=["2026-01-02T00:00:00Z"])
+    bucket: Literal["1m", "1h", "1d"] = Field(
+        "1m", description="How long a row is. Of a bucket that the range cuts, the minutes in it."
+    )
+    tz: Text = Field("UTC", description="Days and hours begin when clocks of this zone say so.", examples=["Asia/Ho_Chi_Minh"])
 
 
 _COUNTS: Final = {
@@ -61,18 +68,34 @@ _EXAMPLE: Final[dict[str, Any]] = {
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
 )
 async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
-    """Counts by minute of receipt and source, in pages, and their sums over the whole range."""
+    """Counts by minute, hour or day of receipt and source, in pages, and their sums over the whole range.
+
+    `minute` is the start of each row's bucket.
+    """
     start, stop = parameters.start, parameters.stop
     if start is not None and stop is not None and start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
+    check_zone(parameters.tz)
     key = decode_cursor(parameters.cursor, int, str)
     try:
         after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
     except OverflowError:
         raise invalid("cursor", "not a cursor of this list") from None
-    found = await read.ledger(
-        parts.pool, parameters.source, caller.within, start=start, stop=stop, after=after, limit=parameters.limit + 1
-    )
+    try:
+        found = await read.ledger(
+            parts.pool,
+            parameters.source,
+            caller.within,
+            start=start,
+            stop=stop,
+            after=after,
+            limit=parameters.limit + 1,
+            bucket=_BUCKETS[parameters.bucket],
+            zone=parameters.tz,
+        )
+    except RefusedDataError as exc:
+        # The one text of ours that the database judges: its zones may be older than Python's.
+        raise invalid("tz", f"the database does not know the zone {parameters.tz!r}") from exc
     n = min(len(found.source), parameters.limit)
     more = len(found.source) > n
     return answer(

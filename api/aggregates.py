@@ -5,7 +5,7 @@ A bucket without a good reading has NaN, and a count of 0.
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -62,6 +62,11 @@ def allowed(kind: Kind) -> list[Aggregate]:
     return [aggregate for aggregate in Aggregate if aggregate in _TABLE[kind]]
 
 
+def reads(aggregate: Aggregate, kind: Kind) -> Sequence[str]:
+    """Which columns of buckets an aggregate is made from, counts and times apart."""
+    return ("s1", "s2") if kind is Kind.DIRECTION and aggregate is Aggregate.MEAN else _READS[aggregate]
+
+
 def coverage(buckets: Buckets, expected_every: Float64) -> Float64:
     """Readings received, good or bad, over those expected; at most 1.
 
@@ -112,6 +117,17 @@ def _energetic_mean(b: Buckets) -> Float64:
     return 10.0 * np.log10(b.s1 / b.n)
 
 
+_READS: Final[Mapping[Aggregate, Sequence[str]]] = {
+    Aggregate.COUNT: (),
+    Aggregate.MEAN: ("s1",),
+    Aggregate.MIN: ("vmin",),
+    Aggregate.MAX: ("vmax",),
+    Aggregate.SUM: ("s1",),
+    Aggregate.FIRST: ("vfirst",),
+    Aggregate.LAST: ("vlast",),
+    Aggregate.INCREASE: ("s1",),
+    Aggregate.STDDEV: ("s1", "s2"),
+}
 _Function = Callable[[Buckets], Column]
 _ALWAYS: Final[Mapping[Aggregate, _Function]] = {
     Aggregate.COUNT: lambda b: b.n,

@@ -1,5 +1,6 @@
 """The application: routes, error shape, documentation, and the pool's life."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
@@ -10,16 +11,35 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import accounts, console, devices, export, latest, metrics, operations, problems, readings, states, stream, telemetry
+from api import (
+    accounts,
+    console,
+    devices,
+    export,
+    latest,
+    liveness,
+    metrics,
+    operations,
+    posting,
+    problems,
+    quarantine,
+    readings,
+    registration,
+    sources,
+    states,
+    stream,
+    telemetry,
+)
 from api import catalogue as catalogue_routes
-from api.bodies import BoundedBodies
+from api.bodies import UPLOAD, BoundedBodies
 from api.console import Look
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
 from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
-from api.models import LatestFeaturesModel, StatesFeaturesModel
+from api.intake import Intake, Replay, Uploads
+from api.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails
 from api.requests import Counted, Requests
@@ -33,7 +53,7 @@ POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
-_BODIES: Final[dict[str, int]] = {}
+_BODIES: Final = {"/v1/registry/import": UPLOAD, "/v1/readings": UPLOAD}
 #: Bytes from which an answer is compressed, and how hard (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
@@ -43,13 +63,18 @@ _ROUTERS: Final = (
     metrics.router,
     catalogue_routes.router,
     devices.router,
+    registration.router,
+    sources.router,
     latest.router,
     states.router,
     stream.router,
     telemetry.router,
     readings.router,
+    posting.router,
     export.router,
     accounts.router,
+    quarantine.router,
+    liveness.router,
 )
 _DESCRIPTION: Final = """\
 Readings of a city's sensors, with their quality flags and accounts.
@@ -76,6 +101,8 @@ def create_app(
     stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
+    intake: Intake | None = None,
+    replay: Replay | None = None,
     look: Look | None = None,
     version: str | None = None,
 ) -> FastAPI:
@@ -101,6 +128,10 @@ def create_app(
         What a request without a key may do.
     rate : int
         Requests a minute of one key.
+    intake : Intake, optional
+        Takes readings; started and stopped with the application. Without it they are refused.
+    replay : Replay, optional
+        Tries again what is in quarantine.
     look : Look, optional
         What the city decides about its console.
     version : str, optional
@@ -121,6 +152,9 @@ def create_app(
             for each in (pool, export_pool, stream_pool, writes):
                 await each.open()
                 opened.push_async_callback(each.close)
+            if intake is not None:
+                intake.start()
+                opened.push_async_callback(asyncio.to_thread, intake.stop)
             opened.push_async_callback(hub.close)
             yield
 
@@ -143,8 +177,12 @@ def create_app(
         export_pool=export_pool,
         downloads=Downloads(max_exports),
         max_export_series=max_export_series,
+        intake=intake,
+        replay=replay,
+        uploads=Uploads(),
         hub=hub,
     )
+    app.state.routes = _routes()
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
     app.add_middleware(BoundedBodies, limits=_BODIES)
@@ -170,15 +208,14 @@ def _complete_document(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel, StatesFeaturesModel):
+        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel, StatesFeaturesModel):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
-        for route in (
-            route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute) and route.include_in_schema
-        ):
+        for route in (route for route in _routes() if route.include_in_schema):
             method = next(iter(route.methods or ["GET"])).lower()
-            shown = document["paths"][route.path][method]["responses"]["200"]["content"]
-            for kind, content in route.responses[200]["content"].items():
+            status = route.status_code or 200
+            shown = document["paths"][route.path_format][method]["responses"][str(status)].get("content", {})
+            for kind, content in route.responses[status].get("content", {}).items():
                 shown.setdefault(kind, {}).update(content)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             for parameter in operation.get("parameters", []):
@@ -186,6 +223,10 @@ def _complete_document(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _routes() -> list[APIRoute]:
+    return [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,13 @@ _EXAMPLE: Final = {
             "suspect_low": None,
             "suspect_high": None,
             "interval_s": 60.0,
+            "unece": "CEL",
+            "step_floor": 0.5,
+            "step_per_minute": 3.0,
+            "stuck_after_s": 43200.0,
+            "may_repeat": [],
+            "sentinels": [],
+            "source": "Z",
         }
     ]
 }
@@ -63,4 +70,11 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "suspect_low": finite(metric.suspect_low),
         "suspect_high": finite(metric.suspect_high),
         "interval_s": metric.interval,
+        "unece": metric.unece or None,
+        "step_floor": finite(metric.step_floor),
+        "step_per_minute": metric.step_per_minute,
+        "stuck_after_s": finite(metric.stuck_after),
+        "may_repeat": list(metric.may_repeat),
+        "sentinels": list(metric.sentinels),
+        "source": metric.source,
     }

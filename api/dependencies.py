@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from api.download import Downloads
 from api.gate import Gate
 from api.hub import Hub
+from api.intake import Intake, Replay, Uploads
 from api.requests import Requests
 from devices.catalogue import Catalogue
 from storage.pool import ReadPool, WritePool
@@ -27,6 +28,9 @@ class Service:
     export_pool: ReadPool  # apart, so that exports never keep small queries waiting for a connection
     downloads: Downloads
     max_export_series: int
+    intake: Intake | None  # None: this server takes no readings
+    replay: Replay | None  # None: nor anything from quarantine
+    uploads: Uploads
     hub: Hub  # what streams listen to
 
 

@@ -9,6 +9,7 @@ from api.answers import answer
 from api.dependencies import Parts
 from api.models import HealthModel
 from api.problems import Problem
+from devices.errors import CitybeatError
 from storage.database import DatabaseUnavailableError, StorageError
 from storage.migrate import SchemaError
 
@@ -32,7 +33,7 @@ async def healthz(parts: Parts) -> Response:
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500, 503)},
 )
 async def readyz(parts: Parts) -> Response:
-    """The database answers, and its schema is the one that this version works with. Send traffic only then."""
+    """The database answers, its schema is the one that this version works with, and readings are taken. Send traffic only then."""
     try:
         await parts.pool.check()
     except DatabaseUnavailableError:
@@ -42,4 +43,9 @@ async def readyz(parts: Parts) -> Response:
     except StorageError as exc:
         # It may name hosts and users; those are in the log of whoever runs the server.
         raise DatabaseUnavailableError(str(exc)) from exc
+    if parts.intake is not None:
+        try:
+            parts.intake.check()
+        except CitybeatError as exc:
+            raise Problem(503, "intake-failed", "Readings are not taken", f"{exc}; restart this server") from exc
     return answer({"status": "ok", "version": parts.version})

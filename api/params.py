@@ -54,7 +54,7 @@ def encode_cursor(*key: str | int) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None, *types: type) -> list[Any] | None:
+def decode_cursor(cursor: str | None, *types: type, where: str = "query") -> list[Any] | None:
     """The key that `encode_cursor` was given; None: from the beginning.
 
     Raises
@@ -73,5 +73,5 @@ def decode_cursor(cursor: str | None, *types: type) -> list[Any] | None:
         or [type(part) for part in key] != list(types)
         or any("\0" in part for part in key if type(part) is str)
     ):
-        raise invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is")
+        raise invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is", where=where)
     return key

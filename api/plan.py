@@ -48,6 +48,11 @@ class Width(NamedTuple):
     seconds: float  # on average
     step: str  # a length that no such bucket is shorter than, as PostgreSQL says it
 
+    @property
+    def length(self) -> int | None:
+        """us; None: longer than an hour, and by what clocks show."""
+        return round(self.seconds * 1_000_000) if self.seconds <= _HOUR else None
+
 
 #: A quarter-hour is what is left of an hour where clocks shift by less than an hour.
 WIDTHS: Final[Mapping[Bucket, Width]] = {
@@ -63,6 +68,7 @@ WIDTHS: Final[Mapping[Bucket, Width]] = {
     Bucket.W1: Width("7 days", 7 * 86_400, "1 day"),
     Bucket.MO1: Width("1 month", 30.436875 * 86_400, "7 days"),
 }
+_HOUR: Final = 3600
 _SECONDS: Final = {Level.QUARTERS: 900, Level.MINUTES: 60}
 
 

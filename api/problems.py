@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from storage.database import DatabaseUnavailableError, TransientError
 from storage.pool import QueryTimeoutError
@@ -114,7 +115,13 @@ async def _on_http(request: Request, exc: Exception) -> Response:
     }
     detail = details.get(exc.status_code, str(exc.detail))
     slug = status.phrase.lower().replace(" ", "-")
-    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=exc.headers).response()
+    headers = dict(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The framework names the methods of one of the routes at this address.
+        found = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = {method for route in found for method in route.methods}
+        headers |= {"Allow": ", ".join(sorted(methods))} if methods else {}
+    return Problem(exc.status_code, slug, status.phrase.capitalize(), detail, headers=headers).response()
 
 
 async def _on_validation(_request: Request, exc: Exception) -> Response:
@@ -230,6 +237,24 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             " or say format=csv|arrow|parquet",
         },
     ),
+    409: (
+        "There is one already.",
+        {
+            "type": "urn:citybeat:problem:already-exists",
+            "title": "Already exists",
+            "status": 409,
+            "detail": "there is a device 'env-0007' already: PATCH changes it",
+        },
+    ),
+    412: (
+        "The device has another ETag by now.",
+        {
+            "type": "urn:citybeat:problem:precondition-failed",
+            "title": "Precondition failed",
+            "status": 412,
+            "detail": "device 'env-0007' was changed meanwhile: its ETag is \"3-1f\". Look at it, and try again with that",
+        },
+    ),
     413: (
         "The body is larger than it may be.",
         {
@@ -238,6 +263,16 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
             "status": 413,
             "detail": "a body may have 1048576 bytes here; send several smaller ones",
             "max_bytes": 1048576,
+        },
+    ),
+    415: (
+        "There is no reader for this kind of body.",
+        {
+            "type": "urn:citybeat:problem:unsupported-media-type",
+            "title": "Unsupported media type",
+            "status": 415,
+            "detail": "there is application/json, application/senml+json, application/senml+cbor, text/csv,"
+            " application/vnd.apache.parquet; not 'application/xml'",
         },
     ),
     422: (
@@ -270,7 +305,7 @@ _EXAMPLES: Final[Mapping[int, tuple[str, dict[str, Any]]]] = {
         },
     ),
     503: (
-        "The database is away, or took too long; or as many exports are running as may.",
+        "The database is away, or took too long; or as much is under way as may be.",
         {
             "type": "urn:citybeat:problem:database-unavailable",
             "title": "Database unavailable",

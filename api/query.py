@@ -17,9 +17,12 @@ from api.dependencies import Service
 from api.fill import FILLED, Fill, filled
 from api.plan import Bucket
 from api.problems import Problem, invalid
+from api.thin import Thin, thinned
 from devices.batch import Bools, Float64, Int64
 from devices.catalogue import Kind
+from devices.flags import is_bad
 from storage import series
+from storage.buckets import VALUES
 from storage.database import RefusedDataError
 from storage.selection import Selected
 from storage.series import Buckets, Level, Policy, Span
@@ -40,7 +43,18 @@ class Question:
     fill: Fill
     policy: Policy
     points: int  # for each series, with bucket=auto
+    keep: int | None  # readings of each series, with bucket=raw; None: all
+    thin: Thin  # which, if there are more
     where: str  # what errors name: query or body
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thinned:
+    """What readings were left out of."""
+
+    rule: Thin
+    readings: NDArray[np.int64]  # by row of the selection
+    bad: int  # of all readings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +66,7 @@ class Found:
     wanted: Mapping[str, Sequence[Aggregate]]  # by metric
     which: NDArray[np.int64]  # row of the selection that each point belongs to
     columns: dict[str, Any]
+    thinned: Thinned | None = None
 
 
 async def ask(parts: Service, chosen: Selected, question: Question) -> Found:
@@ -100,8 +115,9 @@ def check(question: Question) -> None:
     where = question.where
     if question.start >= question.stop:
         raise invalid("from", f"must be before `to` ({rfc3339(question.stop)})", where=where)
-    if question.zone not in _zones():
-        raise invalid("tz", f"there is no zone {question.zone!r}; expected a name such as Asia/Ho_Chi_Minh or UTC", where=where)
+    check_zone(question.zone, where=where)
+    if question.keep is not None and question.bucket is not Bucket.RAW:
+        raise invalid("max_points", "only readings are thinned, with bucket=raw; `points` is for bucket=auto", where=where)
     if question.bucket is Bucket.RAW:
         if question.aggregates:
             raise invalid(
@@ -111,6 +127,17 @@ def check(question: Question) -> None:
             raise invalid(
                 "fill", "readings have no gaps to fill with bucket=raw; leave it out, or take another bucket", where=where
             )
+
+
+def check_zone(zone: str, *, where: str = "query") -> None:
+    """Refuse a zone that there is not.
+
+    Raises
+    ------
+    Problem
+    """
+    if zone not in _zones():
+        raise invalid("tz", f"there is no zone {zone!r}; expected a name such as Asia/Ho_Chi_Minh or UTC", where=where)
 
 
 @cache
@@ -166,23 +193,34 @@ def _wanted(chosen: Selected, question: Question) -> dict[str, Sequence[Aggregat
 
 
 async def _raw(parts: Service, chosen: Selected, question: Question) -> Found:
+    limit = parts.max_points if question.keep is None else plan.MAX_RAW
     found = await series.readings(
-        parts.pool,
-        chosen.id,
-        start=question.start,
-        stop=question.stop,
-        policy=question.policy,
-        limit=parts.max_points + 1,
+        parts.pool, chosen.id, start=question.start, stop=question.stop, policy=question.policy, limit=limit + 1
     )
-    _check_points(parts, len(found), question, "a shorter range, fewer series, or a bucket such as 1m")
+    if len(found) > limit and question.keep is not None:
+        raise invalid(
+            "from",
+            f"the range has more than the {plan.MAX_RAW:,} readings that one answer may be made of; ask for a shorter range, fewer"
+            " series, or a bucket such as 1m",
+            where=question.where,
+            slug="range-too-long",
+            max_readings=plan.MAX_RAW,
+        )
+    if question.keep is None:
+        _check_points(parts, len(found), question, "a shorter range, fewer series, max_points, or a bucket such as 1m")
     which = chosen.rows(found.series)
     order = np.argsort(which, kind="stable")
-    columns = {
-        "time": milliseconds(found.time[order]),
-        "value": found.value[order],
-        "flags": flag_names(found.flags[order]),
-    }
-    return Found(bucket=Bucket.RAW, level=Level.RAW, wanted={}, which=which[order], columns=columns)
+    which, time, value, flags = which[order], found.time[order], found.value[order], found.flags[order]
+    left = None
+    if question.keep is not None:
+        rows = thinned(which, time, value, points=question.keep, rule=question.thin)
+        if len(rows) < len(which):
+            counts = np.bincount(which, minlength=len(chosen))
+            left = Thinned(rule=question.thin, readings=counts, bad=int(np.count_nonzero(is_bad(flags))))
+            which, time, value, flags = which[rows], time[rows], value[rows], flags[rows]
+        _check_points(parts, len(which), question, "a shorter range, fewer series, or a lower max_points")
+    columns = {"time": milliseconds(time), "value": value, "flags": flag_names(flags)}
+    return Found(bucket=Bucket.RAW, level=Level.RAW, wanted={}, which=which, columns=columns, thinned=left)
 
 
 async def _buckets(
@@ -191,7 +229,7 @@ async def _buckets(
     width = plan.WIDTHS[question.bucket]
     # Minutes are what they are by every clock.
     zone = "UTC" if question.bucket is Bucket.M1 else question.zone
-    span = Span(bucket=width.interval, zone=zone, start=question.start, stop=question.stop)
+    span = Span(bucket=width.interval, length=width.length, zone=zone, start=question.start, stop=question.stop)
     seconds = (question.stop - question.start).total_seconds()
     limit = parts.max_points
     if question.fill is not Fill.NONE:
@@ -222,7 +260,11 @@ async def _buckets(
                 max_readings=plan.MAX_RAW,
             ) from None
     else:
-        found = await series.rollups(parts.pool, chosen.id, span, level=level, limit=limit + 1)
+        kinds = dict(zip(chosen.metric, chosen.kind, strict=True))
+        values = {name for metric, asked in wanted.items() for each in asked for name in aggregates.reads(each, kinds[metric])}
+        found = await series.rollups(
+            parts.pool, chosen.id, span, level=level, limit=limit + 1, values=[name for name in VALUES if name in values]
+        )
     _check_points(parts, len(found), question, "a shorter range, fewer series, or a wider bucket")
     which = chosen.rows(found.series)
     if question.fill is Fill.NONE:

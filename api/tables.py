@@ -1,4 +1,4 @@
-"""Rows of an export as CSV, as an Arrow IPC stream, or as Parquet: the one module that knows pyarrow.
+"""Rows of an export as CSV, as an Arrow IPC stream, or as Parquet (`api/uploads.py` reads them).
 
 An encoder is given blocks in order, and gives the bytes of the file piece by piece. A file that nobody ended is visibly broken:
 Parquet lacks its footer, Arrow its end of stream; CSV has no end, so the connection has to break (`api/download.py`).

@@ -18,6 +18,7 @@ from api.params import Instant, Parameters, Text
 from api.plan import MAX_SERIES, Bucket
 from api.query import Found, Question, allowed, ask, check
 from api.selecting import DevicesFilter, check_metrics, resolve
+from api.thin import FEWEST, Thin
 from storage.selection import Selected, Selection
 from storage.series import Policy
 
@@ -39,6 +40,14 @@ _FLAGS: Final = (
     " those are kept. Unless given: `all` with `bucket=raw`, else `good`."
 )
 _POINTS: Final = "With `bucket=auto`: most points of each series."
+_MAX_POINTS: Final = (
+    "With `bucket=raw`: most readings of each series, for a plot; `thin` says which. They are readings as they were stored, the"
+    " first and the last among them, and `thinned` in the answer says how many there were. All, unless given."
+)
+_THIN: Final = (
+    "With `max_points`. `lttb`: those that make the largest triangles, which keep a line's shape. `minmax`: the least and the"
+    " greatest of stretches of time, which keep every peak. `lttb`, unless given."
+)
 
 
 class SeriesParameters(Parameters):
@@ -56,6 +65,8 @@ class SeriesParameters(Parameters):
     fill: Fill = Field(Fill.NONE, description=_FILL)
     flags: Policy | None = Field(None, description=_FLAGS)
     points: int = Field(1000, ge=1, le=10_000, description=_POINTS)
+    max_points: int | None = Field(None, ge=FEWEST, le=100_000, description=_MAX_POINTS)
+    thin: Thin | None = Field(None, description=_THIN)
 
 
 class QueryBody(Parameters):
@@ -80,6 +91,8 @@ class QueryBody(Parameters):
     fill: Fill = Field(Fill.NONE, description=_FILL)
     flags: Policy | None = Field(None, description=_FLAGS)
     points: int = Field(1000, strict=True, ge=1, le=10_000, description=_POINTS)
+    max_points: int | None = Field(None, strict=True, ge=FEWEST, le=100_000, description=_MAX_POINTS)
+    thin: Thin | None = Field(None, description=_THIN)
 
 
 _HEAD: Final[dict[str, Any]] = {
@@ -93,6 +106,7 @@ _HEAD: Final[dict[str, Any]] = {
     "from": "2026-01-01T00:00:00Z",
     "to": "2026-01-01T00:02:00Z",
     "count": 2,
+    "thinned": None,
 }
 _TIMES: Final = [1767225600000, 1767225660000]
 _ROWS: Final[dict[str, Any]] = {
@@ -109,12 +123,13 @@ _SERIES: Final[dict[str, Any]] = {
             **_HEAD,
             "bucket": "raw",
             "level": "raw",
+            "thinned": {"rule": "lttb", "readings": 86400, "bad_count": 12},
             "columns": {"time": _TIMES, "value": [28.1, 99.0], "flags": [[], ["range"]]},
         }
     },
 }
 _QUERY: Final[dict[str, Any]] = {
-    **{name: _HEAD[name] for name in ("bucket", "level", "tz", "from", "to", "count")},
+    **{name: _HEAD[name] for name in ("bucket", "level", "tz", "from", "to", "count", "thinned")},
     "series": [
         {"device": "env-0007", "metric": "temperature", "unit": "Cel", "kind": "gauge", "aggregates": ["mean", "count"], "count": 2}
     ],
@@ -210,6 +225,8 @@ async def query(parts: Parts, caller: Reader, body: Annotated[QueryBody, Body(op
 
 
 def _question(asked: SeriesParameters | QueryBody, where: str) -> Question:
+    if asked.thin is not None and asked.max_points is None:
+        raise problems.invalid("thin", "says which readings to keep; say how many, too: max_points", where=where)
     question = Question(
         start=asked.start,
         stop=asked.stop or datetime.now(UTC),
@@ -219,6 +236,8 @@ def _question(asked: SeriesParameters | QueryBody, where: str) -> Question:
         fill=asked.fill,
         policy=asked.flags or (Policy.ALL if asked.bucket is Bucket.RAW else Policy.GOOD),
         points=asked.points,
+        keep=asked.max_points,
+        thin=asked.thin or Thin.LTTB,
         where=where,
     )
     check(question)  # before anything is looked up
@@ -233,11 +252,15 @@ def _head(question: Question, found: Found) -> dict[str, Any]:
         "from": rfc3339(question.start),
         "to": rfc3339(question.stop),
         "count": len(found.columns["time"]),
+        "thinned": None
+        if found.thinned is None
+        else {"rule": found.thinned.rule, "readings": int(found.thinned.readings.sum()), "bad_count": found.thinned.bad},
     }
 
 
 def _series(chosen: Selected, found: Found, policy: Policy) -> list[dict[str, Any]]:
     counts = np.bincount(found.which, minlength=len(chosen)).tolist()
+    readings = None if found.thinned is None else found.thinned.readings.tolist()
     return [
         {
             "device": device,
@@ -246,6 +269,9 @@ def _series(chosen: Selected, found: Found, policy: Policy) -> list[dict[str, An
             "kind": kind,
             "aggregates": [] if found.bucket is Bucket.RAW else found.wanted.get(metric) or allowed(kind, policy),
             "count": count,
+            **({} if readings is None else {"readings": readings[row]}),
         }
-        for device, metric, unit, kind, count in zip(chosen.device, chosen.metric, chosen.unit, chosen.kind, counts, strict=True)
+        for row, (device, metric, unit, kind, count) in enumerate(
+            zip(chosen.device, chosen.metric, chosen.unit, chosen.kind, counts, strict=True)
+        )
     ]

@@ -27,7 +27,7 @@ def registry(listed: list[Device]) -> Registry:
         SeriesRow(id=i + 1, device=device.id, source=1, retired=False, metric=builtin()[sensor.metric], sensor=sensor)
         for i, (device, sensor) in enumerate(pairs)
     ]
-    return build(version=1, sources={SOURCE: 1}, devices=[device.id for device in listed], rows=rows)
+    return build(version=1, sources={SOURCE: 1}, devices=dict.fromkeys((device.id for device in listed), 1), rows=rows)
 
 
 def messages(listed: list[Device], *, count: int, reports: int, seed: int = 1) -> list[Message]:

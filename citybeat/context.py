@@ -1,5 +1,6 @@
 """What every command needs: its settings, the servers, a connection, a stop signal, and one way to fail."""
 
+import getpass
 import json
 import signal
 import sys
@@ -18,7 +19,7 @@ from devices.device import Device
 from devices.errors import CitybeatError
 from simulator.errors import SimulatorError
 from stack import Servers, StackError
-from storage import migrate, registry
+from storage import migrate, registration, registry
 from storage.database import Connection, connect
 
 
@@ -68,6 +69,7 @@ def database(settings: Settings, *, application: str, migrated: bool = True) -> 
     with servers(settings) as running, connect(running.database_url, application=application) as connection:
         if migrated:
             migrate.check(connection)
+        registration.act_as(connection, f"{getpass.getuser()} (citybeat {application})")
         yield connection
 
 
@@ -97,6 +99,7 @@ def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | 
 def register(database_url: str, devices: Sequence[Device]) -> None:
     """Register devices, with a connection of its own: what the simulator is handed."""
     with connect(database_url, application="registration") as connection:
+        registration.act_as(connection, "simulator")
         registry.register(connection, devices)
 
 

@@ -1,28 +1,41 @@
-"""Devices from a JSON file, checked field by field."""
+"""Devices from a file, in the forms that the API takes: CSV, GeoJSON, JSON."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
+from api import imports
+from api.imports import Form
 from devices.device import Device
 from devices.errors import DeviceError
 
-_ADAPTER: Final = TypeAdapter(list[Device], config=ConfigDict(extra="forbid"))
+_FORMS: Final = {".json": Form.JSON, ".geojson": Form.GEOJSON, ".csv": Form.CSV}
+#: Mistakes that are shown; nobody reads more of them in a terminal.
+_SHOWN: Final = 50
 
 
-def parse(file: Path) -> list[Device]:
-    """The devices of a file.
+def parse(file: Path, metrics: Mapping[str, Any]) -> list[Device]:
+    """The devices of a file; its name says the form.
+
+    Parameters
+    ----------
+    file : Path
+    metrics : mapping
+        Names that a sensor may have.
 
     Raises
     ------
     DeviceError
-        The file cannot be read, or is not an array of devices; the message names the place and what is wrong, for every mistake.
+        The file cannot be read, or something is wrong with it; the message names the place and what is wrong, for every mistake.
     """
+    form = _FORMS.get(file.suffix.lower())
+    if form is None:
+        raise DeviceError(f"{file}: a file of devices ends in {', '.join(_FORMS)}")
     try:
-        return _ADAPTER.validate_json(file.read_bytes())
+        entries, mistakes = imports.read(file.read_bytes(), form, metrics)
     except OSError as exc:
         raise DeviceError(f"{file}: {exc.strerror}") from exc
-    except ValidationError as exc:
-        mistakes = (f"{'.'.join(str(part) for part in error['loc']) or 'file'}: {error['msg']}" for error in exc.errors())
-        raise DeviceError(f"{file}: " + "; ".join(mistakes)) from exc
+    if mistakes:
+        shown = "; ".join(map(str, mistakes[:_SHOWN])) + (f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else "")
+        raise DeviceError(f"{file}: {shown}")
+    return [entry.device for entry in entries]

@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from citybeat import context
+from citybeat import context, posting
 from citybeat.context import failures
 from citybeat.settings import Settings
 from devices.errors import CitybeatError, Reason
 from ingest import replay as replaying
 from storage import quarantine
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 app = typer.Typer(help="What was refused, why, and another try.", no_args_is_help=True)
 _OUT = Console()
@@ -74,17 +74,12 @@ def replay(reason: ReasonOption = None, source: SourceOption = None, since: Sinc
     """Try what was refused once more, e.g. after its devices were registered; what fails again stays."""
     with failures():
         settings = Settings()
-        judging = replaying.Settings(
-            catalogue=settings.load_catalogue(),
-            limits=settings.limits(),
-            max_bytes=settings.max_message_bytes,
-            quarantine_quota=settings.quarantine_quota_bytes,
-        )
+        judging = posting.judging(settings)
         wanted = Filter(reason=reason, source=source, since=since, until=until)
         with (
             context.servers(settings) as servers,
             context.database(settings, application="quarantine") as connection,
             closing(Store(servers.database_url, quarantine_quota=judging.quarantine_quota)) as store,
         ):
-            counts = replaying.replay(store, connection, judging, wanted)
+            counts = replaying.replay(store, connection, judging, wanted).counts
         print(json.dumps(dict(sorted(counts.items()))))

@@ -53,7 +53,7 @@ class Registry:
     horizon: int  # us since 1970 UTC: readings before it were given up, and are not taken any more; NEVER: none were
     sources: Mapping[str, int]  # id by name
     replacing: frozenset[int]  # ids of the sources whose last value wins a conflict
-    devices: frozenset[str]  # every registered device, retired ones included
+    devices: Mapping[str, int]  # id of the source of every registered device, retired ones included
     series: Mapping[tuple[str, str], int]  # id by (device, metric)
     owner: Int32  # id of the source; 0: no such series
     retired: Bools
@@ -95,7 +95,7 @@ def build(
     *,
     version: int,
     sources: Mapping[str, int],
-    devices: Iterable[str],
+    devices: Mapping[str, int],
     rows: Iterable[SeriesRow],
     replacing: frozenset[int] = frozenset(),
     horizon: int = int(NEVER),
@@ -107,8 +107,8 @@ def build(
     version : int
     sources : mapping
         Id by name; ids are positive.
-    devices : iterable of str
-        Ids of all devices, those without sensors too.
+    devices : mapping
+        Id of the source by id of the device; of all devices, those without sensors too.
     rows : iterable of SeriesRow
     replacing : frozenset of int
         Ids of the sources whose last value wins a conflict.
@@ -136,7 +136,7 @@ def build(
         version=version,
         horizon=horizon,
         sources=dict(sources),
-        devices=frozenset(devices),
+        devices=dict(devices),
         replacing=replacing,
         series={(row.device, row.metric.name): row.id for row in listed},
         owner=_placed(size, ids, [row.source for row in listed], np.int32, 0),

@@ -1,7 +1,7 @@
 """One batch's transaction, step by step (DESIGN, "one batch is one transaction")."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,8 @@ class Written:
     replaced: int = 0  # stored readings that got another value
     #: What went to quarantine: readings, or whole messages, by name of the source ("?": none) and reason.
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    columns: Mapping[str, Int64] = field(default_factory=dict)  # the counts of each message; empty: not known
+    refusals: Sequence[Refusal] = ()  # what went to quarantine, conflicts included
 
     @property
     def reasons(self) -> Counter[str]:
@@ -95,7 +97,15 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     counts = Counter({name: int(column.sum()) for name, column in columns.items()})
     counts["overflow"] = sum(overflow.values())
     named = Counter((read.sources[refusal.message] or NO_SOURCE, refusal.reason.value) for refusal in refused + conflicts)
-    return Written(counts=counts, stored=stored, same_since=same_since, replaced=len(winners), refused=named)
+    return Written(
+        counts=counts,
+        stored=stored,
+        same_since=same_since,
+        replaced=len(winners),
+        refused=named,
+        columns=columns,
+        refusals=[*refused, *conflicts],
+    )
 
 
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:

@@ -60,6 +60,12 @@ class History:
         new = History.empty(more)
         return type(self)(**{name: np.concatenate([getattr(self, name), getattr(new, name)]) for name in self.__slots__})
 
+    def put(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Know these series anew: ids in `series`, and what is known of each, as the store has it; in place."""
+        ids = columns["series"]
+        for name in self.__slots__:
+            getattr(self, name)[ids] = columns[name]
+
     def advance(self, stored: Batch, same_since: Int64) -> None:
         """Take in what was stored and committed; in place, since the arrays are as long as the city.
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from devices.errors import CitybeatError
-from storage import outbox, retention, rollup, states
+from storage import answers, outbox, retention, rollup, states
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
 from storage.outbox import Bounds
 from storage.retention import Policy
-from storage.write import forget_batches
+from storage.store import forget_batches
 
 _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
@@ -99,6 +99,7 @@ class Housekeeper:
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)
+                answers.forget(connection)
                 retention.keep(connection, self._policy)
                 self._tidy_at = time.monotonic() + _TIDY_EVERY
             if not done:

@@ -126,7 +126,6 @@ class Lane:
         self._line: Connection | None = None
         self._new_line: Connection | None = None
         self._new_line_there: Final = threading.Event()
-        self._fresh = not gate.is_set()
         self._stop_at: float | None = None  # monotonic s
         self._ready = False
         self._trouble = ""
@@ -268,8 +267,7 @@ class Lane:
         return self._spool if self._gate.is_set() and len(self._spool) else None
 
     def _send(self, batch_id: UUID, messages: Sequence[Message], row: Row | None, spool: Spool | None) -> None:
-        fresh, self._fresh = self._fresh and self._gate.is_set(), self._fresh and not self._gate.is_set()
-        request = Request(id=batch_id, messages=messages, fresh=fresh)
+        request = Request(id=batch_id, messages=messages)
         self._sent = _Sent(request, time.monotonic(), row, spool)
         self._heard_at = time.monotonic()
         self._say(request)

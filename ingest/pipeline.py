@@ -2,13 +2,16 @@
 
 `judge` is everything before the database, `write` one try at the transaction; `Pipeline` holds what lasts from one batch to the
 next (the registry's snapshot, what is known of each series) and tries again until the outcome is known.
+
+Others may write for the same sources. When somebody has (`Transaction.moved`), what is known of their series is loaded anew under
+the locks, and the batch judged again. So whoever writes, readings are judged in the order in which they are committed.
 """
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import numpy as np
@@ -25,9 +28,11 @@ from ingest.message import Message
 from ingest.validate import Limits
 from storage import registry as registry_store
 from storage.database import Connection, DatabaseUnavailableError, RefusedDataError, TransientError, connect
-from storage.write import Store
+from storage.store import Store
+from storage.write import Transaction
 
 _LOG: Final = logging.getLogger(__name__)
+_T = TypeVar("_T")
 #: s. Between tries: at once for a hiccup, never so often that a starting server is hammered.
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
@@ -42,6 +47,10 @@ class _RehearsedError(CitybeatError):
 
 class RegistryMovedError(CitybeatError):
     """The registry changed between judging a batch and writing it."""
+
+
+#: Something more to be done in a batch's transaction, when what came of it is known.
+Within = Callable[[Transaction, Written], None]
 
 
 class Pipeline:
@@ -130,6 +139,7 @@ class Pipeline:
         *,
         batch_id: UUID | None = None,
         trouble: Callable[[CitybeatError], None] | None = None,
+        within: Within | None = None,
     ) -> Written | None:
         """Judge and write a batch, and try again until it is committed.
 
@@ -142,6 +152,8 @@ class Pipeline:
             The one that it had at an earlier try, if there may have been one; a new one, unless given.
         trouble : callable, optional
             Gets what went wrong with a try before the next one.
+        within : callable, optional
+            Called in the transaction, when all is written. Such a batch is one transaction, whatever the database refuses of it.
 
         Returns
         -------
@@ -162,14 +174,14 @@ class Pipeline:
                 if self._store is None:
                     self.open()
                 if refused is not None:
-                    return self._without_what_is_refused(messages, batch_id, refused)
-                return self._try(messages, batch_id)
+                    return self._without_what_is_refused(messages, batch_id, refused, within)
+                return self._try(messages, batch_id, within=within)
             except RefusedDataError as exc:
                 if refused is not None:
                     raise  # though all readings were left out
-                if len(messages) > 1:
+                if within is None and len(messages) > 1:
                     return self._divided(messages, batch_id, give_up, trouble)
-                _LOG.warning("the database refuses readings of a message: %s", exc)
+                _LOG.warning("the database refuses readings: %s", exc)
                 refused = exc
                 continue
             except RegistryMovedError:
@@ -183,11 +195,31 @@ class Pipeline:
                 _LOG.debug("database away, %d messages wait: %s", len(messages), exc)
                 self.close()
                 problem = exc
-            if trouble is not None:
-                trouble(problem)
-            if give_up():
+            if not _again(problem, tries, give_up, trouble):
                 return None
-            time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+            tries += 1
+
+    def ask(
+        self,
+        question: Callable[[Connection], _T],
+        give_up: Callable[[], bool],
+        trouble: Callable[[CitybeatError], None] | None = None,
+    ) -> _T | None:
+        """What a function finds on a connection in autocommit mode, tried until it finds it; None: given up. See `process`."""
+        tries = 0
+        while True:
+            try:
+                if self._lookup is None:
+                    self.open()
+                assert self._lookup is not None
+                return question(self._lookup)
+            except TransientError as exc:
+                problem: CitybeatError = exc
+            except DatabaseUnavailableError as exc:
+                self.close()
+                problem = exc
+            if not _again(problem, tries, give_up, trouble):
+                return None
             tries += 1
 
     def _divided(
@@ -210,9 +242,11 @@ class Pipeline:
             named.update(written.refused)
         return Written(counts=total, refused=named, stored=None, same_since=np.empty(0, np.int64))
 
-    def _without_what_is_refused(self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError) -> Written:
-        """Write a message without the readings that the database refuses, which are found by trying halves."""
-        poison: list[int] = []  # places in the message
+    def _without_what_is_refused(
+        self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError, within: Within | None
+    ) -> Written:
+        """Write messages without the readings that the database refuses, which are found by trying halves."""
+        poison: list[int] = []  # places in all messages together
         tries = 0
 
         def search(places: list[int]) -> None:
@@ -228,10 +262,10 @@ class Pipeline:
 
         size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
         search(list(range(size)))
-        return self._try(messages, batch_id, without=poison, why=str(refused))
+        return self._try(messages, batch_id, without=poison, why=str(refused), within=within)
 
     def _is_taken(self, messages: Sequence[Message], places: Sequence[int]) -> bool:
-        """Whether the database would take these readings of a message, and no others."""
+        """Whether the database would take these readings of messages, and no others."""
         chosen = set(places)
         size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
         others = [place for place in range(size) if place not in chosen]
@@ -244,28 +278,39 @@ class Pipeline:
         raise AssertionError("a rehearsal was committed")
 
     def _try(
-        self, messages: Sequence[Message], batch_id: UUID, *, without: Sequence[int] = (), why: str = "", rehearsal: bool = False
+        self,
+        messages: Sequence[Message],
+        batch_id: UUID,
+        *,
+        without: Sequence[int] = (),
+        why: str = "",
+        rehearsal: bool = False,
+        within: Within | None = None,
     ) -> Written:
-        """One transaction. `without`: places of readings, of one message, that are refused as `why` says."""
+        """One transaction. `without`: readings, counted through all messages, that are refused as `why` says."""
         assert self._store is not None
         assert self._registry is not None
         read = decode(messages, max_bytes=self._max_bytes)
-        prepared = self._judge(read)
+        prepared = self._judge(read, without, why)
         if any(refusal.reason in _REGISTRY_REASONS for refusal in prepared.refused):
             # A device that was registered just before it spoke must not be refused because we had not heard of it yet.
             before = self._registry.version
             self.refresh()
             if self._registry.version != before:
-                prepared = self._judge(read)
-        if without:
-            prepared = withheld(prepared, np.isin(prepared.judged.batch.index, without), Reason.REFUSED_BY_DATABASE, why)
+                prepared = self._judge(read, without, why)
         with self._store.batch(batch_id, prepared.source_ids.tolist()) as transaction:
             if transaction.committed:
                 _LOG.info("a batch of %d messages had been committed by the try before", len(messages))
                 return Written(counts=Counter(), stored=None, same_since=np.empty(0, np.int64))
             if transaction.registry_version != self._registry.version:
                 raise RegistryMovedError
+            if transaction.moved:
+                # Under the locks nobody else writes for them: what is loaded now holds to the end of the transaction.
+                self._history.put(transaction.catch_up())
+                prepared = self._judge(read, without, why)
             written = write(transaction, prepared, self._registry, self._history.time)
+            if within is not None:
+                within(transaction, written)
             if rehearsal:
                 raise _RehearsedError
         # Only now: had the commit failed, the next try would have to judge by the state before.
@@ -275,11 +320,16 @@ class Pipeline:
             self._history = History.loaded(self._store.history(len(self._registry.owner)))
         return written
 
-    def _judge(self, read: Decodable) -> Prepared:
+    def _judge(self, read: Decodable, without: Sequence[int], why: str) -> Prepared:
         source_ids = self._source_ids(read)
         assert self._registry is not None
         self._history = self._history.grown(len(self._registry.owner))
-        return judge(read, source_ids, self._registry, self._limits, self._history)
+        prepared = judge(read, source_ids, self._registry, self._limits, self._history)
+        if not without:
+            return prepared
+        received, batch = read.decoded.received.astype(np.int64), prepared.judged.batch
+        places = (np.cumsum(received) - received)[batch.message] + batch.index
+        return withheld(prepared, np.isin(places, without), Reason.REFUSED_BY_DATABASE, why)
 
     def _source_ids(self, read: Decodable) -> Int32:
         """Id of each message's source. A source that nobody registered gets an id, so that its messages can be accounted."""
@@ -291,6 +341,18 @@ class Pipeline:
             registry_store.ensure_sources(self._lookup, sorted(distinct))
             self.refresh()
         return np.array([self._registry.sources[name] for name in names], np.int32)
+
+
+def _again(
+    problem: CitybeatError, tries: int, give_up: Callable[[], bool], trouble: Callable[[CitybeatError], None] | None
+) -> bool:
+    """Tell of a problem, and wait before the next try; False: there is to be none."""
+    if trouble is not None:
+        trouble(problem)
+    if give_up():
+        return False
+    time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+    return True
 
 
 _REGISTRY_REASONS: Final = frozenset({Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_METRIC, Reason.SOURCE_MISMATCH, Reason.RETIRED})

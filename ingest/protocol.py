@@ -14,8 +14,6 @@ class Request:
 
     id: UUID  # the same at every try
     messages: Sequence[Message]
-    #: Another worker may have written for our sources: what is known of their past is to be loaded anew.
-    fresh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

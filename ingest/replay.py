@@ -3,10 +3,11 @@
 What fails again stays, with what is wrong with it now. The ledger is corrected in the original minute.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 from uuid import uuid4
 
 import numpy as np
@@ -26,7 +27,8 @@ from storage import quarantine
 from storage import registry as registry_store
 from storage.database import Connection, RefusedDataError
 from storage.quarantine import Entry, Filter, Held
-from storage.write import CONFLICT, DUPLICATE, NEW, Store, Transaction
+from storage.store import Store
+from storage.write import CONFLICT, DUPLICATE, NEW, Transaction
 
 #: Rows of quarantine in one transaction: as many as make it worth its fixed cost, and no more, since their sources wait for it.
 _ROWS: Final = 200
@@ -42,8 +44,31 @@ class Settings:
     quarantine_quota: int  # bytes a source
 
 
-def replay(store: Store, connection: Connection, settings: Settings, wanted: Filter) -> Counter[str]:
-    """Try every open row of a filter once more.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """What came of it."""
+
+    counts: Counter[str]
+    last: int | None  # id of the last row that was tried, if there may be more behind it
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known when rows are judged."""
+
+    registry: Registry
+    history: History
+
+    @classmethod
+    def loaded(cls, store: Store, connection: Connection, settings: Settings) -> Self:
+        registry = registry_store.load(connection, settings.catalogue)
+        return cls(registry, History.loaded(store.history(len(registry.owner))))
+
+
+def replay(
+    store: Store, connection: Connection, settings: Settings, wanted: Filter, *, after: int = 0, limit: int | None = None
+) -> Replayed:
+    """Try open rows of a filter once more, oldest first.
 
     Parameters
     ----------
@@ -52,10 +77,14 @@ def replay(store: Store, connection: Connection, settings: Settings, wanted: Fil
         In autocommit mode; for looking things up.
     settings : Settings
     wanted : Filter
+    after : int
+        Rows behind this id.
+    limit : int, optional
+        Rows at most; all, unless given.
 
     Returns
     -------
-    Counter
+    Replayed
         `messages` tried; readings that came of it (`stored`, `duplicate`, `conflict`, `missing`) or stay (`quarantined`); messages
         that stay as a whole (`unreadable`).
 
@@ -64,34 +93,42 @@ def replay(store: Store, connection: Connection, settings: Settings, wanted: Fil
     StorageError
         Its leaves: see `Store.batch`. What was done before stays done; calling again goes on.
     """
-    registry = registry_store.load(connection, settings.catalogue)
-    history = History.loaded(store.history(len(registry.owner)))
+    known = _Known.loaded(store, connection, settings)
     total: Counter[str] = Counter()
-    after = 0
-    while rows := quarantine.listed(connection, wanted, after=after, limit=_ROWS):
+    left = sys.maxsize if limit is None else limit
+    while rows := quarantine.listed(connection, wanted, after=after, limit=min(_ROWS, left)):
         after = rows[-1].id
+        left -= len(rows)
         ids = [row.id for row in rows]
         try:
-            total.update(_transact(store, connection, ids, registry, history, settings))
+            total.update(_transact(store, connection, ids, known, settings))
         except RefusedDataError:
             # Some row has what the database refuses still: that one stays as it is, and its neighbours are served.
             for row in rows:
                 try:
-                    total.update(_transact(store, connection, [row.id], registry, history, settings))
+                    total.update(_transact(store, connection, [row.id], known, settings))
                 except RefusedDataError:
                     total.update(messages=1, quarantined=row.readings)
-    return total
+        if not left:
+            return Replayed(counts=total, last=after)
+    return Replayed(counts=total, last=None)
 
 
-def _transact(
-    store: Store, connection: Connection, ids: Sequence[int], registry: Registry, history: History, settings: Settings
-) -> Counter[str]:
+def _transact(store: Store, connection: Connection, ids: Sequence[int], known: _Known, settings: Settings) -> Counter[str]:
     """Try some rows in one transaction."""
-    with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
-        held = [row for row in quarantine.hold(transaction.connection, ids) if _can_be_tried(row)]
-        counts, prepared, stored = _try(transaction, held, registry, history, settings)
-    history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
-    return counts
+    while True:
+        with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
+            if fresh := transaction.registry_version == known.registry.version:
+                if transaction.moved:
+                    known.history.put(transaction.catch_up())
+                held = [row for row in quarantine.hold(transaction.connection, ids) if _can_be_tried(row)]
+                counts, prepared, stored = _try(transaction, held, known.registry, known.history, settings)
+        if fresh:
+            known.history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
+            return counts
+        # As for a batch: a declaration waits for these rows, or has been applied to what is stored.
+        anew = _Known.loaded(store, connection, settings)
+        known.registry, known.history = anew.registry, anew.history
 
 
 def _can_be_tried(row: Held) -> bool:

@@ -48,7 +48,8 @@ def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[In
         return series, []
     rows = np.flatnonzero(~usable)
     device, metric = flat(decoded.names)
-    refused = [_refusal(decoded, int(row), device[row], metric[row], registry, known, mine) for row in rows]
+    sources = source_ids[decoded.message]
+    refused = [_refusal(decoded, int(row), device[row], metric[row], registry, known, int(sources[row])) for row in rows]
     return np.where(usable, series, 0).astype(np.int32), refused
 
 
@@ -68,13 +69,13 @@ def _look_up(names: Names, registry: Registry) -> Int32:
     return series
 
 
-def _refusal(decoded: Decoded, row: int, device: str, metric: str, registry: Registry, known: Bools, mine: Bools) -> Refusal:
-    if not known[row] and device not in registry.devices:
+def _refusal(decoded: Decoded, row: int, device: str, metric: str, registry: Registry, known: Bools, source: int) -> Refusal:
+    if device not in registry.devices:
         reason, detail = Reason.UNKNOWN_DEVICE, f"no device {device[:128]!r} is registered"
+    elif registry.devices[device] != source:  # whatever its sensors are: that is nothing for somebody else's source to learn
+        reason, detail = Reason.SOURCE_MISMATCH, f"device {device[:128]!r} belongs to another source"
     elif not known[row]:
         reason, detail = Reason.UNKNOWN_METRIC, f"device {device[:128]!r} has no sensor {metric[:64]!r}"
-    elif not mine[row]:
-        reason, detail = Reason.SOURCE_MISMATCH, f"device {device!r} belongs to another source"
     else:
         reason, detail = Reason.RETIRED, f"device {device!r} was taken out of service"
     return Refusal(message=int(decoded.message[row]), index=int(decoded.index[row]), reason=reason, detail=detail)

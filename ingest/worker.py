@@ -107,8 +107,6 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
             if not line.poll(_IDLE):
                 continue
             request: Request = line.recv()
-            if request.fresh:
-                pipeline.close()  # and what is known is loaded anew
             began = time.monotonic()
             written = pipeline.process(request.messages, closed, batch_id=request.id, trouble=trouble)
             if written is None:

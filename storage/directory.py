@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from devices import registry
 from devices.catalogue import Catalogue, Domain, Kind, Metric
-from devices.device import Sensor
+from devices.device import SENSOR_NUMBERS, Sensor
 from storage import sql
 from storage.pool import ReadPool
+from storage.registration import Calibrated, calibrations, etag_of
 from storage.selection import Selection
 
 _SQL: Final = sql.load("read")
@@ -58,7 +59,19 @@ class SensorEntry:
     rating: float | None
     interval: float  # s between readings
     sentinels: Sequence[float]  # every code for "missing", default ones included
+    registered: Sensor  # what its registration overrides
+    retired_at: datetime | None  # out of service though its device may go on
     newest: Newest | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceDetail:
+    """A device with all that is registered of it."""
+
+    entry: DeviceEntry
+    sensors: Sequence[SensorEntry]  # in order of metric
+    calibrations: Sequence[Calibrated]
+    etag: str
 
 
 async def devices(pool: ReadPool, wanted: Selection, *, source: str | None, after: str | None, limit: int) -> list[DeviceEntry]:
@@ -75,8 +88,8 @@ async def devices(pool: ReadPool, wanted: Selection, *, source: str | None, afte
         return [_device(row) for row in await cursor.fetchall()]
 
 
-async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> tuple[DeviceEntry, list[SensorEntry]] | None:
-    """The one device of a selection, with its sensors in order of metric; None: there is none.
+async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> DeviceDetail | None:
+    """The one device of a selection; None: there is none.
 
     Parameters
     ----------
@@ -98,7 +111,9 @@ async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> tup
             return None
         await cursor.execute(_SQL["sensors"], {"device": found[0]})
         rows = await cursor.fetchall()
-    return _device(found), _sensors(rows, catalogue)
+        calibrated = await calibrations(cursor, found[0])
+        etag = await etag_of(cursor, found[0])
+    return DeviceDetail(entry=_device(found), sensors=_sensors(rows, catalogue), calibrations=calibrated, etag=etag)
 
 
 def _device(row: Sequence[Any]) -> DeviceEntry:
@@ -109,22 +124,13 @@ def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[Sensor
     # The same code that ingest judges by, so that what is shown is what is applied. Ids only number the rows here.
     metrics = [catalogue.get(row[0]) or Metric(name=row[0], domain=Domain(row[1]), unit=row[2], kind=Kind(row[3])) for row in rows]
     sensors = [
-        Sensor(
-            metric=row[0],
-            low=row[4],
-            high=row[5],
-            suspect_low=row[6],
-            suspect_high=row[7],
-            rating=row[8],
-            interval=row[9],
-            sentinels=tuple(row[10]),
-        )
+        Sensor(metric=row[0], sentinels=tuple(row[4]), unit=row[5], **dict(zip(SENSOR_NUMBERS, row[6:15], strict=True)))
         for row in rows
     ]
     bounds = registry.build(
         version=0,
         sources={},
-        devices=[],
+        devices={},
         rows=[
             registry.SeriesRow(id=i, device="", source=1, retired=False, metric=metric, sensor=sensor)
             for i, (metric, sensor) in enumerate(zip(metrics, sensors, strict=True), start=1)
@@ -143,7 +149,9 @@ def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[Sensor
             rating=sensor.rating,
             interval=metric.interval if sensor.interval is None else sensor.interval,
             sentinels=[code for code in bounds.sentinels[i].tolist() if code == code],  # noqa: PLR0124 - padded with NaN
-            newest=None if row[11] is None else Newest(time=row[11], value=row[12], flags=row[13], age=row[14]),
+            registered=sensor,
+            retired_at=row[15],
+            newest=None if row[16] is None else Newest(time=row[16], value=row[17], flags=row[18], age=row[19]),
         )
         for i, (row, metric, sensor) in enumerate(zip(rows, metrics, sensors, strict=True), start=1)
     ]

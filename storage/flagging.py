@@ -17,7 +17,7 @@ from devices.errors import CitybeatError
 from devices.flags import MANUAL, Verdict
 from storage import minutes, sql
 from storage.database import Connection, translated
-from storage.sources import check_horizon, locked
+from storage.sources import check_horizon, locked, mark
 from storage.write import renew_latest
 
 _SQL: Final = sql.load("flags")
@@ -97,6 +97,7 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
                 if found_rows:
                     minutes.replace_range(connection, [series], *_whole_minutes(start, stop), kind)
                     renew_latest(connection, [series])
+                    mark(connection, source)
             changed += found_rows
     return changed
 
@@ -152,7 +153,10 @@ def rejudge(
             flags_of = judge()
             for first, stop in _slices(connection, series, start - lookback, end):
                 with locked(connection, source, since=first):
-                    changed += _rejudge_slice(connection, series, first, stop, start, flags_of, kind)
+                    found = _rejudge_slice(connection, series, first, stop, start, flags_of, kind)
+                    if found:
+                        mark(connection, source)
+                changed += found
     return changed
 
 

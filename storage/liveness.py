@@ -1,13 +1,29 @@
 """Which sensors fell silent."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from devices.batch import Float64, Int32, Int64
 from storage import sql
 from storage.database import Connection, translated
+from storage.packed import unpack
+from storage.pgcopy import Type
+from storage.pool import ReadPool, one
+from storage.selection import Selection
 
 _SQL: Final = sql.load("liveness")
+_SENSORS: Final[Mapping[str, Type | None]] = {
+    "device": None,
+    "metric": None,
+    "source": None,
+    "expected": "float8",
+    "last_at": None,
+    "good_at": None,
+    "due_at": "timestamptz",
+    "stale": "int4",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,3 +45,37 @@ def overdue(connection: Connection, *, source: str | None = None, domain: str | 
         rows = connection.execute(_SQL["overdue"], {"source": source, "domain": domain, "limit": limit}).fetchall()
     names = ("device", "metric", "source", "expected", "last_at", "good_at", "overdue_since")
     return [Overdue(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensors:
+    """Sensors in service, in order of device and metric; times are us since 1970 UTC."""
+
+    at: datetime  # when this was so
+    device: Sequence[str]
+    metric: Sequence[str]
+    source: Sequence[str]
+    expected: Float64  # s between readings
+    last_at: Sequence[int | None]
+    good_at: Sequence[int | None]
+    due_at: Int64
+    stale: Int32  # 1: overdue
+
+
+async def page(pool: ReadPool, wanted: Selection, *, stale: bool | None, after: tuple[str, str] | None, limit: int) -> Sensors:
+    """At most `limit` sensors behind the pair (device, metric) `after`.
+
+    Raises
+    ------
+    StorageError
+        See `ReadPool.cursor`.
+    """
+    parameters = wanted.parameters() | {
+        "stale": stale,
+        "after_device": after[0] if after else None,
+        "after_metric": after[1] if after else None,
+        "limit": limit,
+    }
+    async with pool.cursor(snapshot=True) as cursor:
+        (at,) = await one(cursor, _SQL["moment"], {})
+        return Sensors(at=at, **unpack(await one(cursor, _SQL["sensors"], parameters), _SENSORS))

@@ -27,7 +27,7 @@ def unpack(row: Sequence[Any], columns: Mapping[str, Type | None]) -> dict[str, 
     Returns
     -------
     dict
-        (n,) arrays in native byte order; `timestamptz` is int64 microseconds since 1970 UTC, finite ones only.
+        (n,) arrays in native byte order; `timestamptz` is int64 microseconds since 1970 UTC, infinite ones NEVER and FOREVER.
 
     Examples
     --------

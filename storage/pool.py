@@ -5,6 +5,7 @@ connection, as commands call it too; a `WritePool` runs it in a thread. No funct
 """
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any, Final, TypeVar
@@ -28,6 +29,11 @@ STATEMENT: Final = 15.0
 RECONNECT: Final = 5.0
 #: s for the answer to "are you there?"; probes of orchestrators wait no longer than that.
 PROBE: Final = 3.0
+
+
+#: The second: a look-up by key that leaves out chunks one by one, for every key anew, spends ten times as long on that as on
+#: looking into them. The planner leaves out chunks all the same.
+_READING: Final = " -c default_transaction_read_only=on -c timescaledb.enable_runtime_exclusion=off"
 
 
 class QueryTimeoutError(StorageError):
@@ -61,8 +67,8 @@ class ReadPool:
             name=name,
             timeout=WAIT,
             reconnect_timeout=RECONNECT,
-            check=AsyncConnectionPool.check_connection,  # a server that restarted leaves dead connections in the pool
-            kwargs=_options(name, statement_timeout, more=" -c default_transaction_read_only=on"),
+            check=_check_open,  # a server that restarted leaves dead connections in the pool
+            kwargs=_options(name, statement_timeout, more=_READING),
         )
 
     async def open(self) -> None:
@@ -190,13 +196,24 @@ def _options(name: str, statement_timeout: float, *, more: str = "") -> dict[str
     }
 
 
+async def _check_open(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    """Ask the server only if it has said something: one that ends says so, and an idle one is silent.
+
+    Asking each time is a round trip for each statement, which on a busy machine takes as long as the statement.
+    """
+    heard = select.poll()
+    heard.register(connection.fileno(), select.POLLIN)
+    if heard.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
 def _check(url: str) -> None:
     with closing(connect(url, application="api readiness")) as connection:
         migrate.check(connection)
 
 
-async def one(cursor: AsyncCursor, statement: Any, parameters: dict[str, Any]) -> TupleRow:
-    """The one row that an aggregate gives."""
-    row = await (await cursor.execute(statement, parameters)).fetchone()
+async def one(cursor: AsyncCursor, statement: Any, parameters: dict[str, Any], *, prepare: bool | None = None) -> TupleRow:
+    """The one row that an aggregate gives; `prepare` as psycopg has it."""
+    row = await (await cursor.execute(statement, parameters, prepare=prepare)).fetchone()
     assert row is not None
     return row

@@ -1,4 +1,8 @@
-"""What was refused, and what a replay leaves of it. A replay's transaction is `Store.batch`, like any other batch's."""
+"""What was refused, and what a replay leaves of it. A replay's transaction is `Store.batch`, like any other batch's.
+
+The functions of a plain connection are for commands and replays; the async ones are what the API reads, for somebody who may be
+restricted: the same statements.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +14,8 @@ from psycopg.types.json import Jsonb
 from devices.errors import Reason
 from storage import sql
 from storage.database import Connection, translated
+from storage.pool import ReadPool
+from storage.selection import Restriction, seen_sources
 
 _SQL: Final = sql.load("quarantine")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,6 +32,15 @@ class Filter:
     source: str | None = None
     since: datetime | None = None  # of receipt
     until: datetime | None = None  # of receipt, exclusive
+
+    def parameters(self) -> dict[str, Any]:
+        """For the statement `list`."""
+        return {
+            "reasons": None if self.reason is None else [self.reason],
+            "sources": None if self.source is None else [self.source],
+            "since": self.since,
+            "until": self.until,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,16 +73,8 @@ class Held:
 
 def listed(connection: Connection, wanted: Filter, *, after: int = 0, limit: int = 100) -> list[Row]:
     """Open rows, oldest first, behind the id `after`."""
-    parameters = {
-        "reason": wanted.reason,
-        "source": wanted.source,
-        "since": wanted.since,
-        "until": wanted.until,
-        "after": after,
-        "limit": limit,
-    }
     with translated():
-        return [_row(row) for row in connection.execute(_SQL["list"], parameters)]
+        return [_row(row) for row in connection.execute(_SQL["list"], wanted.parameters() | {"after": after, "limit": limit})]
 
 
 def show(connection: Connection, number: int) -> Row | None:
@@ -75,6 +82,28 @@ def show(connection: Connection, number: int) -> Row | None:
     with translated():
         row = connection.execute(_SQL["show"], {"id": number}).fetchone()
     return None if row is None else _row(row)
+
+
+async def page(pool: ReadPool, wanted: Filter, within: Restriction | None, *, after: int, limit: int) -> list[Row]:
+    """As `listed`, of sources that whoever is restricted so may see; for them SOURCE_MISMATCH passes for UNKNOWN_DEVICE."""
+    parameters = wanted.parameters() | {"after": after, "limit": limit}
+    if within is not None and wanted.reason is Reason.UNKNOWN_DEVICE:
+        parameters["reasons"] = [Reason.UNKNOWN_DEVICE, Reason.SOURCE_MISMATCH]
+    if within is not None and wanted.reason is Reason.SOURCE_MISMATCH:
+        parameters["reasons"] = []
+    async with pool.cursor() as cursor:
+        parameters["sources"] = await seen_sources(cursor, parameters["sources"], within)
+        return [_row(row) for row in await (await cursor.execute(_SQL["list"], parameters)).fetchall()]
+
+
+async def one_of(pool: ReadPool, number: int, within: Restriction | None) -> Row | None:
+    """As `show`, if whoever is restricted so may see its source."""
+    async with pool.cursor() as cursor:
+        row = await (await cursor.execute(_SQL["show"], {"id": number})).fetchone()
+        found = None if row is None else _row(row)
+        if found is None or (within is not None and not await seen_sources(cursor, [found.source], within)):
+            return None
+        return found
 
 
 def sources_of(connection: Connection, ids: Sequence[int]) -> list[int]:

@@ -51,8 +51,12 @@ async def ledger(
     stop: datetime | None,
     after: tuple[datetime, str] | None,
     limit: int,
+    bucket: str = "1 minute",
+    zone: str = "UTC",
 ) -> LedgerPage:
-    """At most `limit` rows with start <= minute < stop (None: open), behind the pair (minute, source) `after`.
+    """At most `limit` rows of minutes with start <= minute < stop (None: open), behind the pair (start of bucket, source) `after`.
+
+    `bucket` is an interval of SQL, by the clocks of `zone`; `minute` is then the start of a bucket.
 
     `sources` None: of every source that may be seen by whoever is restricted so.
 
@@ -68,10 +72,13 @@ async def ledger(
         "after_source": after[1] if after else None,
         "limit": limit,
     }
+    statement = "ledger" if bucket == "1 minute" else "ledger_buckets"
+    if statement == "ledger_buckets":
+        parameters |= {"bucket": bucket, "zone": zone}
     async with pool.cursor(snapshot=True) as cursor:
         parameters["sources"] = await seen_sources(cursor, sources, within)
         totals = await one(cursor, _SQL["ledger_totals"], parameters)
-        columns = unpack(await one(cursor, _SQL["ledger"], parameters), _LEDGER)
+        columns = unpack(await one(cursor, _SQL[statement], parameters), _LEDGER)
     return LedgerPage(
         totals=dict(zip(COUNTS, totals, strict=True)),
         source=columns.pop("source"),

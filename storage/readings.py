@@ -69,7 +69,8 @@ async def latest(
         "limit": limit,
     }
     async with pool.cursor() as cursor:
-        row = await one(cursor, _SQL["latest"], parameters)
+        # Planned with its filters: a plan that does for any of them takes 25 ms for a whole answer of 10,000 sensors, not 18.
+        row = await one(cursor, _SQL["latest"], parameters, prepare=False)
     return Latest(at=row[0], stream_cursor=row[1], **unpack(row[2:], _LATEST))
 
 

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from devices import registry as snapshot
 from devices.batch import MICROSECOND, NEVER
 from devices.catalogue import Catalogue, Metric
-from devices.device import SENSOR_NUMBERS, ConflictPolicy, Device, Sensor, check_source
+from devices.device import SENSOR_NUMBERS, Calibration, ConflictPolicy, Device, Sensor, check_source
 from devices.errors import DeviceError
 from devices.flags import Verdict
 from devices.registry import Corrected, Registry, SeriesRow
@@ -71,10 +71,8 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
     with translated(), connection.transaction():
         if len({device.id for device in devices}) < len(devices):
             raise DeviceError("a device stands twice in one registration")
-        units: dict[str, str] = dict(connection.execute(_SQL["metric_units"]).fetchall())
-        for device in devices:
-            for sensor in device.sensors:
-                _check(device.id, sensor, units)
+        pairs = [(device.id, sensor) for device in devices for sensor in device.sensors]
+        _check_sensors(connection, pairs)
         ensure_sources(connection, sorted({device.source for device in devices}))
         described = [
             {
@@ -83,29 +81,37 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
             }
             for device in devices
         ]
-        sensors = [
-            {
-                **_columns(sensor, "metric", "sentinels", "unit", *SENSOR_NUMBERS),
-                "device": device.id,
-            }
-            for device in devices
-            for sensor in device.sensors
-        ]
-        calibrations = [
-            {
-                **_columns(sensor.calibration, "scale", "offset", "by", "reason"),
-                "valid_from": sensor.calibration.valid_from and sensor.calibration.valid_from.isoformat(),
-                "device": device.id,
-                "metric": sensor.metric,
-            }
-            for device in devices
-            for sensor in device.sensors
-            if sensor.calibration is not None
-        ]
         connection.execute(_SQL["put_devices"], {"rows": Jsonb(described)})
-        connection.execute(_SQL["put_series"], {"rows": Jsonb(sensors)})
-        if calibrations:
-            connection.execute(_SQL["add_calibrations"], {"rows": Jsonb(calibrations)})
+        _put_sensors(connection, pairs)
+
+
+def put_sensor(connection: Connection, device: str, sensor: Sensor) -> None:
+    """Register a sensor of a device that there is, or replace what is registered of it; one that is retired comes back.
+
+    Raises
+    ------
+    DeviceError
+        As `register`.
+    """
+    with translated(), connection.transaction():
+        _check_sensors(connection, [(device, sensor)])
+        _put_sensors(connection, [(device, sensor)])
+
+
+def add_calibrations(connection: Connection, calibrations: Sequence[tuple[str, str, Calibration]]) -> None:
+    """Add to the calibrations of sensors (device, metric) what says something new."""
+    rows = [
+        {
+            **_columns(calibration, "scale", "offset", "by", "reason"),
+            "valid_from": calibration.valid_from and calibration.valid_from.isoformat(),
+            "device": device,
+            "metric": metric,
+        }
+        for device, metric, calibration in calibrations
+    ]
+    if rows:
+        with translated():
+            connection.execute(_SQL["add_calibrations"], {"rows": Jsonb(rows)})
 
 
 def retire(connection: Connection, device: str) -> bool:
@@ -195,7 +201,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
             id=row[0],
             device=row[1],
             source=devices[row[1]][0],
-            retired=devices[row[1]][1],
+            retired=devices[row[1]][1] or row[-1],
             metric=catalogue[row[2]],
             sensor=_sensor(row),
             calibrations=tuple(calibrations.get(row[0], ())),
@@ -207,10 +213,23 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
         version=current,
         horizon=int(NEVER) if raw_since is None else round(raw_since.timestamp()) * MICROSECOND,
         sources=sources,
-        devices=devices,
+        devices={device: source for device, (source, _) in devices.items()},
         rows=rows,
         replacing=replacing,
     )
+
+
+def _check_sensors(connection: Connection, pairs: Sequence[tuple[str, Sensor]]) -> None:
+    units: dict[str, str] = dict(connection.execute(_SQL["metric_units"]).fetchall())
+    for device, sensor in pairs:
+        _check(device, sensor, units)
+
+
+def _put_sensors(connection: Connection, pairs: Sequence[tuple[str, Sensor]]) -> None:
+    rows = [{**_columns(sensor, "metric", "sentinels", "unit", *SENSOR_NUMBERS), "device": device} for device, sensor in pairs]
+    connection.execute(_SQL["put_series"], {"rows": Jsonb(rows)})
+    calibrated = [(device, sensor.metric, sensor.calibration) for device, sensor in pairs if sensor.calibration is not None]
+    add_calibrations(connection, calibrated)
 
 
 def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:
@@ -224,7 +243,7 @@ def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:
 
 
 def _sensor(row: Sequence[Any]) -> Sensor:
-    _, _, metric, sentinels, unit, *overrides = row
+    _, _, metric, sentinels, unit, *overrides, _ = row
     return Sensor(metric=metric, sentinels=tuple(sentinels), unit=unit, **dict(zip(SENSOR_NUMBERS, overrides, strict=True)))
 
 

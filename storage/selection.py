@@ -164,6 +164,14 @@ async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within
     return list(row[0])
 
 
+async def source_is_seen(pool: ReadPool, source: str, within: Restriction | None) -> bool:
+    """Whether there is such a source for whoever is restricted so."""
+    async with pool.cursor() as cursor:
+        if within is not None:
+            return bool(await seen_sources(cursor, [source], within))
+        return bool((await one(cursor, _SQL["source_exists"], {"source": source}))[0])
+
+
 def _both(these: Sequence[str] | None, those: Sequence[str] | None) -> Sequence[str] | None:
     if these is None or those is None:
         return those if these is None else these

@@ -4,7 +4,7 @@ Where a bucket begins and ends is said by the database alone (`bucket_start`, `b
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Self
@@ -12,11 +12,11 @@ from typing import Any, Final, Self
 import numpy as np
 
 from devices.aggregate import downsample
-from devices.batch import Batch, Bools, Float64, Int16, Int32, Int64
+from devices.batch import MINUTE, Batch, Bools, Float64, Int16, Int32, Int64
 from devices.catalogue import Kind
 from devices.flags import BAD, Flag, is_bad
 from devices.registry import KIND_CODES
-from storage import sql
+from storage import buckets, sql
 from storage.packed import unpack
 from storage.pgcopy import Type
 from storage.pool import ReadPool, one
@@ -34,7 +34,6 @@ ROLLUP: Final[Mapping[str, Type]] = {
     "s1": "float8",
     "s2": "float8",
 }
-_BUCKETS: Final[Mapping[str, Type | None]] = {"series": "int4", "time": "timestamptz", "end": "timestamptz", **ROLLUP}
 READINGS: Final[Mapping[str, Type | None]] = {
     "series": "int4",
     "time": "timestamptz",
@@ -49,7 +48,9 @@ _PLACED: Final[Mapping[str, Type | None]] = {
     "began": "timestamptz",
     "end": "timestamptz",
 }
-_MINUTE: Final = "1 minute"
+
+
+_UTC: Final = "UTC"
 
 
 class Level(enum.StrEnum):
@@ -82,6 +83,7 @@ class Span:
     """Buckets that begin in [start, stop) by the clocks of a zone."""
 
     bucket: str  # PostgreSQL interval
+    length: int | None  # us; None: longer than an hour, and by what clocks show
     zone: str
     start: datetime
     stop: datetime
@@ -136,7 +138,9 @@ async def horizons(pool: ReadPool) -> dict[Level, int | None]:
         return {Level(level): since for level, since in await cursor.fetchall()}
 
 
-async def rollups(pool: ReadPool, ids: Int32, span: Span, *, level: Level, limit: int) -> Buckets:
+async def rollups(
+    pool: ReadPool, ids: Int32, span: Span, *, level: Level, limit: int, values: Sequence[str] = buckets.VALUES
+) -> Buckets:
     """At most `limit` buckets of good readings, those without any reading left out.
 
     Parameters
@@ -149,18 +153,31 @@ async def rollups(pool: ReadPool, ids: Int32, span: Span, *, level: Level, limit
     level : Level
         MINUTES or QUARTERS.
     limit : int
+    values : sequence of str
+        Those of `buckets.VALUES` that are read; the other columns are NaN.
 
     Raises
     ------
     StorageError
         This and all below: see `ReadPool.cursor`.
     """
+    minutes = span.length == MINUTE
+    long = span.length is None
+    chosen = tuple(values)
+    statement = buckets.statement(chosen, utc=span.zone == _UTC, long=long, minutes=minutes)
     parameters = {**span.parameters(), "series": ids.tolist(), "limit": limit, "quarters": level is Level.QUARTERS}
-    # Minutes are what they are by every clock.
-    statement = "minutes" if span.bucket == _MINUTE else "buckets"
     async with pool.cursor() as cursor:
-        columns = unpack(await one(cursor, _SQL[statement], parameters), _BUCKETS)
-    return Buckets(received=columns["n"] + columns["n_bad"], **columns)
+        # Planned with its parameters: a range of a day and one of ten years want different plans. Minutes are few, and want one.
+        row = await one(cursor, statement, parameters, prepare=None if minutes else False)
+        found = unpack(row, buckets.columns(chosen, long=long))
+    order = np.lexsort((found["time"], found["series"]))
+    found = {name: column[order] for name, column in found.items()}
+    if span.length is not None:
+        found["end"] = found["time"] + span.length
+    nothing = np.broadcast_to(np.nan, len(order))
+    return Buckets(
+        received=found["n"] + found["n_bad"], **{name: nothing for name in buckets.VALUES if name not in values}, **found
+    )
 
 
 async def from_raw(pool: ReadPool, chosen: Selected, span: Span, *, policy: Policy, limit: int) -> Buckets:

@@ -1,6 +1,6 @@
 """Who may change a source's readings and minutes: the holder of its lock, and only what retention has left.
 
-A batch takes the locks of its sources for one transaction (`storage/write.py`); whoever changes what is stored already takes one
+A batch takes the locks of its sources for one transaction (`storage/store.py`); whoever changes what is stored already takes one
 lock at a time, for a slice (`locked`). Retention moves the horizon first, and drops when every lock was free once: nobody is left
 then who had not seen it.
 """
@@ -47,6 +47,11 @@ def check_horizon(connection: Connection, since: datetime) -> None:
 def lock(connection: Connection, source: int) -> None:
     """Take the lock of a source to the end of the transaction under way."""
     connection.execute(_SQL["lock_source"], {"space": SOURCE_LOCKS, "source": source})
+
+
+def mark(connection: Connection, source: int) -> None:
+    """Note, under the source's lock, that what is known of its series' past was changed: the next writer loads it anew."""
+    connection.execute(_SQL["mark"], {"source": source})
 
 
 @contextmanager

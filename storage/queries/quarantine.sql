@@ -5,8 +5,8 @@
 SELECT q.id, q.received_at, s.name, q.topic, q.refused, q.reasons, q.readings, length(q.payload)
 FROM quarantine q JOIN sources s ON s.id = q.source_id
 WHERE q.resolved_at IS NULL AND q.id > %(after)s
-    AND (%(reason)s::text IS NULL OR %(reason)s = ANY(q.reasons))
-    AND (%(source)s::text IS NULL OR s.name = %(source)s)
+    AND (%(reasons)s::text[] IS NULL OR q.reasons && %(reasons)s)
+    AND (%(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s))
     AND (%(since)s::timestamptz IS NULL OR q.received_at >= %(since)s)
     AND (%(until)s::timestamptz IS NULL OR q.received_at < %(until)s)
 ORDER BY q.id LIMIT %(limit)s;

@@ -3,7 +3,7 @@
 -- name: devices
 -- A page of a selection's devices, in order of id; the cursor is the last id of the page before.
 SELECT d.id, d.name, d.domain, src.name, d.latitude, d.longitude, d.district, d.tags, d.created_at, d.updated_at, d.retired_at,
-    ARRAY(SELECT metric FROM series WHERE device_id = d.id ORDER BY metric)
+    ARRAY(SELECT metric FROM series WHERE device_id = d.id AND retired_at IS NULL ORDER BY metric)
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
     %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d
 JOIN sources src ON src.id = d.source_id
@@ -13,7 +13,8 @@ ORDER BY d.id LIMIT %(limit)s;
 
 -- name: sensors
 -- The sensors of one device, each with its newest reading.
-SELECT s.metric, m.domain, m.unit, m.kind, s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels,
+SELECT s.metric, m.domain, m.unit, m.kind, s.sentinels, s.unit, s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s,
+    s.step_floor, s.step_per_minute, s.stuck_after_s, s.retired_at,
     l.time, l.value, l.flags, extract(epoch FROM now() - l.time)::float8
 FROM series s JOIN metrics m ON m.name = s.metric LEFT JOIN latest l ON l.series_id = s.id
 WHERE s.device_id = %(device)s
@@ -39,4 +40,31 @@ FROM (
     WHERE minute >= %(start)s AND minute < %(stop)s AND (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s))
         AND (%(after_minute)s::timestamptz IS NULL OR (minute, src.name) > (%(after_minute)s, %(after_source)s))
     ORDER BY minute, src.name LIMIT %(limit)s
+) AS page;
+
+-- name: ledger_buckets
+-- The same in longer buckets of a zone's clocks. A page begins with the bucket in which the one before ended.
+SELECT array_agg(name), string_agg(timestamptz_send(began), ''), string_agg(int8send(messages), ''),
+    string_agg(int8send(undecodable), ''), string_agg(int8send(redelivered), ''), string_agg(int8send(received), ''),
+    string_agg(int8send(stored), ''), string_agg(int8send(duplicate), ''), string_agg(int8send(conflict), ''),
+    string_agg(int8send(missing), ''), string_agg(int8send(quarantined), ''), string_agg(int8send(overflow), '')
+FROM (
+    SELECT src.name, b.began, b.messages, b.undecodable, b.redelivered, b.received, b.stored, b.duplicate, b.conflict, b.missing,
+        b.quarantined, b.overflow
+    FROM (
+        SELECT l.source_id, m.began, sum(messages)::int8 AS messages, sum(undecodable)::int8 AS undecodable,
+            sum(redelivered)::int8 AS redelivered, sum(received)::int8 AS received, sum(stored)::int8 AS stored,
+            sum(duplicate)::int8 AS duplicate, sum(conflict)::int8 AS conflict, sum(missing)::int8 AS missing,
+            sum(quarantined)::int8 AS quarantined, sum(overflow)::int8 AS overflow
+        FROM (
+            -- Once a minute, and not once a minute and source.
+            SELECT minute, bucket_start(%(bucket)s::interval, %(zone)s, minute) AS began
+            FROM (SELECT DISTINCT minute FROM ledger WHERE minute >= %(start)s AND minute < %(stop)s
+                AND minute >= coalesce(%(after_minute)s::timestamptz, '-infinity')) AS seen
+        ) m JOIN ledger l USING (minute)
+        GROUP BY l.source_id, m.began
+    ) b JOIN sources src ON src.id = b.source_id
+    WHERE (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s))
+        AND (%(after_minute)s::timestamptz IS NULL OR (b.began, src.name) > (%(after_minute)s, %(after_source)s))
+    ORDER BY b.began, src.name LIMIT %(limit)s
 ) AS page;

@@ -40,7 +40,7 @@ WHERE (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tag
                       EXCLUDED.district, EXCLUDED.tags, NULL::timestamptz);
 
 -- name: put_series
--- Sensors of devices, with what they override.
+-- Sensors of devices, with what they override; a retired one comes back into service.
 INSERT INTO series AS s (device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels, unit,
     step_floor, step_per_minute, stuck_after_s)
 SELECT device, metric, low, high, suspect_low, suspect_high, rating, "interval", sentinels, unit,
@@ -51,12 +51,13 @@ FROM jsonb_to_recordset(%(rows)s) AS r(
 ON CONFLICT (device_id, metric) DO UPDATE
 SET low = EXCLUDED.low, high = EXCLUDED.high, suspect_low = EXCLUDED.suspect_low, suspect_high = EXCLUDED.suspect_high,
     rating = EXCLUDED.rating, interval_s = EXCLUDED.interval_s, sentinels = EXCLUDED.sentinels, unit = EXCLUDED.unit,
-    step_floor = EXCLUDED.step_floor, step_per_minute = EXCLUDED.step_per_minute, stuck_after_s = EXCLUDED.stuck_after_s
+    step_floor = EXCLUDED.step_floor, step_per_minute = EXCLUDED.step_per_minute, stuck_after_s = EXCLUDED.stuck_after_s,
+    retired_at = NULL
 WHERE (s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels, s.unit,
-    s.step_floor, s.step_per_minute, s.stuck_after_s)
+    s.step_floor, s.step_per_minute, s.stuck_after_s, s.retired_at)
     IS DISTINCT FROM (EXCLUDED.low, EXCLUDED.high, EXCLUDED.suspect_low, EXCLUDED.suspect_high,
                       EXCLUDED.rating, EXCLUDED.interval_s, EXCLUDED.sentinels, EXCLUDED.unit,
-                      EXCLUDED.step_floor, EXCLUDED.step_per_minute, EXCLUDED.stuck_after_s);
+                      EXCLUDED.step_floor, EXCLUDED.step_per_minute, EXCLUDED.stuck_after_s, NULL::timestamptz);
 
 -- name: add_calibrations
 -- Calibrations that say something new. Without a valid_from: of every reading, if none is stored and none was calibrated; else from now.
@@ -102,9 +103,9 @@ UPDATE sources SET conflict_policy = %(policy)s WHERE name = %(source)s;
 SELECT id, source_id, retired_at IS NOT NULL FROM devices;
 
 -- name: all_series
--- Every series, for a snapshot; the overrides in the order of devices.device.SENSOR_NUMBERS.
+-- Every series, for a snapshot; the overrides in the order of devices.device.SENSOR_NUMBERS; last, whether it is out of service.
 SELECT id, device_id, metric, sentinels, unit, low, high, suspect_low, suspect_high, rating, interval_s,
-    step_floor, step_per_minute, stuck_after_s
+    step_floor, step_per_minute, stuck_after_s, retired_at IS NOT NULL
 FROM series;
 
 -- name: calibrations_in_force

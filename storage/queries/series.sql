@@ -25,38 +25,6 @@ SELECT ARRAY(
 -- What retention has given up, by level; us since 1970 UTC, NULL where nothing was.
 SELECT level, CASE WHEN isfinite(since) THEN (extract(epoch FROM since) * 1000000)::int8 END FROM horizons;
 
--- name: minutes
--- One-minute rollups of series, packed, in order of series and time.
-SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(bucket), ''),
-    string_agg(timestamptz_send(bucket + INTERVAL '1 minute'), ''), string_agg(int4send(n), ''), string_agg(int4send(n_bad), ''),
-    string_agg(float8send(vmin), ''), string_agg(float8send(vmax), ''), string_agg(float8send(vfirst), ''),
-    string_agg(float8send(vlast), ''), string_agg(float8send(s1), ''), string_agg(float8send(s2), '')
-FROM (
-    SELECT * FROM readings_1m
-    WHERE series_id = ANY(%(series)s::int[]) AND bucket >= %(start)s AND bucket < %(stop)s
-    ORDER BY series_id, bucket LIMIT %(limit)s
-) AS page;
-
--- name: buckets
--- Buckets of any length that begin in [start, stop) by the clocks of a zone, from quarter-hours or minutes; packed, in order of series
--- and time. What a bucket that began before start holds is read in part, and left out.
-SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(began), ''),
-    string_agg(timestamptz_send(CASE WHEN %(bucket)s::interval <= INTERVAL '1 hour' THEN began + %(bucket)s::interval
-        ELSE bucket_end(%(bucket)s::interval, %(zone)s::text, began) END), ''),
-    string_agg(int4send(n), ''), string_agg(int4send(n_bad), ''),
-    string_agg(float8send(vmin), ''), string_agg(float8send(vmax), ''), string_agg(float8send(vfirst), ''),
-    string_agg(float8send(vlast), ''), string_agg(float8send(s1), ''), string_agg(float8send(s2), '')
-FROM (
-    SELECT * FROM merged_buckets(%(bucket)s::interval, %(zone)s::text, %(start)s::timestamptz,
-        -- Up to an hour: where clocks shift by half an hour, a bucket's start can lie within the one before.
-        CASE WHEN %(bucket)s::interval <= INTERVAL '1 hour' THEN %(stop)s::timestamptz + %(bucket)s::interval
-            ELSE bucket_end(%(bucket)s::interval, %(zone)s::text,
-                bucket_start(%(bucket)s::interval, %(zone)s::text, %(stop)s::timestamptz - INTERVAL '1 microsecond')) END,
-        %(series)s::int[], %(quarters)s)
-    WHERE began >= %(start)s AND began < %(stop)s
-    ORDER BY series_id, began LIMIT %(limit)s
-) AS page;
-
 -- name: readings
 -- Raw readings of series that a policy takes, packed, in order of series and time.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
@@ -196,3 +164,7 @@ FROM (
 SELECT coalesce(array_agg(name ORDER BY name), '{}')
 FROM visible_sources(%(domains)s::text[], %(districts)s::text[], %(tags)s::jsonb[], %(tag_names)s::text[])
 WHERE %(wanted)s::text[] IS NULL OR name = ANY(%(wanted)s);
+
+-- name: source_exists
+-- Whether there is one.
+SELECT EXISTS (SELECT FROM sources WHERE name = %(source)s);

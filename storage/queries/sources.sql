@@ -7,3 +7,7 @@ SELECT pg_advisory_xact_lock(%(space)s, %(source)s);
 -- name: horizon
 -- Readings before it are gone, or go with the rest of their chunk; NULL: all are there.
 SELECT nullif(since, '-infinity') FROM horizons WHERE level = 'raw';
+
+-- name: mark
+-- What writers remember of this source's series is no longer what is stored.
+UPDATE ledger_totals SET batch = gen_random_uuid() WHERE source_id = %(source)s;

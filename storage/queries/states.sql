@@ -18,7 +18,7 @@ WITH current AS MATERIALIZED (
         JOIN devices d ON d.id = s.device_id
         JOIN metrics m ON m.name = s.metric
         LEFT JOIN latest l ON l.series_id = s.id
-        WHERE d.retired_at IS NULL
+        WHERE d.retired_at IS NULL AND s.retired_at IS NULL
     ) AS n
 ), changed AS MATERIALIZED (
     SELECT c.* FROM current c LEFT JOIN sensor_states o USING (series_id) WHERE o.state IS DISTINCT FROM c.state

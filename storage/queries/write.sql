@@ -4,9 +4,24 @@
 -- One writer a source at a time; in key order, so that two writers never wait for each other.
 SELECT pg_advisory_xact_lock(%(space)s, id) FROM (SELECT unnest(%(sources)s::int[]) AS id ORDER BY id) AS ordered;
 
--- name: registry_version
--- As of now: whatever was declared or changed by then holds for this batch.
-SELECT version FROM registry_version;
+-- name: standing
+-- As of now, under the locks: the registry's version (whatever was declared or changed by then holds for this batch), and which of
+-- these sources somebody else has written for since the batch that is known.
+SELECT version, ARRAY(
+    SELECT k.source_id FROM unnest(%(sources)s::int[], %(known)s::uuid[]) AS k(source_id, batch)
+    JOIN ledger_totals t USING (source_id) WHERE t.batch IS DISTINCT FROM k.batch
+) FROM registry_version;
+
+-- name: last_batches
+-- Who wrote last for each source; read before `history`, so that what is written in between is taken for unknown.
+SELECT source_id, batch FROM ledger_totals WHERE batch IS NOT NULL;
+
+-- name: history_of
+-- What is known of every series of these sources, as `history` has it, packed.
+SELECT string_agg(int4send(l.series_id), ''), string_agg(timestamptz_send(l.time), ''), string_agg(float8send(l.value), ''),
+    string_agg(timestamptz_send(l.same_since), ''), string_agg(timestamptz_send(l.good_at), ''), string_agg(float8send(l.good_value), '')
+FROM latest l JOIN series s ON s.id = l.series_id JOIN devices d ON d.id = s.device_id
+WHERE d.source_id = ANY(%(sources)s::int[]);
 
 -- name: begin_batch
 -- No row: this batch was committed before. Waits for a transaction of the same id that is still under way.
@@ -140,9 +155,9 @@ ON CONFLICT (source_id, boot) DO UPDATE SET
 -- Counts of this batch, by minute of receipt and source, and the same by source over all time.
 WITH totals AS (
     INSERT INTO ledger_totals AS t
-        (source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)
+        (source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow, batch)
     VALUES (%(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,
-            %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s)
+            %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s, %(batch)s)
     ON CONFLICT (source_id) DO UPDATE SET
         messages = t.messages + EXCLUDED.messages,
         undecodable = t.undecodable + EXCLUDED.undecodable,
@@ -153,7 +168,8 @@ WITH totals AS (
         conflict = t.conflict + EXCLUDED.conflict,
         missing = t.missing + EXCLUDED.missing,
         quarantined = t.quarantined + EXCLUDED.quarantined,
-        overflow = t.overflow + EXCLUDED.overflow
+        overflow = t.overflow + EXCLUDED.overflow,
+        batch = EXCLUDED.batch
 )
 INSERT INTO ledger AS l
     (minute, source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)

@@ -119,9 +119,8 @@ def wait_for(condition: Callable[[], Any], describe: Callable[[], Any] = lambda:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
-    """Servers with a migrated database; no process of ours runs yet."""
+@contextmanager
+def _built(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
     home = tmp_path_factory.mktemp("town")
     settings = stack.StackSettings(home=home, root=debian_root, pg_port=free_port(), mqtt_port=free_port())
     env = {name: value for name, value in os.environ.items() if not name.startswith("CITYBEAT_")}
@@ -139,6 +138,13 @@ def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterato
         yield made
 
 
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
+    """Servers with a migrated database; no process of ours runs yet."""
+    with _built(tmp_path_factory, debian_root) as made:
+        yield made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A city of two devices that have reported for some hours, an API that serves it, and a key with all scopes."""
@@ -153,8 +159,13 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(town: Town) -> Iterator[Service]:
-    """The commands that a user starts, with what the documents' examples ask for."""
+def service(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Service]:
+    """The commands that a user starts, with what the documents' examples ask for; in a town of its own, for its ingest goes on."""
+    with _built(tmp_path_factory, debian_root) as town:
+        yield from _served(town)
+
+
+def _served(town: Town) -> Iterator[Service]:
     devices = [
         Device(
             id=name,

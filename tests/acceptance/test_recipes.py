@@ -28,10 +28,11 @@ def test_every_recipe_works(service, tmp_path, monkeypatch):
             assert done.returncode == 0, (text, done.stderr)
             assert done.stdout or " -o " in text, text
     session["city"].close()
-    assert kinds.count("sh") >= 5
-    assert kinds.count("python") >= 8
+    assert kinds.count("sh") >= 9
+    assert kinds.count("python") >= 12
     frames = {name: thing for name, thing in session.items() if isinstance(thing, pd.DataFrame | pl.DataFrame)}
     assert {"latest", "hours", "by_device", "quarters", "readings", "month", "same_month"} <= set(frames)
     assert not [name for name, frame in frames.items() if not len(frame)]
     assert session["rows"] == len(session["month"]) > 1000
     assert set(session["by_device"].columns) == {"env-0007", "env-0008"}
+    assert ("readings", "env-0100") in {(event, data["device"][0]) for event, data in session["events"] if event == "readings"}

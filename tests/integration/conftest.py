@@ -29,7 +29,8 @@ from devices.batch import MINUTE, NEVER, Batch
 from devices.catalogue import builtin
 from storage import migrate, registry
 from storage.database import Connection, connect
-from storage.write import NEW, Store, Tally
+from storage.store import Store
+from storage.write import NEW, Tally
 
 #: One reading for `fill`: device, metric, us since 1970 UTC, value, flags.
 Row = tuple[str, str, int, float, int]
@@ -61,6 +62,13 @@ def database(servers: stack.Servers, template: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def shared_database(servers: stack.Servers, template: str) -> Iterator[str]:
+    """As `database`, for a whole module of tests that only read."""
+    with _fresh(servers, template) as url:
+        yield url
+
+
 @pytest.fixture
 def other_database(servers: stack.Servers, template: str) -> Iterator[str]:
     """As `database`, for tests that compare two."""
@@ -84,7 +92,7 @@ def fill(database: str, connection: Connection, fill_into: FillInto) -> Fill:
     return partial(fill_into, database, connection)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill_into() -> FillInto:
     """The same of any database, and a connection to it."""
 

@@ -4,11 +4,18 @@ Two databases: a city, and one that holds only what the key may see. Whatever is
 without restriction of the other, must be answered the same: then nothing of the rest can be seen, counted or guessed.
 """
 
+import json
 from contextlib import closing
 
 import pytest
 
+from devices.catalogue import builtin
 from devices.device import Device, Sensor
+from ingest.direct import Direct
+from ingest.inbox import BatchSize
+from ingest.message import Message
+from ingest.pipeline import Pipeline
+from ingest.validate import Limits
 from storage import keys, registry, states
 from storage.database import connect
 from storage.keys import Scope
@@ -75,6 +82,8 @@ ASKED = {
         )
     ],
     "/v1/devices/{device}": [("GET", f"/v1/devices/{name}", None) for name in [*NAMES, "nobody"]],
+    "/v1/devices/{device}/history": [("GET", f"/v1/devices/{name}/history", None) for name in [*NAMES, "nobody"]],
+    "/v1/sources": [("GET", f"/v1/sources{query}", None) for query in ("", "?limit=1")],
     "/v1/latest": [
         ("GET", f"/v1/latest{query}", None)
         for query in (
@@ -128,11 +137,50 @@ ASKED = {
     ],
     "/v1/ledger": [
         ("GET", f"/v1/ledger{query}", None)
-        for query in ("", "?source=gw-own", "?source=gw-other", "?source=gw-mixed&source=gw-own", "?source=%3F", "?limit=1")
+        for query in (
+            "",
+            "?source=gw-own",
+            "?source=gw-other",
+            "?source=gw-mixed&source=gw-own",
+            "?source=%3F",
+            "?limit=1",
+            "?bucket=1h&tz=Asia/Ho_Chi_Minh",
+            "?bucket=1d",
+        )
     ],
+    "/v1/liveness": [
+        ("GET", f"/v1/liveness{query}", None)
+        for query in ("", "?limit=2", "?district=south", "?stale=false", "?device=own-1d&device=own-1", "?include_retired=true")
+    ],
+    "/v1/quarantine": [
+        ("GET", f"/v1/quarantine{query}", None)
+        for query in (
+            "",
+            "?limit=1",
+            "?source=gw-own",
+            "?source=gw-other",
+            "?source=gw-mixed",
+            "?reason=unknown_device",
+            "?reason=source_mismatch",
+            "?reason=malformed",
+        )
+    ],
+    "/v1/quarantine/{id}": [("GET", f"/v1/quarantine/{number}", None) for number in range(1, 7)],
+}
+#: Routes for keys that are never restricted.
+ADMIN = {
+    "POST /v1/quarantine/replay": ("/v1/quarantine/replay", {}),
+    "POST /v1/devices": ("/v1/devices", {"id": "own-9", "source": "gw-own", "domain": "environment"}),
+    "POST /v1/registry/import": ("/v1/registry/import", []),
+    "PATCH /v1/devices/{device}": ("/v1/devices/own-0", {"name": "x"}),
+    "DELETE /v1/devices/{device}": ("/v1/devices/own-0", None),
+    "PUT /v1/devices/{device}/sensors/{metric}": ("/v1/devices/own-0/sensors/temperature", {}),
+    "DELETE /v1/devices/{device}/sensors/{metric}": ("/v1/devices/own-0/sensors/temperature", None),
+    "POST /v1/devices/{device}/sensors/{metric}/calibrations": ("/v1/devices/own-0/sensors/temperature/calibrations", {}),
+    "PATCH /v1/sources/{source}": ("/v1/sources/gw-own", {"conflict_policy": "keep"}),
 }
 #: What may differ from one moment to the next.
-MOMENTS = {"stream_cursor", "at", "age_s", "created_at", "updated_at", "retired_at"}
+MOMENTS = {"stream_cursor", "at", "age_s", "created_at", "updated_at", "retired_at", "received_at", "due_at"}
 
 
 @pytest.fixture
@@ -152,17 +200,40 @@ def asked(database, other_database, start_api, fill_into):
                 for k in range(40)
             ]
             fill_into(url, connection, rows, received_at=T0 + 3_600_000_000)
+            refuse(url, devices)
             registry.retire(connection, "own-2")
             states.watch(connection)
             shown[url] = keys.create(
                 connection, name="part", scopes=[Scope.READ, Scope.WRITE], by="test", within=WITHIN if url == database else None
             )
-    apis = [(start_api(url, anonymous=frozenset()), shown[url]) for url in (database, other_database)]
+    apis = [(start_api(url, anonymous=frozenset(), intake=intake(url)), shown[url]) for url in (database, other_database)]
 
     def ask(method, url, body):
         return [api.ask(method, url, json=body, headers={"Authorization": f"Bearer {key}"} if key else {})[0] for api, key in apis]
 
     return ask
+
+
+def pipeline(url):
+    return Pipeline(url, catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=1_000_000)
+
+
+def intake(url):
+    return Direct(pipeline(url), size=BatchSize(linger=0.001), max_bytes=1_000_000, room=1_000_000)
+
+
+def refuse(url, devices):
+    """Something in quarantine: of the own source first, so that it has the same numbers in both cities."""
+
+    def message(source, body):
+        return Message(f"city/v1/{source}/readings", body, T0, False, 1, 1, 1)
+
+    of_others = [{"device": name, "ts": T0 // 1000, "values": {"temperature": 1, "noise": 2}} for name in [*NAMES[3:], "nobody"]]
+    messages = [message("gw-own", b"{"), message("gw-own", json.dumps(of_others).encode())]
+    if devices is not OWN:
+        messages += [message("gw-other", b"{"), message("gw-mixed", b'{"device": "own-0", "ts": 1, "values": {"pm25": 1}}')]
+    with closing(pipeline(url)) as writer:
+        assert writer.process(messages, lambda: True) is not None
 
 
 def plain(answer):
@@ -186,7 +257,17 @@ def test_a_restricted_key_lives_in_a_city_of_its_own(asked):
             if seen.status_code == 200 and b"own-0" in seen.content:
                 told.add(route)
     # All that tells of devices does tell: an empty answer would be the same too.
-    assert told >= set(ASKED) - {"/v1/catalogue", "/v1/stream", "/v1/devices/{device}", "/v1/series", "/v1/ledger"}
+    assert told >= set(ASKED) - {
+        "/v1/catalogue",
+        "/v1/stream",
+        "/v1/devices/{device}",
+        "/v1/devices/{device}/history",
+        "/v1/sources",
+        "/v1/series",
+        "/v1/ledger",
+        "/v1/quarantine",
+        "/v1/quarantine/{id}",
+    }
 
 
 def test_pages_of_a_restricted_key_go_on(asked):
@@ -205,8 +286,34 @@ def test_figures_of_the_whole_city_are_refused(asked):
 
 
 def test_every_route_is_tested_here(api):
-    guarded = {path for path in api.app.openapi()["paths"] if path.startswith("/v1/")}
-    assert guarded == set(ASKED)
+    guarded = {
+        f"{method.upper()} {path}"
+        for path, methods in api.app.openapi()["paths"].items()
+        for method in methods
+        if path.startswith("/v1/")
+    }
+    asked = {f"{requests[0][0]} {path}" for path, requests in ASKED.items()}
+    assert guarded == {*asked, *ADMIN, "POST /v1/readings"}
+
+
+def test_a_restricted_key_is_no_admin(asked):
+    for route, (url, body) in ADMIN.items():
+        for answer in asked(route.split()[0], url, body):
+            assert answer.status_code == 403, route
+
+
+@pytest.mark.parametrize("name", [*NAMES, "nobody"])
+def test_what_is_posted_tells_nothing_of_others(asked, name):
+    """Neither whether there is such a device, nor what sensors it has, nor whether it is in service."""
+    for metric in ("temperature", "phaseVoltage", "nothing"):
+        body = [{"device": name, "ts": T0 // 1000 + 7_000_000, "values": {metric: 220.0}}]
+        seen, alone = asked("POST", "/v1/readings?source=gw-own", body)
+        assert seen.status_code == 200
+        assert plain(seen) == plain(alone)
+    for source in ("gw-other", "gw-mixed", "gw-none"):
+        seen, alone = asked("POST", f"/v1/readings?source={source}", body)
+        assert (seen.status_code, plain(seen)) == (alone.status_code, plain(alone))
+        assert seen.status_code == 404
 
 
 def test_accounts_of_a_source_that_carries_for_others_too_are_not_shown(database, connection, start_api, fill):

@@ -15,6 +15,8 @@ ROUTES = {
     "/v1/catalogue": ("/v1/catalogue", "domain=weather"),
     "/v1/devices": ("/v1/devices", "limit=0"),
     "/v1/devices/{device}": ("/v1/devices/env-1", None),
+    "/v1/devices/{device}/history": ("/v1/devices/env-1/history", "cursor=WyJhIl0"),
+    "/v1/sources": ("/v1/sources", "limit=0"),
     "/v1/latest": ("/v1/latest", "cursor=bm9uc2Vuc2U"),
     "/v1/states": ("/v1/states", "limit=0"),
     "/v1/stream": ("/v1/stream", "last_event_id=nonsense"),
@@ -23,10 +25,36 @@ ROUTES = {
     "/v1/readings": ("/v1/readings", "near=1,2"),
     "/v1/readings/nearest": ("/v1/readings/nearest?at=2026-01-01T00:00:00Z", "bbox=1,2,3,x"),
     "/v1/ledger": ("/v1/ledger", "from=2026-01-01T00:00:00"),
+    "/v1/quarantine": ("/v1/quarantine", "reason=bad_luck"),
+    "/v1/quarantine/{id}": ("/v1/quarantine/1", None),
+    "/v1/liveness": ("/v1/liveness", "stale=perhaps"),
 }
 #: What is asked by POST, with a body that would succeed.
-POSTS = {"/v1/query": {"devices": {}, "from": "2026-01-01T00:00:00Z"}}
+POSTS = {
+    "/v1/query": {"devices": {}, "from": "2026-01-01T00:00:00Z"},
+    "/v1/quarantine/replay": {"from": "2026-01-01T00:00:00Z"},
+}
+#: Changes of the registry, each with a body that would succeed, had the device a sensor; {}: none is needed.
+CHANGES = {
+    "POST /v1/devices": ("/v1/devices", {"id": "env-9", "source": "gw", "domain": "environment"}),
+    "PATCH /v1/devices/{device}": ("/v1/devices/env-1", {"name": "x"}),
+    "PUT /v1/devices/{device}/sensors/{metric}": ("/v1/devices/env-1/sensors/temperature", {"high": 50.0}),
+    "POST /v1/devices/{device}/sensors/{metric}/calibrations": (
+        "/v1/devices/env-1/sensors/temperature/calibrations",
+        {"offset": 1.0},
+    ),
+    "PATCH /v1/sources/{source}": ("/v1/sources/gw-1", {"conflict_policy": "keep"}),
+}
+#: Methods of an address, where it has more than GET.
+ALLOWED = {
+    "/v1/devices": "GET, POST",
+    "/v1/devices/env-1": "DELETE, GET, PATCH",
+    "/v1/readings": "GET, POST",
+}
+#: Readings are posted to a route that is asked, too: tests/integration/test_api_posting.py has what can go wrong there.
 DATA = [url for url, _ in ROUTES.values() if url.startswith("/v1") and url != "/v1/catalogue"]
+#: Those of POSTS that ask the database themselves.
+ASKED = {"/v1/query": POSTS["/v1/query"]}
 
 
 def check(answer, status):
@@ -43,14 +71,16 @@ def check(answer, status):
 
 
 def test_every_route_is_tested_here(api):
-    assert set(api.app.openapi()["paths"]) == {*ROUTES, *POSTS}
+    changed = {path for _, path in (change.split() for change in CHANGES)}
+    # A file of devices, and what takes no body: tests/integration/test_api_registration.py.
+    assert set(api.app.openapi()["paths"]) == {*ROUTES, *POSTS, *changed, "/v1/registry/import"}
 
 
 @pytest.mark.parametrize(("url", "wrong"), ROUTES.values())
 def test_wrong_requests(api, url, wrong):
-    answer = api.ask("DELETE", url)[0]
+    answer = api.ask("OPTIONS", url)[0]
     check(answer, 405)
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == ALLOWED.get(url, "GET")
     check(api.get("/nothing" + url), 404)
     if wrong:
         name = wrong.split("=")[0]
@@ -72,6 +102,17 @@ def test_wrong_bodies(api, url, body):
     for wrong in (b"", b"[]", b"{", b"null", b'{"from": 1}', b'{"devices": 7, "from": 1}'):
         check(api.ask("POST", url, content=wrong, headers={"content-type": "application/json"})[0], 422)
     check(api.ask("POST", url, content=b"\xff", headers={"content-type": "application/json"})[0], 400)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_wrong_changes(api, change):
+    method, _ = change.split()
+    url, body = CHANGES[change]
+    problem = check(api.ask(method, url, json=body | {"devcies": 1})[0], 422)
+    assert problem["errors"][0] == {"loc": ["body", "devcies"], "msg": "there is no such parameter", "type": "extra_forbidden"}
+    for wrong in (b"", b"[]", b"{", b"null", b'{"name": 1, "high": "1", "offset": "1", "id": "", "conflict_policy": "x"}'):
+        check(api.ask(method, url, content=wrong, headers={"content-type": "application/json"})[0], 422)
+    check(api.ask(method, url, content=b"\xff", headers={"content-type": "application/json"})[0], 400)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +153,8 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(api, connection, caplog)
     connection.execute("DROP FUNCTION selected_devices, selected_series CASCADE")
     connection.execute("ALTER TABLE series RENAME TO gone_too")
     connection.execute("ALTER TABLE ledger RENAME TO gone_as_well")
-    for answer in [*api.ask("GET", *DATA), *(api.ask("POST", url, json=body)[0] for url, body in POSTS.items())]:
+    connection.execute("ALTER TABLE quarantine RENAME TO and_that")
+    for answer in [*api.ask("GET", *DATA), *(api.ask("POST", url, json=body)[0] for url, body in ASKED.items())]:
         check(answer, 500)
         for inside in ("relation", "psycopg", "SELECT", "Traceback", "devices d"):
             assert inside not in answer.text

@@ -1,325 +1,32 @@
-"""/v1/query and /v1/series in every bucket, zone, fill and policy, against plain loops over the readings."""
+"""/v1/query: whom it is about, what it refuses and why, and what it promises beside its numbers."""
 
-import math
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from api import models, plan
-from api.aggregates import allowed
+from api import plan
 from api.fill import Fill
 from api.gate import EVERYTHING, Caller
-from api.plan import WIDTHS, Bucket
+from api.plan import Bucket
 from api.query import Question, ask
 from api.selecting import resolve
-from devices.catalogue import Kind, builtin
+from api.thin import Thin
 from devices.device import Device, Sensor
-from storage import registry, rollup, series
+from storage import registry
 from storage.database import connect
 from storage.selection import Restriction, Selection
-from storage.series import Level, Policy
-from tests import oracles
+from storage.series import Policy
+from tests.integration.asking import DAY, METRICS, T0, generated, post, refused, register
+from tests.oracles_buckets import HOUR, MINUTE, utc
 
-MINUTE, HOUR = 60_000_000, 3_600_000_000
 EVERYBODY = Caller(id="", name="test", scopes=EVERYTHING, within=None)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]
-KINDS = ["gauge", "amount", "direction", "level", "counter"]
-#: Whole hours, half hours, 45 minutes; DST of an hour, of half an hour, at midnight, and none.
-ZONES = [
-    "UTC",
-    "Asia/Ho_Chi_Minh",
-    "Europe/Berlin",
-    "America/New_York",
-    "Asia/Kolkata",
-    "Asia/Kathmandu",
-    "Pacific/Chatham",
-    "Australia/Lord_Howe",
-    "America/Santiago",
-]
-#: Days in which some of them shift: Berlin, New York, Chatham and Lord Howe, Santiago; and one in which none does.
-DAYS = [
-    datetime(2026, 3, 29, tzinfo=UTC),
-    datetime(2026, 10, 25, tzinfo=UTC),
-    datetime(2026, 11, 1, tzinfo=UTC),
-    datetime(2026, 4, 4, tzinfo=UTC),
-    datetime(2026, 9, 26, tzinfo=UTC),
-    datetime(2026, 10, 3, tzinfo=UTC),
-    datetime(2026, 9, 6, tzinfo=UTC),
-    datetime(2026, 7, 1, tzinfo=UTC),
-]
-COLUMNS = ["mean", "min", "max", "count", "sum", "first", "last", "increase", "stddev"]
-
-
-def us(time):
-    return (time - EPOCH) // timedelta(microseconds=1)
-
-
-def utc(microseconds):
-    return EPOCH + timedelta(microseconds=microseconds)
-
-
-# --- the slow twin -------------------------------------------------------------------------------------------------------------
-
-
-def first_instant(wall, zone):
-    """When clocks first show this; where they leave it out, the first instant after."""
-    both = [wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
-    shown = [at for at in both if at.astimezone(zone).replace(tzinfo=None) == wall]
-    return min(shown) if shown else max(both)
-
-
-def wall_start(wall, bucket):
-    seconds = WIDTHS[bucket].seconds
-    midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0)
-    if bucket is Bucket.MO1:
-        return midnight.replace(day=1)
-    if bucket is Bucket.W1:
-        return midnight - timedelta(days=midnight.weekday())
-    return wall - (wall - midnight) % timedelta(seconds=seconds)
-
-
-def bucket_of(at, bucket, name):
-    """Start and end, us, of the bucket that an instant lies in."""
-    zone = ZoneInfo(name)
-    wall = utc(at).astimezone(zone).replace(tzinfo=None)
-    begun = wall_start(wall, bucket)
-    if WIDTHS[bucket].seconds <= 3600:
-        start = at - (wall - begun) // timedelta(microseconds=1)
-        return start, start + int(WIDTHS[bucket].seconds * 1e6)
-    after = begun + timedelta(seconds=WIDTHS[bucket].seconds)
-    if bucket is Bucket.MO1:
-        after = (begun + timedelta(days=32)).replace(day=1)
-    return us(first_instant(begun, zone)), us(first_instant(after, zone))
-
-
-def slow(readings, kind, every, start, stop, bucket, zone, fill, policy):
-    """Rows by start of bucket, us: each column's value, bad_count, coverage, filled."""
-    kept = [
-        (at, value, 0 if policy == "all" or (policy == "only_bad" and oracles.is_bad(flags)) else flags if policy == "good" else 1)
-        for at, value, flags in sorted(readings)
-    ]
-    truly_bad = {at: oracles.is_bad(flags) for at, _, flags in readings}
-    buckets, previous = {}, None
-    for at, value, flags in kept:
-        begun, ended = bucket_of(at, bucket, zone)
-        row = buckets.setdefault(begun, {"end": ended, "rows": [], "values": [], "received": 0, "bad": 0, "s1": 0.0, "s2": 0.0})
-        row["received"] += 1
-        row["bad"] += truly_bad[at]
-        if oracles.is_bad(flags):
-            continue
-        x1, x2 = oracles.summands(value, kind, previous)
-        previous = value
-        row["values"].append(value)
-        row["s1"] += x1
-        row["s2"] += x2
-    out = {}
-    for begun, row in buckets.items():
-        if not start <= begun < stop:
-            continue
-        values = row["values"]
-        aggregate = {
-            "n": len(values),
-            "n_bad": row["bad"],
-            "vmin": min(values, default=None),
-            "vmax": max(values, default=None),
-            "vfirst": values[0] if values else None,
-            "vlast": values[-1] if values else None,
-            "s1": row["s1"],
-            "s2": row["s2"],
-        }
-        shown = oracles.aggregates(aggregate, kind)
-        shown["coverage"] = min(row["received"] * every / ((row["end"] - begun) / 1e6), 1)
-        out[begun] = shown | {"filled": False}
-    if fill == "none":
-        return out
-    at = start
-    while at < stop + 32 * 24 * HOUR:
-        begun, _ = bucket_of(at, bucket, zone)
-        if start <= begun < stop and begun not in out:
-            out[begun] = {**dict.fromkeys(COLUMNS), "count": 0, "bad_count": 0, "coverage": 0.0, "filled": False}
-        at += int(min(WIDTHS[bucket].seconds, 900) * 1e6)
-        if at > stop + WIDTHS[bucket].seconds * 1.1e6:
-            break
-    times = sorted(out)
-    for i, time in enumerate(times):
-        if out[time]["count"] or fill == "null":
-            continue
-        before = next((t for t in reversed(times[:i]) if out[t]["count"]), None)
-        behind = next((t for t in times[i:] if out[t]["count"]), None)
-        for name in ("mean", "min", "max", "first", "last"):
-            if before is None or out[before][name] is None:
-                continue
-            if fill == "previous":
-                value = out[before][name]
-            elif behind is None or out[behind][name] is None:
-                continue
-            else:
-                rise = out[behind][name] - out[before][name]
-                if kind == "direction":
-                    rise = (rise + 180) % 360 - 180
-                value = out[before][name] + rise * (time - before) / (behind - before)
-                if kind == "direction":
-                    value %= 360
-            out[time][name] = value
-            out[time]["filled"] = True
-    return out
-
-
-def same(found, wanted, name, kind):
-    if wanted is None or found is None:
-        # Directions that cancel out may do so on one side only.
-        return found is wanted or (kind == "direction" and name in {"mean", "stddev"})
-    if kind == "direction" and name == "mean":
-        return abs((found - wanted + 180) % 360 - 180) < 1e-5
-    return math.isclose(found, wanted, rel_tol=1e-7, abs_tol=1e-3 if name == "stddev" else 1e-7)
-
-
-# --- the city ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def city(connection):
-    registry.register(
-        connection,
-        [
-            Device(id=name, source="gw", domain="environment", district=district, sensors=tuple(map(sensor, METRICS)))
-            for name, district in [("a", "north"), ("b", "south")]
-        ],
-    )
-
-
-def sensor(metric):
-    return Sensor(metric=metric, interval=1800.0)
-
-
-def test_there_is_a_metric_of_every_kind():
-    assert [builtin()[metric].kind for metric in METRICS] == KINDS
-    assert set(Kind) - set(KINDS) == {Kind.STATE}  # the catalogue has none; tests/unit/test_api_aggregates.py has
-
-
-def post(api, **body):
-    answer = api.ask("POST", "/v1/query", json=body)[0]
-    if answer.status_code == 200:
-        models.QueryModel.model_validate(answer.json())
-    return answer
-
-
-def refused(answer, slug, *words, status=422):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["type"] == f"urn:citybeat:problem:{slug}"
-    for word in words:
-        assert word in answer.json()["detail"]
-    return answer.json()
-
-
-def generated(seed, day, n=60):
-    """Readings of every metric around a day: (device, metric, us, value, flags)."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for metric, kind in zip(METRICS, KINDS, strict=True):
-        times = us(day) - 30 * HOUR + rng.choice(60 * 60 * 60, n, replace=False) * 1_000_000
-        # Gathered in some places, so that there are gaps of many buckets between.
-        times = np.unique(np.where(rng.random(n) < 0.5, times // (6 * HOUR) * (6 * HOUR) + times % (20 * MINUTE), times))
-        values = rng.uniform(0, 359, len(times)) if kind == "direction" else rng.uniform(0, 90, len(times))
-        if kind == "counter":
-            values = np.cumsum(values) % 1500
-        flags = rng.choice([0, 0, 0, 1, 8, 2 | 256, 128], len(times))
-        rows += [("a", metric, *row) for row in zip(times.tolist(), values.tolist(), flags.tolist(), strict=True)]
-    return rows
-
-
-@pytest.mark.parametrize("day", DAYS, ids=lambda day: day.date().isoformat())
-def test_against_a_loop_over_the_readings(api, city, fill, connection, day):
-    """Every aggregate, bucket, fill, zone and policy, before and after quarter-hours are made."""
-    stored = generated(us(day) % 1000, day)
-    fill(stored[::2], received_at=us(day))
-    fill(stored[1::2], received_at=us(day))
-    of = {metric: [row[2:] for row in stored if row[1] == metric] for metric in METRICS}
-
-    @given(
-        zone=st.sampled_from(ZONES),
-        bucket=st.sampled_from(list(WIDTHS)),
-        fill=st.sampled_from(["none", "null", "previous", "linear"]),
-        policy=st.sampled_from(["good", "good", "all", "only_bad"]),
-        start=st.integers(-40 * 60, 20 * 60),
-        length=st.integers(1, 60 * 60),
-    )
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-    def check(zone, bucket, fill, policy, start, length):
-        since = day + timedelta(minutes=start)
-        until = since + timedelta(minutes=length)
-        answer = post(
-            api,
-            devices=["a"],
-            **{"from": since.isoformat(), "to": until.isoformat()},
-            bucket=bucket,
-            tz=zone,
-            fill=fill,
-            flags=policy,
-        )
-        assert answer.status_code == 200, answer.text
-        columns = answer.json()["columns"]
-        assert answer.json()["level"] == plan.level_of(bucket, Policy(policy))
-        for number, each in enumerate(answer.json()["series"]):
-            kind = each["kind"]
-            rows = [i for i, which in enumerate(columns["series"]) if which == number]
-            wanted = slow(
-                of[each["metric"]], kind, 1800.0, us(since), us(until), bucket, "UTC" if bucket is Bucket.M1 else zone, fill, policy
-            )
-            assert [columns["time"][i] * 1000 for i in rows] == sorted(wanted), each["metric"]
-            assert each["count"] == len(rows)
-            possible = [name for name in allowed(Kind(kind)) if not (policy == "only_bad" and name == "increase")]
-            assert each["aggregates"] == possible
-            for i, time in zip(rows, sorted(wanted), strict=True):
-                for name in [*possible, "bad_count", "coverage"]:
-                    assert same(columns[name][i], wanted[time][name], name, kind), (each["metric"], name, utc(time))
-                for name in set(COLUMNS) - set(possible):
-                    assert columns.get(name, [None] * (i + 1))[i] is None
-                if fill != "none":
-                    assert columns["filled"][i] == wanted[time]["filled"] or kind == "direction"
-
-    check()
-    rollup.advance(connection, limit=10_000)
-    assert connection.execute("SELECT count(*) FROM marks_15m").fetchone() == (0,)
-    check()
-
-
-@pytest.mark.parametrize("bucket", list(WIDTHS))
-def test_every_level_says_the_same(api, city, fill, bucket):
-    """The same question to storage itself, at each level that can answer it."""
-    day = DAYS[1]
-    stored = generated(7, day)
-    fill(stored[::2], received_at=us(day))
-    fill(stored[1::2], received_at=us(day))
-    parts = api.app.state.service
-    width = WIDTHS[bucket]
-    span = series.Span(bucket=width.interval, zone="Europe/Berlin", start=day - timedelta(days=70), stop=day + timedelta(days=70))
-    levels = [Level.MINUTES] if plan.level_of(bucket, Policy.GOOD) is Level.MINUTES else [Level.MINUTES, Level.QUARTERS]
-
-    async def everything():
-        chosen = await resolve(parts, Selection(), EVERYBODY)
-        made = [await series.rollups(parts.pool, chosen.id, span, level=level, limit=10_000) for level in levels]
-        return [*made, await series.from_raw(parts.pool, chosen, span, policy=Policy.GOOD, limit=10_000)]
-
-    first, *others = api._runner.run(everything())
-    assert len(first) >= len(METRICS)
-    for other in others:
-        for name in series.Buckets.__dataclass_fields__:
-            np.testing.assert_allclose(getattr(other, name), getattr(first, name), rtol=1e-9, atol=1e-6, err_msg=name)
-
-
-# --- what else is promised -----------------------------------------------------------------------------------------------------
-
-T0 = us(datetime(2026, 1, 1, tzinfo=UTC))
-DAY = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    register(connection)
 
 
 def test_a_selection_by_filters(api, connection, fill):
@@ -385,6 +92,10 @@ def test_devices_that_do_not_exist_are_named(api, city):
         ({"from": DAY["to"]}, "invalid-parameter", ["from"]),
         ({"bucket": "raw", "fill": "null"}, "invalid-parameter", ["fill"]),
         ({"bucket": "raw", "aggregates": ["mean"]}, "invalid-parameter", ["aggregates"]),
+        ({"bucket": "1h", "max_points": 100}, "invalid-parameter", ["max_points", "bucket=raw"]),
+        ({"bucket": "raw", "thin": "lttb"}, "invalid-parameter", ["thin", "max_points"]),
+        ({"bucket": "raw", "max_points": 3}, "invalid-parameter", ["max_points"]),
+        ({"bucket": "raw", "max_points": 100, "thin": "mean"}, "invalid-parameter", ["thin"]),
         ({"aggregates": ["sum"]}, "aggregate-without-meaning", ["sum", "LAeq", "level"]),
         ({"aggregates": {"temperature": ["sum"]}}, "aggregate-without-meaning", ["sum", "temperature", "gauge"]),
         ({"aggregates": {"o3": ["mean"]}}, "invalid-parameter", ["o3"]),
@@ -477,7 +188,7 @@ def test_what_retention_dropped_is_said(api, city, fill, connection):
 
 
 def test_one_series_is_the_same_question(api, city, fill):
-    fill(generated(3, DAYS[1]), received_at=T0)
+    fill(generated(3, datetime(2026, 10, 25, tzinfo=UTC)), received_at=T0)
     asked = {"from": "2026-10-24T00:00:00Z", "to": "2026-10-27T00:00:00Z", "bucket": "1d", "tz": "Europe/Berlin", "fill": "linear"}
     for metric in METRICS:
         one = api.get("/v1/series", device="a", metric=metric, **asked).json()
@@ -525,6 +236,8 @@ def test_a_question_can_be_asked_without_a_route(api, city):
         fill=Fill.NULL,
         policy=Policy.GOOD,
         points=100,
+        keep=None,
+        thin=Thin.LTTB,
         where="query",
     )
 

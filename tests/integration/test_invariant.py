@@ -1,8 +1,10 @@
 """One invariant: whatever is done in whatever order, the books balance and rollups are what raw says.
 
-Two ingests, duplicates, conflicts under both policies, late data, refused readings and their replay, declarations, reflag,
-rebuilding, retention, restarts, and commits whose outcome nobody knew: drawn at random, on a real database. At the end every minute
-and every quarter-hour is compared with a plain loop over the readings (tests/oracles.py), and with the database's own account.
+Two processes that write for the same sources, duplicates, conflicts under both policies, late data, refused readings and their
+replay, declarations, reflag, rebuilding, retention, restarts, and commits whose outcome nobody knew: drawn at random, on a real
+database. At the end every minute and every quarter-hour is compared with a plain loop over the readings (tests/oracles.py), and
+with the database's own account. And a second city, in which one process does all of it in the same order, must have the same
+readings with the same flags: what one process remembers of a series' past must not hang on who wrote it.
 """
 
 import json
@@ -16,16 +18,17 @@ from hypothesis import strategies as st
 
 from devices.catalogue import builtin
 from devices.device import ConflictPolicy, Device, Sensor
-from devices.flags import Verdict
+from devices.flags import Flag, Verdict
 from ingest import replay as replaying
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.reflag import reflag
 from ingest.validate import Limits
 from storage import accounts, flagging, registry, retention, rollup
+from storage.database import connect
 from storage.quarantine import Filter
 from storage.sources import GoneError
-from storage.write import Store
+from storage.store import Store
 from tests import oracles
 
 T0 = 1_767_225_600
@@ -45,11 +48,11 @@ def device(number, **changes):
 
 
 class World:
-    """The database, two ingests on it, and what an operator does."""
+    """The database, processes that write to it, and what an operator does."""
 
-    def __init__(self, url, connection):
+    def __init__(self, url, connection, writers):
         self.url, self.connection = url, connection
-        self.pipelines = [self.pipeline(), self.pipeline()]
+        self.pipelines = [self.pipeline() for _ in range(writers)]
         self.seq = 0
         self.dropped = []  # raw rows that retention took
 
@@ -91,11 +94,11 @@ class World:
         messages = self.messages(reports, numbered)
         for _ in range(times):
             if messages:
-                assert self.pipelines[who].process(messages, lambda: True) is not None
+                assert self.pipelines[who % len(self.pipelines)].process(messages, lambda: True) is not None
 
     def write_with_unknown_outcome(self, who, reports):
         """The commit took effect, but its answer was lost: the same batch is tried again, on a new connection."""
-        pipeline, messages, batch_id = self.pipelines[who], self.messages(reports, numbered=False), uuid4()
+        pipeline, messages, batch_id = self.pipelines[who % len(self.pipelines)], self.messages(reports, numbered=False), uuid4()
         if not messages:
             return
         pipeline.open()
@@ -104,7 +107,7 @@ class World:
         assert pipeline._try(messages, batch_id).stored is None
 
     def restart(self, who):
-        self.pipelines[who].close()
+        self.pipelines[who % len(self.pipelines)].close()
 
     def register(self, number):
         registry.register(self.connection, [device(number)])
@@ -142,6 +145,11 @@ class World:
         query = "SELECT series_id, (extract(epoch FROM time) * 1000000)::int8, value, flags FROM readings"
         return self.connection.execute(query).fetchall()
 
+    def flagged(self):
+        """What is stored, whatever the numbers of series."""
+        query = "SELECT s.device_id, s.metric, r.time, r.value, r.flags FROM readings r JOIN series s ON s.id = r.series_id"
+        return sorted(self.connection.execute(query))
+
     def policy(self, source, policy):
         registry.set_conflict_policy(self.connection, f"gw-{source}", policy)
 
@@ -177,12 +185,16 @@ def moment(seconds):
 
 
 @pytest.fixture
-def world(database, connection):
-    registry.register(connection, [device(0), device(1)])
-    made = World(database, connection)
-    yield made
-    for pipeline in made.pipelines:
-        pipeline.close()
+def worlds(database, other_database):
+    """One with two writers, and one with one."""
+    with closing(connect(database, application="test")) as first, closing(connect(other_database, application="test")) as second:
+        made = World(database, first, 2), World(other_database, second, 1)
+        for world in made:
+            registry.register(world.connection, [device(0), device(1)])
+        yield made
+        for world in made:
+            for pipeline in world.pipelines:
+                pipeline.close()
 
 
 reports = st.lists(
@@ -217,8 +229,55 @@ operations = st.one_of(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(operations, min_size=1, max_size=8))
-def test_whatever_is_done_in_whatever_order(world, operations):
-    world.empty()
-    for operation in operations:
-        world.do(*operation)
-    world.check()
+def test_whatever_is_done_in_whatever_order(worlds, operations):
+    for world in worlds:
+        world.empty()
+        for operation in operations:
+            world.do(*operation)
+    two, one = worlds
+    two.check()
+    assert two.flagged() == one.flagged()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(st.tuples(who, st.integers(-2, 9), st.sampled_from([20.0, 20.0, 22.0, 24.0, 26.0])), min_size=3, max_size=15))
+def test_a_past_that_another_process_wrote(worlds, readings):
+    """One series, mostly in order of time, whose readings come by either process: STEP and STUCK look back over both."""
+    for world in worlds:
+        world.empty()
+        at = 0
+        for who, later, value in readings:
+            at += 10 * later
+            world.write(who, [(0, at, "temperature", value)], False, 1)
+    two, one = worlds
+    assert two.flagged() == one.flagged()
+
+
+def test_a_step_from_what_another_process_wrote(worlds):
+    """The shortest case of it: the other one has seen the air warm up."""
+    for world in worlds:
+        world.empty()
+        for who, at, value in [(0, 0, 20.0), (1, 60, 22.0), (0, 120, 24.0), (1, 180, 20.5), (0, 240, 24.5), (1, 300, 25.0)]:
+            world.write(who, [(0, at, "temperature", value)], False, 1)
+    two, one = worlds
+    assert two.flagged() == one.flagged()
+    found = [row[4] & Flag.STEP for row in one.flagged()]
+    assert found == [0, 0, 0, Flag.STEP, 0, 0]
+
+
+def test_a_past_that_was_judged_again(worlds):
+    """A writer remembers a good reading, and after its flags were judged anew it is none: the registry had moved before."""
+    for world in worlds:
+        world.empty()
+        for at, value in ((0, 20.0), (60, 22.5)):
+            world.write(0, [(0, at, "temperature", value)], False, 1)
+        registry.register(world.connection, [device(0, step_floor=2.0)])
+        for who, at in ((1, 120), (0, 180)):
+            world.write(who, [(0, at, "temperature", 22.6)], False, 1)
+        reflag(world.connection, world.snapshot(), moment(0), moment(200))
+        world.write(0, [(0, 240, "temperature", 22.4)], False, 1)
+        world.declare("temperature", 50, 30, Verdict.GOOD)
+        world.write(1, [(0, 300, "temperature", 22.3)], False, 1)
+    two, one = worlds
+    assert two.flagged() == one.flagged()
+    assert [bool(row[4] & Flag.STEP) for row in one.flagged()] == [False, True, True, True, True, False]

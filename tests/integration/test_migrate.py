@@ -90,7 +90,7 @@ def test_all_or_none_is_registered(connection):
     bad = Device(id="env-2", source="gw", domain="environment", sensors=(Sensor(metric="happiness"),))
     with pytest.raises(DeviceError, match="env-2.*happiness"):
         registry.register(connection, [good, bad])
-    assert registry.load(connection, builtin()).devices == frozenset()
+    assert registry.load(connection, builtin()).devices == {}
 
 
 def test_listeners_hear_of_changes(connection, database):

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import threading
+import time
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -13,11 +16,12 @@ from devices.device import ConflictPolicy, Device, Sensor
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from storage import following, outbox, registry
+from storage import following, outbox, registry, sources
 from storage.cursors import Cursor, Position
 from storage.database import connect
 from storage.outbox import Bounds, Told
 from storage.pool import ReadPool
+from storage.store import Store
 
 T0 = 1_767_225_600
 ALL = Bounds(keep=timedelta(hours=1), bytes=10**9)
@@ -35,6 +39,23 @@ def told(*values):
 
 def values(page):
     return [row.told.value.tolist() for row in page.rows]
+
+
+def come(ask, behind, wanted, **more):
+    """The page behind a cursor, when it has these values: whoever commits during a look, in any database, can delay them."""
+    deadline = time.monotonic() + 20
+    while values(page := ask(following.page, behind, **more)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert values(page) == wanted
+    return page
+
+
+def drop(connection, bounds, wanted):
+    """Trim until so many rows are gone, for the same reason."""
+    deadline, gone = time.monotonic() + 20, 0
+    while (gone := gone + outbox.trim(connection, bounds)) < wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone == wanted
 
 
 @pytest.fixture
@@ -71,8 +92,8 @@ def test_what_commits_last_with_the_lowest_number_is_not_passed(database, ask):
         between = ask(following.page, start)
         assert values(between) == []
         assert ask(following.page, between.cursor).rows == []
-    assert values(ask(following.page, between.cursor)) == [[1.0], [2.0]]
-    assert values(ask(following.page, start)) == [[1.0], [2.0]]
+    come(ask, between.cursor, [[1.0], [2.0]])
+    come(ask, start, [[1.0], [2.0]])
 
 
 def test_a_writer_that_has_no_number_yet_is_behind_the_frontier(database, ask):
@@ -80,10 +101,9 @@ def test_a_writer_that_has_no_number_yet_is_behind_the_frontier(database, ask):
     with writer(database) as early:
         with writer(database) as late:
             outbox.append(late.cursor(), outbox.READINGS, told(2.0))
-        page = ask(following.page, start)
-        assert values(page) == [[2.0]]
+        page = come(ask, start, [[2.0]])
         outbox.append(early.cursor(), outbox.READINGS, told(1.0))
-    assert values(ask(following.page, page.cursor)) == [[1.0]]
+    come(ask, page.cursor, [[1.0]])
 
 
 def test_what_others_do_for_long_holds_nothing_up(database, ask):
@@ -92,7 +112,7 @@ def test_what_others_do_for_long_holds_nothing_up(database, ask):
         start = ask(following.now)
         with writer(database) as made:
             outbox.append(made.cursor(), outbox.READINGS, told(1.0))
-        assert values(ask(following.page, start)) == [[1.0]]
+        come(ask, start, [[1.0]])
 
 
 def test_a_snapshot_is_gone_on_from_exactly(database, connection, ask):
@@ -106,11 +126,10 @@ def test_a_snapshot_is_gone_on_from_exactly(database, connection, ask):
         with writer(database) as late:
             outbox.append(late.cursor(), outbox.READINGS, told(3.0))
     cursor = Cursor.of_snapshot(text)
-    page = ask(following.page, cursor)
-    assert values(page) == [[1.0, 1.5], [3.0]]
+    page = come(ask, cursor, [[1.0, 1.5], [3.0]])
     # The same step by step.
     step = cursor.at(page.rows[0].position)
-    assert values(ask(following.page, Cursor.parse(str(step)))) == [[3.0]]
+    come(ask, Cursor.parse(str(step)), [[3.0]])
     assert ask(following.page, step.at(page.rows[1].position)).rows == []
 
 
@@ -119,18 +138,18 @@ def test_what_was_dropped_is_known_to_be_missing(database, connection, ask):
     for value in (1.0, 2.0, 3.0):
         with writer(database) as made:
             outbox.append(made.cursor(), outbox.READINGS, told(value))
-    rows = ask(following.page, start).rows
+    rows = come(ask, start, [[1.0], [2.0], [3.0]]).rows
     assert outbox.trim(connection, ALL) == 0
-    assert outbox.trim(connection, Bounds(keep=timedelta(hours=1), bytes=2 * 22)) == 1
+    drop(connection, Bounds(keep=timedelta(hours=1), bytes=2 * 22), 1)
     lost = ask(following.page, start)
     assert (lost.lost, lost.rows) == (True, ())
     assert not ask(following.page, lost.cursor).lost
     behind = Cursor(generation=start.generation, position=rows[0].position)
-    assert values(ask(following.page, behind)) == [[2.0], [3.0]]
+    come(ask, behind, [[2.0], [3.0]])
     connection.execute("UPDATE outbox SET at = at - interval '2 hours' WHERE id < %s", (rows[2].position.id,))
-    assert outbox.trim(connection, ALL) == 1
+    drop(connection, ALL, 1)
     assert ask(following.page, behind).lost
-    assert values(ask(following.page, Cursor(generation=start.generation, position=rows[1].position))) == [[3.0]]
+    come(ask, Cursor(generation=start.generation, position=rows[1].position), [[3.0]])
     assert outbox.trim(connection, ALL) == 0
     assert not ask(following.page, Cursor(generation=start.generation, position=rows[1].position)).lost
 
@@ -143,8 +162,8 @@ def test_what_is_under_way_is_never_below_the_floor(database, connection, ask):
             outbox.append(late.cursor(), outbox.READINGS, told(2.0))
         assert outbox.trim(connection, Bounds(keep=timedelta(0), bytes=0)) == 0
         outbox.append(early.cursor(), outbox.READINGS, told(1.0))
-    assert values(ask(following.page, start)) == [[1.0], [2.0]]
-    assert outbox.trim(connection, Bounds(keep=timedelta(0), bytes=0)) == 2
+    come(ask, start, [[1.0], [2.0]])
+    drop(connection, Bounds(keep=timedelta(0), bytes=0), 2)
 
 
 def test_a_snapshot_outlives_the_floor_if_it_misses_nothing_below(database, connection, ask):
@@ -152,13 +171,11 @@ def test_a_snapshot_outlives_the_floor_if_it_misses_nothing_below(database, conn
         number(other)  # under way for ever, but no writer
         with writer(database) as made:
             outbox.append(made.cursor(), outbox.READINGS, told(1.0))
-        outbox.trim(connection, Bounds(keep=timedelta(0), bytes=0))
+        drop(connection, Bounds(keep=timedelta(0), bytes=0), 1)
         cursor = Cursor.of_snapshot(connection.execute("SELECT stream_cursor()").fetchone()[0])
         with writer(database) as made:
             outbox.append(made.cursor(), outbox.READINGS, told(2.0))
-        page = ask(following.page, cursor)
-        assert not page.lost
-        assert values(page) == [[2.0]]
+        assert not come(ask, cursor, [[2.0]]).lost
 
 
 def test_cursors_of_another_database_or_of_the_future_are_lost(ask, connection):
@@ -176,10 +193,10 @@ def test_what_was_restored_from_another_server_is_swept_away(database, connectio
     connection.execute("UPDATE outbox_floor SET xact = 800000000000, id = 7")
     with writer(database) as made:
         outbox.append(made.cursor(), outbox.READINGS, told(1.0))
-    assert values(ask(following.page, start)) == [[1.0]]
-    assert outbox.trim(connection, ALL) == 1
+    come(ask, start, [[1.0]])
+    drop(connection, ALL, 1)
     assert connection.execute("SELECT xact, id FROM outbox_floor").fetchone() == (0, 0)
-    assert values(ask(following.page, start)) == [[1.0]]
+    come(ask, start, [[1.0]])
 
 
 def test_large_batches_come_in_pieces_and_pages(database, ask, monkeypatch):
@@ -187,11 +204,9 @@ def test_large_batches_come_in_pieces_and_pages(database, ask, monkeypatch):
     start = ask(following.now)
     with writer(database) as made:
         outbox.append(made.cursor(), outbox.READINGS, told(*map(float, range(10))))
-    page = ask(following.page, start, readings=5)
-    assert values(page) == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    page = come(ask, start, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], readings=5)
     assert page.more
-    page = ask(following.page, page.cursor, readings=5)
-    assert values(page) == [[6.0, 7.0, 8.0], [9.0]]
+    page = come(ask, page.cursor, [[6.0, 7.0, 8.0], [9.0]], readings=5)
     assert ask(following.page, page.cursor).rows == []
 
 
@@ -210,10 +225,41 @@ def test_ingest_tells_what_it_stores_and_what_replaces_it_behind_that(database, 
         send((0, 20.0), (1, 21.0))
         send((0, 20.0))  # a duplicate is nothing new
         send((0, 22.0), (2, 23.0), (2, 24.0))
-    page = ask(following.page, start)
-    assert values(page) == [[20.0, 21.0], [23.0], [22.0, 24.0]]
+    page = come(ask, start, [[20.0, 21.0], [23.0], [22.0, 24.0]])
     final = {}
     for row in page.rows:
         final |= dict(zip(row.told.time.tolist(), row.told.value.tolist(), strict=True))
     us = "(extract(epoch FROM time) * 1000000)::int8"
     assert final == dict(connection.execute(f"SELECT {us}, value FROM readings").fetchall())
+
+
+def test_a_batch_has_no_number_while_it_waits_for_its_source(database, connection, ask):
+    """So numbers of one source are in the order of its commits; and who waits holds no stream up."""
+    start = ask(following.now)
+    failures = []
+
+    def wait():
+        try:
+            with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), [7]) as transaction:
+                outbox.append(transaction.connection.cursor(), outbox.READINGS, told(2.0))
+        except Exception as exc:
+            failures.append(exc)
+
+    waiter = threading.Thread(target=wait)
+    with writer(database) as holder:
+        sources.lock(holder, 7)
+        waiter.start()
+        query = "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 1 AND objid = 7"
+        deadline = time.monotonic() + 20
+        while not (waiting := connection.execute(query).fetchall()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        query = "SELECT count(*) FROM pg_locks WHERE virtualtransaction = %s AND locktype = 'transactionid'"
+        assert connection.execute(query, waiting[0]).fetchone() == (0,)
+        with writer(database) as other:
+            outbox.append(other.cursor(), outbox.READINGS, told(0.0))
+        come(ask, start, [[0.0]])
+        outbox.append(holder.cursor(), outbox.READINGS, told(1.0))
+    waiter.join()
+    assert not failures
+    come(ask, start, [[0.0], [1.0], [2.0]])

@@ -19,7 +19,7 @@ from stack.process import free_port
 from storage import accounts, registry
 from storage.database import DatabaseUnavailableError, RefusedDataError, StorageError
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 NOW = time.time_ns() // 1000
 TS = NOW // 1000 - 60_000
@@ -106,11 +106,11 @@ def test_refused_readings_are_stored_by_a_replay_when_the_database_takes_them(ci
     city.connection.execute("UPDATE quarantine SET payload = replace(convert_from(payload, 'utf8'), '\"x\"', '15.0')::bytea")
     settings = replay.Settings(catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
     with closing(Store(city.url, quarantine_quota=10**7)) as store:
-        counts = replay.replay(store, city.connection, settings, Filter())
+        counts = replay.replay(store, city.connection, settings, Filter()).counts
         assert (counts["messages"], counts["stored"], counts["quarantined"]) == (3, 1, 2)
         assert city.balances()
         city.connection.execute("ALTER TABLE readings DROP CONSTRAINT taste")
-        assert replay.replay(store, city.connection, settings, Filter())["stored"] == 2
+        assert replay.replay(store, city.connection, settings, Filter()).counts["stored"] == 2
     assert city.one("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL") == 0
     assert city.balances()
 

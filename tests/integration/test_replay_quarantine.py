@@ -15,7 +15,7 @@ from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from storage import accounts, quarantine, registry
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 T0 = 1_767_225_600_000_000
 QUOTA = 1_000_000
@@ -47,7 +47,7 @@ def take(pipeline, *bodies, topic="city/v1/gw-a/readings", minute=0):
 
 def replay(database, connection, wanted=None):
     with closing(Store(database, quarantine_quota=QUOTA)) as store:
-        return replaying.replay(store, connection, SETTINGS, wanted or Filter())
+        return replaying.replay(store, connection, SETTINGS, wanted or Filter()).counts
 
 
 def report(number, ms, **values):

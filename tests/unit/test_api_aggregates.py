@@ -3,14 +3,16 @@
 import cmath
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.aggregates import Aggregate, allowed, compute
+from api.aggregates import Aggregate, allowed, compute, reads
 from devices.catalogue import Kind
+from storage.buckets import VALUES as COLUMNS
 from storage.series import Buckets
 
 VALUES = st.lists(st.lists(st.floats(-200, 200), max_size=6), min_size=1, max_size=5)
@@ -87,6 +89,19 @@ def test_against_a_loop(kind, aggregate, minutes):
         else:
             # Sums of squares lose what cancels out; near zero spread that leaves the root of rounding.
             assert value == pytest.approx(expected, rel=1e-6, abs=1e-4 if aggregate is Aggregate.STDDEV else 1e-9)
+
+
+@pytest.mark.parametrize(("kind", "aggregate"), [(kind, aggregate) for kind in Kind for aggregate in allowed(kind)])
+def test_what_is_not_read_is_not_asked(kind, aggregate):
+    """Without the columns that `reads` leaves out it is the same; without one of the others it is not."""
+    whole = make(kind, [[3.0, 8.0, 170.0], [5.0], []])
+    nothing = np.full(len(whole), np.nan)
+    expected = compute(aggregate, kind, whole)
+    read = set(reads(aggregate, kind))
+    without = replace(whole, **{name: nothing for name in COLUMNS if name not in read})
+    np.testing.assert_array_equal(compute(aggregate, kind, without), expected)
+    for name in read:
+        assert not np.array_equal(compute(aggregate, kind, replace(whole, **{name: nothing})), expected, equal_nan=True)
 
 
 def test_a_circular_mean_over_north():

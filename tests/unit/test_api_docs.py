@@ -6,34 +6,65 @@ import re
 import httpx
 import pytest
 
-from api import models
+from api import descriptions, models, posting, uploads
 from api.answers import GEOJSON
 from api.app import create_app
+from api.imports import Form
 from api.problems import MEDIA_TYPE, ProblemDetails
+from api.quarantine import ReplayBody
 from api.telemetry import QueryBody
 from devices.catalogue import builtin
 
-MODELS = {
-    "/healthz": models.HealthModel,
-    "/readyz": models.HealthModel,
-    "/v1/catalogue": models.CatalogueModel,
-    "/v1/devices": models.DevicesModel,
-    "/v1/devices/{device}": models.DeviceDetailModel,
-    "/v1/latest": models.LatestModel,
-    "/v1/states": models.StatesModel,
-    "/v1/series": models.SeriesModel,
-    "/v1/query": models.QueryModel,
-    "/v1/readings": models.ReadingsModel,
-    "/v1/readings/nearest": models.NearestModel,
-    "/v1/ledger": models.LedgerModel,
+#: What each route answers when all is well: the status, and the model of its JSON, or the kinds of its files; None: nothing.
+ANSWERS = {
+    "GET /healthz": (200, models.HealthModel),
+    "GET /readyz": (200, models.HealthModel),
+    "GET /v1/catalogue": (200, models.CatalogueModel),
+    "GET /v1/devices": (200, models.DevicesModel),
+    "POST /v1/devices": (201, models.DeviceDetailModel),
+    "POST /v1/registry/import": (200, models.ImportedModel),
+    "GET /v1/devices/{device}": (200, models.DeviceDetailModel),
+    "PATCH /v1/devices/{device}": (200, models.DeviceDetailModel),
+    "DELETE /v1/devices/{device}": (204, None),
+    "GET /v1/devices/{device}/history": (200, models.HistoryModel),
+    "PUT /v1/devices/{device}/sensors/{metric}": (200, models.DeviceDetailModel),
+    "DELETE /v1/devices/{device}/sensors/{metric}": (204, None),
+    "POST /v1/devices/{device}/sensors/{metric}/calibrations": (201, models.DeviceDetailModel),
+    "GET /v1/sources": (200, models.SourcesModel),
+    "PATCH /v1/sources/{source}": (200, models.SourceModel),
+    "GET /v1/latest": (200, models.LatestModel),
+    "GET /v1/states": (200, models.StatesModel),
+    "GET /v1/stream": (200, {"text/event-stream"}),
+    "GET /v1/series": (200, models.SeriesModel),
+    "POST /v1/query": (200, models.QueryModel),
+    "GET /v1/readings": (200, models.ReadingsModel),
+    "POST /v1/readings": (200, models.PostedModel),
+    "GET /v1/readings/nearest": (200, models.NearestModel),
+    "GET /v1/export": (200, {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}),
+    "GET /v1/ledger": (200, models.LedgerModel),
+    "GET /v1/quarantine": (200, models.QuarantineModel),
+    "GET /v1/quarantine/{id}": (200, models.QuarantinedDetailModel),
+    "POST /v1/quarantine/replay": (200, models.ReplayedModel),
+    "GET /v1/liveness": (200, models.LivenessModel),
 }
-#: Routes whose answers are files, or events.
-FILES = {
-    "/v1/export": {"text/csv", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"},
-    "/v1/stream": {"text/event-stream"},
+#: Bodies that are JSON, and what they must be.
+BODIES = {
+    "POST /v1/devices": descriptions.DeviceBody,
+    "PATCH /v1/devices/{device}": descriptions.DevicePatch,
+    "PUT /v1/devices/{device}/sensors/{metric}": descriptions.OverridesBody,
+    "POST /v1/devices/{device}/sensors/{metric}/calibrations": descriptions.CalibrationBody,
+    "PATCH /v1/sources/{source}": descriptions.SourcePatch,
+    "POST /v1/query": QueryBody,
+    "POST /v1/quarantine/replay": ReplayBody,
 }
-#: Routes that are asked by POST.
-BODIES = {"/v1/query": QueryBody}
+#: Bodies of several forms.
+FORMS = {"POST /v1/registry/import": set(Form), "POST /v1/readings": {*posting.CHANNELS, *uploads.READERS}}
+#: What else an answer can be, if it is asked for so.
+OTHERS = {
+    "/v1/latest": {GEOJSON: models.LatestFeaturesModel},
+    "/v1/states": {GEOJSON: models.StatesFeaturesModel},
+    "/v1/devices": {GEOJSON: models.DeviceFeaturesModel, "text/csv": None},
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,49 +98,64 @@ def test_the_page_asks_no_validator(app):
     assert '"validatorUrl": null' in get(app, "/docs")[0].text
 
 
-def test_every_route_is_described_with_examples(app):
+def operations(app):
     document = get(app, "/openapi.json")[0].json()
     assert document["info"]["version"] == "1.2.3"
-    assert set(document["paths"]) == set(MODELS) | set(FILES)
-    for path, operations in document["paths"].items():
-        assert set(operations) == ({"post"} if path in BODIES else {"get"})
-        (operation,) = operations.values()
-        assert len(operation["description"]) > 20, path
-        if path in FILES:
-            assert set(operation["responses"]["200"]["content"]) == FILES[path]
-        else:
-            content = operation["responses"]["200"]["content"]["application/json"]
-            assert content["schema"]["$ref"].endswith(MODELS[path].__name__)
-            examples = [content["example"]] if "example" in content else [entry["value"] for entry in content["examples"].values()]
-            for example in examples:
-                MODELS[path].model_validate(example)
-        for parameter in operation.get("parameters", []):
-            assert parameter.get("description"), (path, parameter["name"])
-        statuses = set(operation["responses"])
-        assert "500" in statuses
-        assert ("422" in statuses) == bool(operation.get("parameters") or path in BODIES), path
-        if path in BODIES:
-            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
-                BODIES[path].model_validate(example["value"])
-        assert ("503" in statuses) == (path != "/healthz")
-        guarded = path.startswith("/v1/")
-        assert ({"401", "403", "429"} <= statuses) == guarded, path
-        assert bool(operation.get("security")) == guarded, path
-        for status in statuses - {"200"}:
-            (kind, body), *others = operation["responses"][status]["content"].items()
-            assert (kind, others) == (MEDIA_TYPE, [])
-            assert body["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
-            assert ProblemDetails.model_validate(body["example"]).status == int(status)
+    return {f"{method.upper()} {path}": each for path, methods in document["paths"].items() for method, each in methods.items()}
 
 
-@pytest.mark.parametrize(
-    ("path", "model"), [("/v1/latest", models.LatestFeaturesModel), ("/v1/states", models.StatesFeaturesModel)]
-)
-def test_geojson_is_described_too(app, path, model):
-    operation = get(app, "/openapi.json")[0].json()["paths"][path]["get"]
-    content = operation["responses"]["200"]["content"][GEOJSON]
-    model.model_validate(content["example"])
-    assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
+def test_every_route_is_listed_here(app):
+    assert set(operations(app)) == set(ANSWERS)
+
+
+@pytest.mark.parametrize("route", ANSWERS)
+def test_every_route_is_described_with_examples(app, route):
+    operation = operations(app)[route]
+    assert len(operation["description"]) > 20
+    status, form = ANSWERS[route]
+    content = operation["responses"][str(status)].get("content", {})
+    if form is None:
+        assert content == {}
+    elif isinstance(form, set):
+        assert set(content) == form
+    else:
+        described = content["application/json"]
+        assert described["schema"]["$ref"].endswith(form.__name__)
+        examples = [described["example"]] if "example" in described else [each["value"] for each in described["examples"].values()]
+        for example in examples:
+            form.model_validate(example)
+    for parameter in operation.get("parameters", []):
+        assert parameter.get("description"), parameter["name"]
+    if route in BODIES:
+        described = operation["requestBody"]["content"]["application/json"]
+        for example in described.get("examples", {}).values():
+            BODIES[route].model_validate(example["value"])
+    if route in FORMS:
+        assert set(operation["requestBody"]["content"]) == FORMS[route]
+    assert ("requestBody" in operation) == (route in BODIES or route in FORMS)
+    statuses = set(operation["responses"])
+    assert "500" in statuses
+    assert ("422" in statuses) == bool(operation.get("parameters") or "requestBody" in operation)
+    assert ("413" in statuses) == ("requestBody" in operation)
+    assert ("503" in statuses) == (route != "GET /healthz")
+    guarded = " /v1/" in route
+    assert ({"401", "403", "429"} <= statuses) == guarded
+    assert bool(operation.get("security")) == guarded
+    for other in statuses - {str(status)}:
+        (kind, body), *others = operation["responses"][other]["content"].items()
+        assert (kind, others) == (MEDIA_TYPE, [])
+        assert body["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
+        assert ProblemDetails.model_validate(body["example"]).status == int(other)
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_other_forms_are_described_too(app, path):
+    content = operations(app)[f"GET {path}"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", *OTHERS[path]}
+    for kind, model in OTHERS[path].items():
+        if model is not None:
+            model.model_validate(content[kind]["example"])
+            assert content[kind]["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def test_every_reference_leads_somewhere(app):

@@ -50,7 +50,7 @@ def registry(sensors=SENSORS):
         SeriesRow(id=i, device=f"d{i}", source=1, retired=False, metric=CATALOGUE[s.metric], sensor=s, calibrations=c)
         for i, (s, c) in sensors.items()
     ]
-    return build(version=1, sources={}, devices=[], rows=rows)
+    return build(version=1, sources={}, devices={}, rows=rows)
 
 
 REGISTRY = registry()

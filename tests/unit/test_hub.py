@@ -10,9 +10,9 @@ from api.gate import Caller
 from api.hub import Feed, Hub, Subscription, Wish
 from api.problems import Problem
 from api.requests import Requests
-from storage import outbox
+from storage import following, outbox
 from storage.cursors import Cursor, Position
-from storage.following import Names, Row
+from storage.following import Names, Page, Row
 from storage.outbox import Told
 from storage.selection import Selection
 from storage.series import Policy
@@ -304,3 +304,46 @@ def test_silence_is_broken_by_heartbeats_with_the_place(monkeypatch):
 def test_an_event_of_a_reset_names_where_it_goes_on():
     (event,) = read(events.reset("dropped", str(NOWHERE)))
     assert event == ("reset", {"reason": "dropped", "resume_from": str(NOWHERE)}, str(NOWHERE))
+
+
+def test_who_comes_while_rows_are_told_does_not_join_in_their_midst(monkeypatch):
+    """Those that were told already would be missing: it reads on for itself."""
+    rows = [row(2, 1), row(3, 2)]
+
+    async def names(_pool):
+        return NAMES
+
+    async def members(_pool, _selection, size):
+        return np.ones(size, np.bool_)
+
+    async def page(_pool, behind, **_):
+        found = [each for each in rows if behind.misses(each.position)]
+        end = behind.at(rows[-1].position) if found else behind
+        return Page(cursor=end, lost=False, registry=1, rows=found, more=False)
+
+    for function in (names, members, page):
+        monkeypatch.setattr(following, function.__name__, function)
+
+    async def run():
+        hub = Hub(None, Requests())
+        wish = feed().wish
+        first, late = await hub.subscribe(wish, NOWHERE), await hub.subscribe(wish, NOWHERE)
+        tries = []
+        plain = first.feed.block
+
+        def block(each, known):
+            tries.append(hub.join(late))
+            return plain(each, known)
+
+        monkeypatch.setattr(first.feed, "block", block, raising=False)
+        assert hub.join(first)
+        told = []
+        while len(told) < len(rows):
+            told += read(await first.next(10.0))
+        assert tries == [False, False]
+        late.cursor = (await hub.read(late)).cursor
+        assert hub.join(late)
+        await hub.close()
+        assert first.over.result() == late.over.result() == "shutdown"
+
+    asyncio.run(run())

@@ -33,7 +33,7 @@ SERIES = [  # (id, device, source, retired, sensor)
 REGISTRY = build(
     version=1,
     sources={"?": 1, "gw-a": 2, "gw-b": 3},
-    devices=["env-1", "nrg-1", "old-1", "gw-b", "bare-1"],
+    devices={"env-1": 2, "nrg-1": 3, "old-1": 2, "gw-b": 3, "bare-1": 2},
     rows=[SeriesRow(id=i, device=d, source=s, retired=r, metric=CATALOGUE[n.metric], sensor=n) for i, d, s, r, n in SERIES],
 )
 LIMITS = Limits()
@@ -234,11 +234,13 @@ def test_agrees_with_a_plain_loop(messages, source):
 
 def fate(device, metric, at, value, source):
     found = [row for row in SERIES if row[1] == device and row[4].metric == metric]
-    if not found:
-        return Reason.UNKNOWN_METRIC if device in REGISTRY.devices else Reason.UNKNOWN_DEVICE
-    number, _, owner, retired, sensor = found[0]
-    if REGISTRY.sources[source] != owner:
+    if device not in REGISTRY.devices:
+        return Reason.UNKNOWN_DEVICE
+    if REGISTRY.devices[device] != REGISTRY.sources[source]:
         return Reason.SOURCE_MISMATCH
+    if not found:
+        return Reason.UNKNOWN_METRIC
+    number, _, _, retired, sensor = found[0]
     if retired:
         return Reason.RETIRED
     row = CATALOGUE[metric]

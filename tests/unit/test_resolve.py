@@ -27,7 +27,7 @@ def snapshot(rows, version=1):
     return build(
         version=version,
         sources=SOURCES,
-        devices={row[1] for row in rows} | {"bare"},
+        devices={row[1]: row[2] for row in rows} | {"bare": 2},
         rows=[
             SeriesRow(id=i, device=d, source=s, retired=r, metric=CATALOGUE[m], sensor=Sensor(metric=m)) for i, d, s, r, m in rows
         ],
@@ -40,12 +40,14 @@ ROWS = [(1, "a", 2, False, "pm25"), (2, "a", 2, False, "temperature"), (3, "b", 
 def plain(rows, source, device, metric):
     """Series, and why there is none."""
     found = [row for row in rows if (row[1], row[4]) == (device, metric)]
-    if not found:
-        known = device == "bare" or any(row[1] == device for row in rows)
-        return 0, Reason.UNKNOWN_METRIC if known else Reason.UNKNOWN_DEVICE
-    number, _, owner, retired, _ = found[0]
-    if owner != SOURCES[source]:
+    owners = {row[1]: row[2] for row in rows} | {"bare": 2}
+    if device not in owners:
+        return 0, Reason.UNKNOWN_DEVICE
+    if owners[device] != SOURCES[source]:
         return 0, Reason.SOURCE_MISMATCH
+    if not found:
+        return 0, Reason.UNKNOWN_METRIC
+    number, _, _, retired, _ = found[0]
     return (0, Reason.RETIRED) if retired else (number, None)
 
 

@@ -147,7 +147,7 @@ def test_default_sentinels_only_outside_the_range():
             ]
         )
     ]
-    registry = build(version=1, sources={}, devices=["d"], rows=rows)
+    registry = build(version=1, sources={}, devices={"d": 1}, rows=rows)
     codes = [set(row[~np.isnan(row)].tolist()) for row in registry.sentinels]
     assert codes[1:] == [
         set(),
@@ -174,7 +174,7 @@ def test_default_sentinels_only_outside_the_range():
 )
 def test_default_sentinels_are_what_would_be_implausible_as_sent(sensor, codes):
     row = SeriesRow(id=1, device="d", source=1, retired=False, metric=builtin()[sensor.metric], sensor=sensor)
-    registry = build(version=1, sources={}, devices=["d"], rows=[row])
+    registry = build(version=1, sources={}, devices={"d": 1}, rows=[row])
     found = set(registry.sentinels[1][~np.isnan(registry.sentinels[1])].tolist())
     assert found == codes
     assert set(registry.declared[1].tolist()) == found - set(DEFAULT_SENTINELS)
@@ -191,7 +191,7 @@ def test_the_snapshot_of_units_and_calibrations():
             (4, Sensor(metric="pm10", unit="ppm"), ()),
         ]
     ]
-    registry = build(version=1, sources={}, devices=["d"], rows=rows)
+    registry = build(version=1, sources={}, devices={"d": 1}, rows=rows)
     assert [registry.units[i] for i in registry.unit[2:]] == ["ug/m3", "m/s", "ug/m3", "Cel"]
     assert registry.sent == ("", "", "ug/m3", "m/s", "ppm", "°F")
     assert registry.convertible.tolist() == [True, True, True, True, False, True]
@@ -205,7 +205,7 @@ def test_the_snapshot_of_units_and_calibrations():
 
 
 def test_an_empty_registry():
-    registry = build(version=1, sources={}, devices=[], rows=[])
+    registry = build(version=1, sources={}, devices={}, rows=[])
     assert registry.owner.tolist() == [0]
     assert registry.sentinels.shape == (1, 0)
     assert registry.calibration_start.tolist() == [0, 0]

@@ -1,17 +1,11 @@
-"""What answers look like, for the OpenAPI document: routes answer from arrays, and tests hold the answers against these models.
-
-Columns of one answer all have the same length; `pandas.DataFrame(answer["columns"])` is a table.
-"""
+"""Answers about readings: newest ones, states, raw pages, buckets."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from devices.catalogue import Domain, Kind
-
-_RANGE = "; null: open"
-TIMES = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
-FLAGS = "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
+from api.models.base import FLAGS, TIMES, Model, PointModel
+from devices.catalogue import Kind
 
 STREAM = "Where /v1/stream goes on behind this answer, as its `last_event_id`; of several pages, that of the first."
 SINCE = (
@@ -19,89 +13,6 @@ SINCE = (
     "sensor was registered."
 )
 State = Literal["ok", "bad", "stuck", "overdue", "silent"]
-
-
-class Model(BaseModel):
-    """What all answers share."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class MetricModel(Model):
-    """One metric of the catalogue."""
-
-    name: str = Field(description="As in FIWARE's Smart Data Models.", examples=["temperature"])
-    domain: Domain
-    unit: str = Field(description="UCUM.", examples=["Cel"])
-    kind: Kind = Field(description="Decides which aggregates make sense.")
-    aggregates: list[str] = Field(description="What /v1/series can give of it.")
-    low: float | None = Field(description="Plausible range" + _RANGE)
-    high: float | None = Field(description="Plausible range" + _RANGE)
-    suspect_low: float | None = Field(description="Usual range" + _RANGE)
-    suspect_high: float | None = Field(description="Usual range" + _RANGE)
-    interval_s: float = Field(description="Seconds between readings, as expected.")
-
-
-class CatalogueModel(Model):
-    """The metrics that this citybeat knows."""
-
-    metrics: list[MetricModel]
-
-
-class DeviceModel(Model):
-    """A registered device."""
-
-    id: str = Field(examples=["env-0007"])
-    name: str
-    domain: str
-    source: str = Field(description="The MQTT identity that it publishes through.")
-    latitude: float | None = Field(description="Degrees north, WGS 84.")
-    longitude: float | None = Field(description="Degrees east, WGS 84.")
-    district: str
-    tags: dict[str, str]
-    created_at: str
-    updated_at: str
-    retired_at: str | None = Field(description="Since when it is out of service; its history stays.")
-    metrics: list[str] = Field(description="What its sensors measure.")
-
-
-class DevicesModel(Model):
-    """A page of devices."""
-
-    devices: list[DeviceModel]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
-
-
-class NewestModel(Model):
-    """A sensor's newest reading, good or bad."""
-
-    time: str
-    value: float = Field(description="In the sensor's unit.")
-    flags: list[str] = Field(description=FLAGS)
-    age_s: float = Field(description="Seconds since; negative: ahead of our clock.")
-
-
-class SensorModel(Model):
-    """A sensor, with the bounds that its readings are judged by."""
-
-    metric: str
-    domain: str
-    unit: str
-    kind: Kind
-    low: float | None = Field(description="Plausible range" + _RANGE)
-    high: float | None = Field(description="Plausible range" + _RANGE)
-    suspect_low: float | None = Field(description="Usual range" + _RANGE)
-    suspect_high: float | None = Field(description="Usual range" + _RANGE)
-    rating: float | None = Field(description="What the device is built for.")
-    interval_s: float
-    sentinels: list[float | None] = Field(description="Values that mean: no value.")
-    latest: NewestModel | None
-
-
-class DeviceDetailModel(DeviceModel):
-    """A device with its sensors."""
-
-    sensors: list[SensorModel]
 
 
 class LatestColumns(Model):
@@ -125,13 +36,6 @@ class LatestModel(Model):
     columns: LatestColumns
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
     stream_cursor: str = Field(description=STREAM)
-
-
-class PointModel(Model):
-    """Of GeoJSON (RFC 7946)."""
-
-    type: Literal["Point"]
-    coordinates: list[float] = Field(description="Degrees east, degrees north; WGS 84.")
 
 
 class LatestPropertiesModel(Model):
@@ -235,6 +139,14 @@ class QueryColumns(SeriesColumns):
     series: list[int] = Field(description="Position in `series`, from 0.")
 
 
+class ThinnedModel(Model):
+    """Readings were left out; those that are there are as they were stored."""
+
+    rule: str = Field(description="Which were kept: lttb, or minmax.")
+    readings: int = Field(description="How many there were.")
+    bad_count: int = Field(description="How many of them a flag keeps out of aggregates.")
+
+
 class PointsModel(Model):
     """What answers in buckets share."""
 
@@ -244,6 +156,7 @@ class PointsModel(Model):
     start: str = Field(alias="from")
     stop: str = Field(alias="to")
     count: int = Field(description="Points.")
+    thinned: ThinnedModel | None = Field(description="With `max_points`, where there were more; null: nothing was left out.")
 
 
 class SeriesModel(PointsModel):
@@ -265,6 +178,7 @@ class QueriedSeriesModel(Model):
     kind: Kind
     aggregates: list[str] = Field(description="Which columns are of it.")
     count: int = Field(description="Its points.")
+    readings: int | None = Field(None, description="Of a thinned answer: how many it had.")
 
 
 class QueryModel(PointsModel):
@@ -307,54 +221,3 @@ class NearestModel(Model):
     count: int
     kept_from: str | None = Field(description="Older readings were dropped by retention; null: none were.")
     columns: NearestColumns
-
-
-class CountsModel(Model):
-    """Sums over the whole range that was asked for."""
-
-    messages: int
-    undecodable: int = Field(description="Messages that could not be read.")
-    redelivered: int = Field(description="Messages that came again.")
-    received: int = Field(description="Readings, as all below.")
-    stored: int
-    duplicate: int
-    conflict: int
-    missing: int
-    quarantined: int
-    overflow: int = Field(description="Of quarantined: not kept, the source's quota being full.")
-    balanced: bool = Field(description="received = stored + duplicate + conflict + missing + quarantined.")
-
-
-class LedgerColumns(Model):
-    """A row a minute of receipt and source, in that order."""
-
-    minute: list[int] = Field(description="Its start, epoch milliseconds, UTC.")
-    source: list[str] = Field(description="`?`: messages whose topic names none.")
-    messages: list[int]
-    undecodable: list[int]
-    redelivered: list[int]
-    received: list[int]
-    stored: list[int]
-    duplicate: list[int]
-    conflict: list[int]
-    missing: list[int]
-    quarantined: list[int]
-    overflow: list[int]
-
-
-class LedgerModel(Model):
-    """What was received, and what became of it."""
-
-    start: str | None = Field(alias="from")
-    stop: str | None = Field(alias="to")
-    totals: CountsModel
-    count: int
-    columns: LedgerColumns
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
-
-
-class HealthModel(Model):
-    """The process runs, or the service is ready."""
-
-    status: str
-    version: str

@@ -1,0 +1,175 @@
+"""Devices as clients describe them: bodies of requests, and entries of files. What they must be stands in `devices/device.py`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from api.params import Instant, Parameters, Text
+from devices.catalogue import Domain
+from devices.device import DEVICE_ID, LONGEST, SENSOR_NUMBERS, SOURCE_NAME, Calibration, ConflictPolicy, Device, Sensor
+
+_Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Id = Annotated[str, Field(pattern=f"^{DEVICE_ID.pattern}$", examples=["env-0007"])]
+SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=["gw-3"])]
+Metric = Annotated[Text, Field(description="A metric of the catalogue.", examples=["temperature"])]
+Latitude = Annotated[Number, Field(ge=-90, le=90)]
+Longitude = Annotated[Number, Field(ge=-180, le=180)]
+Tags = Annotated[dict[Text, _Words], Field(max_length=50)]
+
+_CATALOGUE: Final = "; as the catalogue says, unless given."
+
+
+class CalibrationBody(Parameters):
+    """What a sensor's values are corrected by: value * scale + offset."""
+
+    scale: Number = Field(1.0, description="Not 0; below 0: mounted the wrong way round.")
+    offset: Number = Field(0.0, description="In the metric's unit.")
+    valid_from: Instant | None = Field(
+        None,
+        description="For readings of this time and later, until the next one. Unless given: for all, if nothing is stored yet;"
+        " else from now.",
+        examples=["2026-03-01T08:00:00+07:00"],
+    )
+    by: _Words = Field("", description="Who calibrated.")
+    reason: _Words = Field("", description="Why, or which certificate.")
+
+    def calibration(self) -> Calibration:
+        """As the registry has it.
+
+        Raises
+        ------
+        DeviceError
+        """
+        return Calibration(scale=self.scale, offset=self.offset, valid_from=self.valid_from, by=self.by, reason=self.reason)
+
+
+class OverridesBody(Parameters):
+    """What is registered of a sensor."""
+
+    low: Number | None = Field(None, description="Plausible range, in the metric's unit" + _CATALOGUE)
+    high: Number | None = Field(None, description="Plausible range, in the metric's unit" + _CATALOGUE)
+    suspect_low: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
+    suspect_high: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
+    rating: Number | None = Field(None, description="What the device is built for.")
+    interval: Annotated[Number, Field(gt=0, le=LONGEST)] | None = Field(None, description="Seconds between readings" + _CATALOGUE)
+    step_floor: Annotated[Number, Field(ge=0)] | None = Field(None, description="A larger change is a STEP" + _CATALOGUE)
+    step_per_minute: Annotated[Number, Field(ge=0)] | None = Field(None, description="And as much more a minute" + _CATALOGUE)
+    stuck_after: Annotated[Number, Field(ge=0, le=LONGEST)] | None = Field(
+        None, description="Seconds; one value for longer is STUCK" + _CATALOGUE
+    )
+    sentinels: list[Number] = Field(
+        [], max_length=100, description='Codes for "missing", as they are sent, beside the default ones.'
+    )
+    unit: Text | None = Field(None, description="What it sends, in UCUM; the metric's own unit, unless given.", examples=["[degF]"])
+
+    def sensor(self, metric: str) -> Sensor:
+        """As the registry has it.
+
+        Raises
+        ------
+        DeviceError
+        """
+        numbers = {name: getattr(self, name) for name in SENSOR_NUMBERS}
+        return Sensor(metric=metric, sentinels=tuple(self.sentinels), unit=self.unit, **numbers)
+
+
+class SensorBody(OverridesBody):
+    """A sensor of a device."""
+
+    metric: Metric
+    calibration: CalibrationBody | None = Field(None, description="Added to those that it has.")
+
+    def described(self) -> Sensor:
+        """As the registry has it.
+
+        Raises
+        ------
+        DeviceError
+        """
+        numbers = {name: getattr(self, name) for name in SENSOR_NUMBERS}
+        calibration = None if self.calibration is None else self.calibration.calibration()
+        return Sensor(metric=self.metric, sentinels=tuple(self.sentinels), unit=self.unit, calibration=calibration, **numbers)
+
+
+class DeviceBody(Parameters):
+    """A device with its sensors."""
+
+    id: Id
+    source: SourceName = Field(description="The MQTT identity that it publishes through.")
+    domain: Domain
+    sensors: list[SensorBody] = Field([], max_length=1000)
+    name: _Words = Field("", description="For people.")
+    latitude: Latitude | None = Field(None, description="Degrees north, WGS 84; with `longitude`, or not at all.")
+    longitude: Longitude | None = Field(None, description="Degrees east, WGS 84.")
+    district: _Words = ""
+    tags: Tags = Field({}, examples=[{"owner": "parks"}])
+
+    def device(self) -> Device:
+        """As the registry has it.
+
+        Raises
+        ------
+        DeviceError
+        """
+        return Device(
+            id=self.id,
+            source=self.source,
+            domain=self.domain,
+            sensors=tuple(sensor.described() for sensor in self.sensors),
+            name=self.name,
+            latitude=self.latitude,
+            longitude=self.longitude,
+            district=self.district,
+            tags=dict(self.tags),
+        )
+
+
+class DevicePatch(Parameters):
+    """What is to be different of a device (JSON Merge Patch, RFC 7396): what is left out stays, null removes.
+
+    What is not given has a default that nobody sees.
+    """
+
+    name: _Words | None = None
+    domain: Domain = Field(default_factory=lambda: Domain.ENVIRONMENT)
+    source: SourceName = Field(default_factory=str, description="Stored readings stay; new ones are taken from this source only.")
+    latitude: Latitude | None = Field(None, description="Given or removed together with `longitude`.")
+    longitude: Longitude | None = None
+    district: _Words | None = None
+    tags: Annotated[dict[Text, _Words | None], Field(max_length=50)] | None = Field(
+        None,
+        description="Merged with those that there are; a tag that is null is removed; null removes all.",
+        examples=[{"owner": "roads"}],
+    )
+    retired: bool = Field(default_factory=bool, strict=True, description="true: out of service; false: back in service.")
+
+    def applied(self, device: Device) -> Device:
+        """The device as it is to be.
+
+        Raises
+        ------
+        DeviceError
+        """
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set - {"retired", "tags"}}
+        for name in ("name", "district"):
+            if name in given:
+                given[name] = given[name] or ""
+        return replace(device, tags=self._tags(device.tags), **given)
+
+    def _tags(self, there: Mapping[str, str]) -> dict[str, str]:
+        if "tags" not in self.model_fields_set:
+            return dict(there)
+        if self.tags is None:
+            return {}
+        return {name: value for name, value in {**there, **self.tags}.items() if value is not None}
+
+
+class SourcePatch(Parameters):
+    """What is to be different of a source."""
+
+    conflict_policy: ConflictPolicy = Field(
+        description="What becomes of another value for a time that is stored: the first stays, or the last replaces it."
+    )

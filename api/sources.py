@@ -1,0 +1,85 @@
+"""Sources: the MQTT identities that devices publish through."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Path, Query, Response
+
+from api import problems
+from api.answers import answer, rfc3339
+from api.auth import Admin, Reader
+from api.dependencies import Parts
+from api.descriptions import SourcePatch
+from api.models import SourceModel, SourcesModel
+from api.params import Paged, Text, decode_cursor, encode_cursor
+from devices.errors import DeviceError
+from storage import registration, registry
+from storage.database import Connection
+from storage.registration import SourceEntry
+
+router: Final = APIRouter(prefix="/v1", tags=["registry"])
+
+_SOURCE: Final[dict[str, Any]] = {
+    "name": "gw-3",
+    "conflict_policy": "keep",
+    "devices": 12,
+    "status": "online",
+    "status_at": "2026-01-01T00:00:00Z",
+    "created_at": "2026-01-01T00:00:00Z",
+}
+
+
+@router.get(
+    "/sources",
+    response_model=SourcesModel,
+    responses={
+        200: {"content": {"application/json": {"example": {"sources": [_SOURCE], "next_cursor": None}}}},
+        **problems.guarded(422),
+    },
+)
+async def sources(parts: Parts, caller: Reader, parameters: Annotated[Paged, Query()]) -> Response:
+    """Sources in order of name, in pages: those that devices are registered to, and those that have spoken."""
+    key = decode_cursor(parameters.cursor, str)
+    found = await registration.sources(parts.pool, None, caller.within, after=key[0] if key else None, limit=parameters.limit + 1)
+    page = found[: parameters.limit]
+    return answer(
+        {
+            "sources": [_source(entry) for entry in page],
+            "next_cursor": encode_cursor(page[-1].name) if len(found) > len(page) else None,
+        }
+    )
+
+
+@router.patch(
+    "/sources/{source}",
+    response_model=SourceModel,
+    responses={200: {"content": {"application/json": {"example": _SOURCE}}}, **problems.guarded(400, 404, 413, 422)},
+)
+async def change(
+    parts: Parts,
+    caller: Admin,
+    source: Annotated[Text, Path(description="Its name.", examples=["gw-3"])],
+    body: Annotated[SourcePatch, Body()],
+) -> Response:
+    """Say what becomes of conflicts of a source from now on."""
+
+    def work(connection: Connection) -> None:
+        with registration.acting(connection, caller.label):
+            registry.set_conflict_policy(connection, source, body.conflict_policy)
+
+    try:
+        await parts.writes.run(work)
+    except DeviceError as exc:
+        raise problems.not_found(str(exc)) from exc
+    (entry,) = await registration.sources(parts.pool, [source], None, after=None, limit=1)
+    return answer(_source(entry))
+
+
+def _source(entry: SourceEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "conflict_policy": entry.conflict_policy,
+        "devices": entry.devices,
+        "status": entry.status,
+        "status_at": None if entry.status_at is None else rfc3339(entry.status_at),
+        "created_at": rfc3339(entry.created_at),
+    }

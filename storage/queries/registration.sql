@@ -1,0 +1,76 @@
+-- Changes of the registry, one device at a time, and their history.
+
+-- name: act
+-- Who does what follows in this transaction, for the history.
+SELECT set_config('citybeat.actor', %(actor)s, true);
+
+-- name: act_always
+-- The same for a whole connection.
+SELECT set_config('citybeat.actor', %(actor)s, false);
+
+-- name: claim
+-- One at a time may make a device of this id.
+SELECT pg_advisory_xact_lock(18, hashtext(%(device)s));
+
+-- name: hold
+-- A device as it is, kept from others until the transaction ends.
+SELECT d.id, d.name, d.domain, s.name, d.latitude, d.longitude, d.district, d.tags, d.retired_at
+FROM devices d JOIN sources s ON s.id = d.source_id WHERE d.id = %(device)s FOR UPDATE OF d;
+
+-- name: tag
+-- What an ETag is made of: each change of a device, its sensors, calibrations or declarations adds a row to the history.
+SELECT count(*), coalesce(max(id), 0) FROM audit WHERE device = %(device)s;
+
+-- name: marks
+-- Of those of these devices that there are, how often each was changed.
+SELECT d.id, (SELECT count(*) FROM audit a WHERE a.device = d.id) FROM devices d WHERE d.id = ANY(%(devices)s);
+
+-- name: update_device
+-- A new description; nothing happens where it says nothing new.
+UPDATE devices AS d SET name = n.name, domain = n.domain, source_id = n.source_id, latitude = n.latitude, longitude = n.longitude,
+    district = n.district, tags = n.tags, retired_at = CASE WHEN n.retired THEN coalesce(d.retired_at, now()) END, updated_at = now()
+FROM (
+    SELECT s.id AS source_id, %(name)s::text AS name, %(domain)s::text AS domain, %(latitude)s::float8 AS latitude,
+        %(longitude)s::float8 AS longitude, %(district)s::text AS district, %(tags)s::jsonb AS tags, %(retired)s::bool AS retired
+    FROM sources s WHERE s.name = %(source)s
+) AS n
+WHERE d.id = %(device)s AND (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tags, d.retired_at IS NOT NULL)
+    IS DISTINCT FROM (n.name, n.domain, n.source_id, n.latitude, n.longitude, n.district, n.tags, n.retired);
+
+-- name: has_sensor
+-- Whether a device has a sensor of this metric, in service or not.
+SELECT retired_at IS NOT NULL FROM series WHERE device_id = %(device)s AND metric = %(metric)s;
+
+-- name: retire_sensor
+-- Out of service from now on; its history stays.
+UPDATE series SET retired_at = now() WHERE device_id = %(device)s AND metric = %(metric)s AND retired_at IS NULL;
+
+-- name: history
+-- A page of what was changed of a device, the newest first.
+SELECT id, at, actor, subject, action, metric, before, after FROM audit
+WHERE device = %(device)s AND (%(before)s::int8 IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: calibrations
+-- Every calibration of a device's sensors, in the order in which they hold.
+SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at
+FROM calibrations c JOIN series s ON s.id = c.series_id
+WHERE s.device_id = %(device)s ORDER BY s.metric, c.valid_from, c.id;
+
+-- name: sources
+-- A page of sources, in order of name.
+SELECT s.name, s.conflict_policy, s.created_at, t.status, t.status_at, (SELECT count(*) FROM devices d WHERE d.source_id = s.id)
+FROM sources s LEFT JOIN source_state t ON t.source_id = s.id
+WHERE s.name <> '?' AND (%(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s))
+    AND (%(after)s::text IS NULL OR s.name > %(after)s)
+ORDER BY s.name LIMIT %(limit)s;
+
+-- name: described
+-- Devices with their sensors as they were registered, in order of id and metric; a sensor a row, and a row for a device without any.
+SELECT d.id, src.name, d.domain, d.name, d.latitude, d.longitude, d.district, d.tags, s.metric, s.unit, s.low, s.high, s.suspect_low,
+    s.suspect_high, s.rating, s.interval_s, s.step_floor, s.step_per_minute, s.stuck_after_s, s.sentinels
+FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
+    %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d
+JOIN sources src ON src.id = d.source_id
+LEFT JOIN series s ON s.device_id = d.id AND (s.retired_at IS NULL OR %(retired)s)
+WHERE (%(source)s::text IS NULL OR src.name = %(source)s)
+ORDER BY d.id, s.metric LIMIT %(limit)s;
