@@ -11,6 +11,8 @@ const SIZE = { ok: 6, wrong: 9, chosen: 12 };
 const FAR = { zoom: 12, share: 0.75 };
 //: ms that a mark shows a ring after its device reported.
 const FRESH = 900;
+//: Times the distance that nine of ten devices keep to, beyond which one does not count for where the city is.
+const OUTLIER = 4;
 //: Pixels around a district's devices.
 const MARGIN = 22;
 
@@ -85,6 +87,15 @@ function hull(points) {
     return chain.slice(0, -1);
   };
   return sorted.length < 3 ? sorted : [...half(sorted), ...half(sorted.reverse())];
+}
+
+/** Where a city is: around all its devices but the few that are far from the others, such as at 0° N 0° E. */
+function extent(devices) {
+  const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+  const [lat, lng] = [middle(devices.map((d) => d.latitude)), middle(devices.map((d) => d.longitude))];
+  const away = (device) => Math.hypot(device.latitude - lat, device.longitude - lng);
+  const common = devices.map(away).sort((a, b) => a - b)[Math.floor(0.9 * (devices.length - 1))];
+  return L.latLngBounds(devices.filter((device) => away(device) <= OUTLIER * common).map((d) => [d.latitude, d.longitude]));
 }
 
 export class CityMap {
@@ -171,7 +182,6 @@ export class CityMap {
       if (!districts.has(device.district)) districts.set(device.district, []);
       districts.get(device.district).push([device.latitude, device.longitude]);
     }
-    this.bounds = null;
     for (const [name, points] of districts) {
       const here = L.latLngBounds(points);
       if (!this.tiles) {
@@ -183,11 +193,8 @@ export class CityMap {
           pane: "names", interactive: false, keyboard: false, icon: L.divIcon({ className: "district", html: h("span", {}, name), iconSize: [0, 0] }),
         }).addTo(this.areas);
       }
-      this.bounds = this.bounds ? this.bounds.extend(here) : here;
     }
-    for (const device of devices) {
-      if (device.latitude !== null && device.longitude !== null) this.bounds = (this.bounds ?? L.latLngBounds([])).extend([device.latitude, device.longitude]);
-    }
+    this.bounds = extent(devices.filter((device) => device.latitude !== null && device.longitude !== null));
     this.label();
   }
 

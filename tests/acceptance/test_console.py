@@ -15,7 +15,7 @@ from simulator import city
 from storage import registry
 from tests.acceptance import browser as browsers
 from tests.acceptance.browser import Visit
-from tests.acceptance.conftest import PATIENCE, Service, connected
+from tests.acceptance.conftest import PATIENCE, Service, connected, wait_for
 
 pytestmark = pytest.mark.skipif(browsers.program() is None, reason="no Chromium on this machine: apt-get install chromium")
 
@@ -116,7 +116,7 @@ def test_the_map_shows_the_demos_sensors(service: Service, source: mqtt.Client, 
                 for other in {"traffic", "environment", "energy"} - {domain}:
                     page.uncheck(f'#domains input[value="{other}"]')
                 until(page, f"Number(document.querySelector('#map').dataset.devices) >= {DEMO // 5}")
-                assert painted(page) > 50, domain
+                wait_for(lambda: painted(page) > 200, lambda shown=domain: (shown, painted(page)))
                 for other in {"traffic", "environment", "energy"} - {domain}:
                     page.check(f'#domains input[value="{other}"]')
             every = len(page.query_selector_all("#sensors .entry"))
