@@ -3,13 +3,13 @@
 import { askKey, findKey, get, pages } from "./api.js";
 import { Health, Ledger } from "./account.js";
 import { $, h, say, throttled } from "./dom.js";
-import { metricName, useZone, zone } from "./format.js";
+import { metricName, useCatalogue, useZone, zone } from "./format.js";
 import { DeviceList, WrongList } from "./lists.js";
 import { CityMap, shape } from "./map.js";
 import { Panel } from "./panel.js";
 import { Filter, GLYPHS, SEVERITY, Store } from "./store.js";
 import { follow } from "./stream.js";
-import { dress, known, language, load, remember, t } from "./texts.js";
+import { dress, language, load, remember, t } from "./texts.js";
 
 //: ms between two drawings, however much happens: four a second look live, and leave the machine to other things.
 const DRAW = 250;
@@ -55,6 +55,7 @@ async function start() {
   const { signal } = running;
   let cursor = null;
   catalogue = (await get("/v1/catalogue")).metrics;
+  useCatalogue(catalogue);
   store.metrics = new Map(catalogue.map((metric) => [metric.name, metric]));
   await register();
   // In this order: the stream goes on behind the first of these answers, and tells again what the others saw.
@@ -279,6 +280,6 @@ function legend() {
 
 begin().catch((error) => {
   console.error(error);
-  say($("nowhere"), known("failed", "{detail}").replace("{detail}", error.message));
+  say($("nowhere"), t("failed", { detail: error.message }));
   $("nowhere").hidden = false;
 });
