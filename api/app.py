@@ -51,7 +51,7 @@ POOL_SIZE: Final = 10
 #: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
 _WRITES: Final = 4
 #: Bytes that a body may have, by path, where that is more than a question's.
-_BODIES: Final = {"/v1/devices/import": UPLOAD, "/v1/readings": UPLOAD}
+_BODIES: Final = {"/v1/registry/import": UPLOAD, "/v1/readings": UPLOAD}
 #: Bytes from which an answer is compressed, and how hard (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1

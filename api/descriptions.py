@@ -8,7 +8,7 @@ from pydantic import Field
 
 from api.params import Instant, Parameters, Text
 from devices.catalogue import Domain
-from devices.device import DEVICE_ID, SENSOR_NUMBERS, SOURCE_NAME, Calibration, ConflictPolicy, Device, Sensor
+from devices.device import DEVICE_ID, LONGEST, SENSOR_NUMBERS, SOURCE_NAME, Calibration, ConflictPolicy, Device, Sensor
 
 _Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -54,10 +54,10 @@ class OverridesBody(Parameters):
     suspect_low: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
     suspect_high: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
     rating: Number | None = Field(None, description="What the device is built for.")
-    interval: Annotated[Number, Field(gt=0)] | None = Field(None, description="Seconds between readings" + _CATALOGUE)
+    interval: Annotated[Number, Field(gt=0, le=LONGEST)] | None = Field(None, description="Seconds between readings" + _CATALOGUE)
     step_floor: Annotated[Number, Field(ge=0)] | None = Field(None, description="A larger change is a STEP" + _CATALOGUE)
     step_per_minute: Annotated[Number, Field(ge=0)] | None = Field(None, description="And as much more a minute" + _CATALOGUE)
-    stuck_after: Annotated[Number, Field(ge=0)] | None = Field(
+    stuck_after: Annotated[Number, Field(ge=0, le=LONGEST)] | None = Field(
         None, description="Seconds; one value for longer is STUCK" + _CATALOGUE
     )
     sentinels: list[Number] = Field(

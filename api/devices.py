@@ -142,7 +142,7 @@ async def devices(
     parameters: Annotated[DevicesParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`, or `text/csv`.")] = None,
 ) -> Response:
-    """Devices in order of id, in pages; as CSV all of them, in the form that /v1/devices/import takes."""
+    """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
     wanted = visible(parameters.selection(), caller)
     if Form.CSV in (accept or ""):
         return await _file(parts, wanted, parameters.source)

@@ -80,7 +80,7 @@ async def create(parts: Parts, caller: Admin, body: Annotated[DeviceBody, Body()
 
 
 @router.post(
-    "/devices/import",
+    "/registry/import",
     response_model=ImportedModel,
     responses={200: {"content": {"application/json": {"example": _IMPORTED}}}, **problems.guarded(400, 413, 415, 422)},
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},

@@ -32,6 +32,7 @@ from stack.process import free_port
 from storage import migrate, registry, write
 from storage.database import Connection, connect
 from storage.pgcopy import RowFormat
+from storage.store import Store
 
 READINGS = 10_000_000
 SENSORS = 10_000
@@ -144,7 +145,7 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
             made = downsample(batch, snapshot.kind, bucket=batch.time // width * width)
             columns = {name: getattr(made, name) for name in _ROLLUP.columns if name != "series_id"}
             _copy(connection, f"{table} ({', '.join(_ROLLUP.columns)})", _ROLLUP.encode(series_id=made.series, **columns))
-    with closing(write.Store(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
+    with closing(Store(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
         transaction.merge_latest(batch, batch.time)  # in an hour every sensor has reported
     for table in ("readings", "readings_1m", "readings_15m", "latest", "series", "devices"):
         connection.execute(f"VACUUM ANALYZE {table}")

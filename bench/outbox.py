@@ -12,8 +12,9 @@ import stack
 from bench import workload
 from devices.batch import NEVER, Batch
 from devices.catalogue import builtin
-from storage import migrate, registry, write
+from storage import migrate, registry
 from storage.database import connect
+from storage.store import Store
 
 _MINUTE: Final = 60_000_000
 #: Readings a batch: of live traffic at some thousands a second, and at full speed.
@@ -30,7 +31,7 @@ def measure(home: Path, rounds: int = 15) -> list[dict[str, Any]]:
         series = np.array(sorted(snapshot.series.values()), np.int32)
         newest = np.full(int(series.max()) + 1, NEVER, np.int64)
         rows = []
-        with closing(write.Store(servers.database_url, quarantine_quota=1)) as store:
+        with closing(Store(servers.database_url, quarantine_quota=1)) as store:
             for size in _SIZES:
                 start = time.time_ns() // 1000 // _MINUTE * _MINUTE
                 took: dict[bool, list[float]] = {False: [], True: []}

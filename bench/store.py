@@ -14,6 +14,7 @@ from devices.batch import NEVER, Batch
 from devices.catalogue import builtin
 from storage import migrate, registry, write
 from storage.database import Connection, connect
+from storage.store import Store
 
 ROWS = 50_000
 MINUTE = 60_000_000
@@ -41,7 +42,7 @@ def _compare(url: str, connection: Connection, series: Any, kind: Any, per_minut
     ours, bare = [], []
     now = time.time_ns() // 1000 // MINUTE * MINUTE
     newest = np.full(int(series.max()) + 1, NEVER, np.int64)
-    with closing(write.Store(url, quarantine_quota=1)) as store:
+    with closing(Store(url, quarantine_quota=1)) as store:
         for number in range(rounds + 1):  # the first round warms up
             batch = _batch(series, now + number * 10 * MINUTE, per_minute)
             began = time.perf_counter()

@@ -9,7 +9,7 @@ from ingest import replay as replaying
 from ingest.direct import Direct
 from storage.database import connect
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 
 def intake(settings: Settings, database_url: str) -> Direct:

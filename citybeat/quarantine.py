@@ -16,7 +16,7 @@ from devices.errors import CitybeatError, Reason
 from ingest import replay as replaying
 from storage import quarantine
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 app = typer.Typer(help="What was refused, why, and another try.", no_args_is_help=True)
 _OUT = Console()

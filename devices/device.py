@@ -20,6 +20,10 @@ RESERVED_SOURCES: Final = frozenset({"provision", "ingest", "admin"})
 DEVICE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
+#: s, ten years. More would be a mistake, and much more would not fit into the times that are computed with it.
+LONGEST: Final = 315_576_000
+
+
 class ConflictPolicy(enum.StrEnum):
     """What becomes of a stored value when its source sends another one for that series and time. Quarantine keeps the loser."""
 
@@ -102,6 +106,9 @@ class Sensor:
                 raise DeviceError(f"sensor {self.metric!r}: {name} must be a finite number; leave it out for the catalogue's")
         if self.interval is not None and not self.interval > 0:
             raise DeviceError(f"sensor {self.metric!r}: interval must be above 0 seconds")
+        for name in ("interval", "stuck_after"):
+            if (getattr(self, name) or 0) > LONGEST:
+                raise DeviceError(f"sensor {self.metric!r}: {name} must be at most {LONGEST} seconds, ten years")
         for name in ("step_floor", "step_per_minute", "stuck_after"):
             if (getattr(self, name) or 0) < 0:
                 raise DeviceError(f"sensor {self.metric!r}: {name} must not be below 0")

@@ -15,7 +15,7 @@ from storage import answers, outbox, retention, rollup, states
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
 from storage.outbox import Bounds
 from storage.retention import Policy
-from storage.write import forget_batches
+from storage.store import forget_batches
 
 _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.

@@ -28,7 +28,8 @@ from ingest.message import Message
 from ingest.validate import Limits
 from storage import registry as registry_store
 from storage.database import Connection, DatabaseUnavailableError, RefusedDataError, TransientError, connect
-from storage.write import Store, Transaction
+from storage.store import Store
+from storage.write import Transaction
 
 _LOG: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")

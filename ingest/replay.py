@@ -27,7 +27,8 @@ from storage import quarantine
 from storage import registry as registry_store
 from storage.database import Connection, RefusedDataError
 from storage.quarantine import Entry, Filter, Held
-from storage.write import CONFLICT, DUPLICATE, NEW, Store, Transaction
+from storage.store import Store
+from storage.write import CONFLICT, DUPLICATE, NEW, Transaction
 
 #: Rows of quarantine in one transaction: as many as make it worth its fixed cost, and no more, since their sources wait for it.
 _ROWS: Final = 200

@@ -1,6 +1,6 @@
 """Who may change a source's readings and minutes: the holder of its lock, and only what retention has left.
 
-A batch takes the locks of its sources for one transaction (`storage/write.py`); whoever changes what is stored already takes one
+A batch takes the locks of its sources for one transaction (`storage/store.py`); whoever changes what is stored already takes one
 lock at a time, for a slice (`locked`). Retention moves the horizon first, and drops when every lock was free once: nobody is left
 then who had not seen it.
 """

@@ -1,11 +1,9 @@
-"""The write path: one batch, one transaction.
+"""The write path: the steps of one batch's transaction, in the order in which ingest calls them. `storage/store.py` opens it.
 
-`Store.batch` opens it under the locks of the batch's sources; the methods of `Transaction` are its steps, in the order in which
-ingest calls them. Nothing here judges a reading: flags, refusals and partials come in as arrays, and the database's answers go out.
+Nothing here judges a reading: flags, refusals and partials come in as arrays, and the database's answers go out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -20,14 +18,11 @@ from devices.aggregate import downsample
 from devices.batch import NEVER, Batch, Float64, Int64, Partials
 from devices.flags import BAD, Flag, is_bad
 from storage import minutes, outbox, sql
-from storage.database import StorageError, connect, translated
+from storage.database import StorageError
 from storage.packed import unpack
 from storage.pgcopy import RowFormat, Type
-from storage.sources import SOURCE_LOCKS
 
 _SQL: Final = sql.load("write")
-#: s. The largest batch takes about one, and waits for a rebuild's slice for another; who takes longer has a server that hangs.
-_STATEMENT: Final = 30.0
 #: After which a number that has not come counts as lost, while higher ones came. A restart of ingest or broker, after which
 #: unacknowledged messages come again, takes seconds; five minutes also hold for a slow one, and are soon enough for an alarm.
 GRACE: Final = timedelta(minutes=5)
@@ -35,7 +30,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
 _KEYS: Final = RowFormat(series_id="int4", time="timestamptz")
-_LATEST: Final = RowFormat(
+LATEST: Final = RowFormat(
     series_id="int4",
     time="timestamptz",
     received_at="timestamptz",
@@ -109,7 +104,7 @@ class Numbers:
 
 
 class Transaction:
-    """The steps of one batch. Made by `Store.batch`."""
+    """The steps of one batch. Made by `storage.store.Store.batch`."""
 
     def __init__(
         self,
@@ -281,7 +276,7 @@ class Transaction:
         has_good = (place >= 0) & (new.series[row] == new.series[last])
         self._copy(
             "copy_latest",
-            _LATEST.encode(
+            LATEST.encode(
                 series_id=new.series[last],
                 time=new.time[last],
                 received_at=new.received_at[last],
@@ -421,106 +416,9 @@ class Transaction:
             copy.write(data)
 
 
-class Store:
-    """One connection that writes batches, and remembers who wrote last for each source when `history` was loaded.
-
-    Parameters
-    ----------
-    url : str
-        The database.
-    quarantine_quota : int
-        Bytes of payloads that each source may have in quarantine; what comes beyond is counted, not kept.
-
-    Raises
-    ------
-    DatabaseUnavailableError, StorageError
-        No connection.
-    """
-
-    def __init__(self, url: str, *, quarantine_quota: int) -> None:
-        self._quota: Final = quarantine_quota
-        self._known: dict[int, UUID] = {}  # by source the last batch that whoever loaded the history has taken in
-        self._connection: Final = connect(url, application="ingest writer", statement_timeout=_STATEMENT)
-        with translated():
-            self._connection.execute(_SQL["temporary_tables"])
-            minutes.prepare(self._connection)
-
-    @contextmanager
-    def batch(self, batch_id: UUID, sources: Sequence[int]) -> Iterator[Transaction]:
-        """A transaction that holds the locks of these sources; commits at the end of the block, rolls back on an error.
-
-        Parameters
-        ----------
-        batch_id : UUID
-            The same at every try. After an error whose outcome is unknown, a try with the same id finds `Transaction.committed`.
-        sources : sequence of int
-            Ids of every source that the batch writes for.
-
-        Raises
-        ------
-        TransientError
-            Try again on this connection.
-        DatabaseUnavailableError
-            Try again on a new one; whether the transaction was committed is unknown.
-        StorageError
-            Trying again would not help.
-        """
-        with translated(), self._connection.transaction():
-            # Locks first: a transaction gets its number with the first row that it writes, so that of each source numbers are in
-            # the order of commits, and streams tell what replaces a value behind it.
-            outbox.lock_writer(self._connection)
-            ids = sorted(set(sources))
-            self._connection.execute(_SQL["lock_sources"], {"space": SOURCE_LOCKS, "sources": ids})
-            cursor = self._connection.execute(_SQL["begin_batch"], {"id": batch_id})
-            committed, standing = cursor.fetchone() is None, (0, ())
-            if not committed:
-                known = [self._known.get(source) for source in ids]
-                row = self._connection.execute(_SQL["standing"], {"sources": ids, "known": known}).fetchone()
-                assert row is not None
-                standing = row[0], row[1]
-            version, moved = standing
-            transaction = Transaction(
-                self._connection, self._quota, batch_id, committed=committed, registry_version=version, moved=moved
-            )
-            yield transaction
-        # Committed. What somebody else wrote before, and was not caught up with, stays unknown.
-        self._known.update(dict.fromkeys(transaction.wrote.difference(transaction.moved), batch_id))
-
-    def history(self, size: int) -> dict[str, NDArray[Any]]:
-        """What is known of each series, as arrays by series id, of length `size` at least.
-
-        Returns
-        -------
-        dict
-            `time`, `value`, `same_since` of the newest reading, `good_at`, `good_value` of the last good one; times are int64
-            microseconds, NEVER where there is none.
-        """
-        with translated():
-            self._known = dict(self._connection.execute(_SQL["last_batches"]).fetchall())
-        with translated(), self._connection.cursor().copy(_SQL["history"]) as copy:
-            rows = _LATEST.decode(b"".join(bytes(part) for part in copy))
-        ids = rows["series_id"]
-        length = max(size, int(ids.max(initial=0)) + 1)
-        known: dict[str, NDArray[Any]] = {}
-        for name, neutral in (("time", NEVER), ("value", 0.0), ("same_since", NEVER), ("good_at", NEVER), ("good_value", 0.0)):
-            known[name] = np.full(length, neutral, rows[name].dtype)
-            known[name][ids] = rows[name]
-        return known
-
-    def close(self) -> None:
-        """Close the connection; a transaction under way is rolled back."""
-        self._connection.close()
-
-
 def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequence[int]) -> None:
     """Bring `latest` up to date for series whose stored readings were changed in the transaction under way."""
     connection.execute(_SQL["renew_latest"], {"series": list(series), "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
-
-
-def forget_batches(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-    """Forget ids of batches that nobody can be trying again any more."""
-    with translated():
-        connection.execute(_SQL["forget_batches"])
 
 
 def encode_readings(batch: Batch) -> bytes:

@@ -29,7 +29,7 @@ def test_every_recipe_works(service, tmp_path, monkeypatch):
             assert done.stdout or " -o " in text, text
     session["city"].close()
     assert kinds.count("sh") >= 9
-    assert kinds.count("python") >= 13
+    assert kinds.count("python") >= 12
     frames = {name: thing for name, thing in session.items() if isinstance(thing, pd.DataFrame | pl.DataFrame)}
     assert {"latest", "hours", "by_device", "quarters", "readings", "month", "same_month"} <= set(frames)
     assert not [name for name, frame in frames.items() if not len(frame)]

@@ -29,7 +29,8 @@ from devices.batch import MINUTE, NEVER, Batch
 from devices.catalogue import builtin
 from storage import migrate, registry
 from storage.database import Connection, connect
-from storage.write import NEW, Store, Tally
+from storage.store import Store
+from storage.write import NEW, Tally
 
 #: One reading for `fill`: device, metric, us since 1970 UTC, value, flags.
 Row = tuple[str, str, int, float, int]

@@ -9,7 +9,8 @@ import pytest
 from devices.device import Device, Sensor
 from storage import accounts, registry
 from storage.accounts import Totals
-from storage.write import Numbers, Quarantined, Store, Tally
+from storage.store import Store
+from storage.write import Numbers, Quarantined, Tally
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]

@@ -7,7 +7,8 @@ import pytest
 from api import models
 from devices.device import Device, Sensor
 from storage import registry
-from storage.write import Store, Tally
+from storage.store import Store
+from storage.write import Tally
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 MINUTE = 60_000_000

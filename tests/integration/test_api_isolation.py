@@ -171,7 +171,7 @@ ASKED = {
 ADMIN = {
     "POST /v1/quarantine/replay": ("/v1/quarantine/replay", {}),
     "POST /v1/devices": ("/v1/devices", {"id": "own-9", "source": "gw-own", "domain": "environment"}),
-    "POST /v1/devices/import": ("/v1/devices/import", []),
+    "POST /v1/registry/import": ("/v1/registry/import", []),
     "PATCH /v1/devices/{device}": ("/v1/devices/own-0", {"name": "x"}),
     "DELETE /v1/devices/{device}": ("/v1/devices/own-0", None),
     "PUT /v1/devices/{device}/sensors/{metric}": ("/v1/devices/own-0/sensors/temperature", {}),

@@ -16,7 +16,8 @@ from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from storage import accounts, liveness, registry
-from storage.write import Store, Tally
+from storage.store import Store
+from storage.write import Tally
 
 MS = 1_767_225_600_000
 US = MS * 1000

@@ -224,6 +224,8 @@ def test_a_sensor_of_a_device_out_of_service_does_not_bring_it_back(ask, device)
     [
         ({"unit": "kV"}, "kV"),
         ({"interval": 0}, "interval"),
+        ({"interval": 1e40}, "interval"),
+        ({"stuck_after": 1e40}, "stuck_after"),
         ({"low": "1"}, "low"),
         ({"lwo": 1.0}, "lwo"),
         ({"unit": ""}, "unit"),
@@ -308,7 +310,7 @@ FILE = (
 
 
 def imported(api, content, kind="text/csv; charset=utf-8", query=""):
-    return api.ask("POST", f"/v1/devices/import{query}", content=content, headers={"content-type": kind})[0]
+    return api.ask("POST", f"/v1/registry/import{query}", content=content, headers={"content-type": kind})[0]
 
 
 def test_a_file_of_devices(api, ask, device):

@@ -16,7 +16,8 @@ from ingest.protocol import Committed
 from ingest.validate import Limits
 from storage import accounts, figures, migrate, registry, retention
 from storage.pool import ReadPool
-from storage.write import GRACE, Numbers, Store
+from storage.store import Store
+from storage.write import GRACE, Numbers
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND

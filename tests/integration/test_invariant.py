@@ -28,7 +28,7 @@ from storage import accounts, flagging, registry, retention, rollup
 from storage.database import connect
 from storage.quarantine import Filter
 from storage.sources import GoneError
-from storage.write import Store
+from storage.store import Store
 from tests import oracles
 
 T0 = 1_767_225_600

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import stack
 from citybeat.cli import app
 from storage import registry
-from storage.write import Store, Tally
+from storage.store import Store
+from storage.write import Tally
 
 MINUTE = 60_000_000
 

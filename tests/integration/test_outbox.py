@@ -21,7 +21,7 @@ from storage.cursors import Cursor, Position
 from storage.database import connect
 from storage.outbox import Bounds, Told
 from storage.pool import ReadPool
-from storage.write import Store
+from storage.store import Store
 
 T0 = 1_767_225_600
 ALL = Bounds(keep=timedelta(hours=1), bytes=10**9)

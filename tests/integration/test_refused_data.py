@@ -19,7 +19,7 @@ from stack.process import free_port
 from storage import accounts, registry
 from storage.database import DatabaseUnavailableError, RefusedDataError, StorageError
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 NOW = time.time_ns() // 1000
 TS = NOW // 1000 - 60_000

@@ -15,7 +15,7 @@ from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from storage import accounts, quarantine, registry
 from storage.quarantine import Filter
-from storage.write import Store
+from storage.store import Store
 
 T0 = 1_767_225_600_000_000
 QUOTA = 1_000_000

@@ -19,7 +19,8 @@ from devices.catalogue import builtin
 from devices.device import Device, Sensor
 from storage import accounts, registry, rollup
 from storage.database import StorageError, connect, translated
-from storage.write import NEW, Store
+from storage.store import Store
+from storage.write import NEW
 from tests import oracles
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z

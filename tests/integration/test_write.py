@@ -16,7 +16,8 @@ from devices.device import Device, Sensor
 from devices.registry import KIND_CODES
 from storage import registry
 from storage.database import connect
-from storage.write import CONFLICT, DUPLICATE, NEW, Quarantined, Store, Tally
+from storage.store import Store
+from storage.write import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
 from tests import oracles
 
 T0 = 1_767_225_600_000_000

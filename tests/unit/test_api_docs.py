@@ -22,7 +22,7 @@ ANSWERS = {
     "GET /v1/catalogue": (200, models.CatalogueModel),
     "GET /v1/devices": (200, models.DevicesModel),
     "POST /v1/devices": (201, models.DeviceDetailModel),
-    "POST /v1/devices/import": (200, models.ImportedModel),
+    "POST /v1/registry/import": (200, models.ImportedModel),
     "GET /v1/devices/{device}": (200, models.DeviceDetailModel),
     "PATCH /v1/devices/{device}": (200, models.DeviceDetailModel),
     "DELETE /v1/devices/{device}": (204, None),
@@ -58,7 +58,7 @@ BODIES = {
     "POST /v1/quarantine/replay": ReplayBody,
 }
 #: Bodies of several forms.
-FORMS = {"POST /v1/devices/import": set(Form), "POST /v1/readings": {*posting.CHANNELS, *uploads.READERS}}
+FORMS = {"POST /v1/registry/import": set(Form), "POST /v1/readings": {*posting.CHANNELS, *uploads.READERS}}
 #: What else an answer can be, if it is asked for so.
 OTHERS = {
     "/v1/latest": {GEOJSON: models.LatestFeaturesModel},
