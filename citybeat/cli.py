@@ -105,6 +105,7 @@ def serve_api() -> None:
                 rate=settings.api_requests_per_minute,
                 intake=posting.intake(settings, servers.database_url),
                 replay=posting.Replays(settings, servers.database_url),
+                look=settings.look(),
             )
             serving.serve(application, settings.api_host, settings.api_port)
 
