@@ -45,13 +45,16 @@ COMMENT ON FUNCTION grant_reader IS
 CREATE VIEW sensor_board AS
 SELECT l.series_id, l.device, d.name, l.metric, m.unit, l.domain, l.district, l.source, d.latitude, d.longitude, l.expected,
     l.last_at, n.received_at, l.last_value, n.flags, s.state, s.severity,
-    CASE s.state WHEN 'silent' THEN l.due_at WHEN 'overdue' THEN l.due_at WHEN 'stuck' THEN CASE WHEN isfinite(n.same_since) THEN n.same_since END
-        WHEN 'bad' THEN l.good_at END
-        AS since
+    -- As streams and the console say, once ingest has noticed.
+    CASE WHEN o.state = s.state AND s.state <> 'ok' THEN o.since
+        WHEN s.state IN ('silent', 'overdue') THEN l.due_at
+        WHEN s.state IN ('stuck', 'bad') THEN n.time
+    END AS since
 FROM liveness l
 JOIN devices d ON d.id = l.device
 JOIN metrics m ON m.name = l.metric
 LEFT JOIN latest n ON n.series_id = l.series_id
+LEFT JOIN sensor_states o ON o.series_id = l.series_id
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN l.last_at IS NULL THEN 'silent'

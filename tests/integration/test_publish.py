@@ -277,3 +277,23 @@ def test_the_command_shows_then_does_then_has_nothing_to_do(grafana, tmp_path):
     refused = call("--standard", "nonsense")
     assert refused.returncode == 1
     assert "QCVN 05:2023" in refused.stderr
+
+
+def test_the_command_builds_files_and_refuses_what_it_does_not_know(tmp_path):
+    def call(*more: str) -> "subprocess.CompletedProcess[str]":
+        line = [sys.executable, "-m", "citybeat", "dashboards", "build", "--out", str(tmp_path / "out"), *more]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+    done = call("--lang", "vi", "--database", "db:5432/city")
+    assert (done.returncode, done.stderr) == (0, f"wrote {len(BOARDS) + 3} files to {tmp_path / 'out'}\n")
+    made = "".join(path.read_text("utf-8") for path in (tmp_path / "out").rglob("*.*"))
+    assert "Tổng quan thành phố" in made
+    assert '"url": "db:5432"' in made
+    for options, words in (
+        (("--zone", "Mars/Olympus"), "no such time zone"),
+        (("--standard", "none"), "the catalogue has limits of EU 2024/2881, QCVN 05:2023, WHO 2021"),
+        (("--database", "db"), "expected HOST:PORT/NAME"),
+    ):
+        refused = call(*options)
+        assert refused.returncode == 1
+        assert words in refused.stderr
