@@ -46,7 +46,7 @@ bench: $(VENV)/.dev
 # Pictures of the console for docs/, from a run of its own.
 screenshots:
 	$(TOGETHER) $(VENV)/.dev browser
-	@$(VENV)/bin/python -m tests.acceptance.screenshots $(ARGS)
+	@$(VENV)/bin/python -m tests.acceptance.console.screenshots $(ARGS)
 
 clean:
 	@for home in "$(CITYBEAT_HOME)" .citybeat .citybeat/test; do \

@@ -25,8 +25,8 @@ from devices.device import Device, Sensor
 from stack.process import free_port
 from storage import registry
 from storage.database import connect
-from tests.acceptance import browser as browsers
 from tests.acceptance.conftest import PATIENCE, wait_for
+from tests.acceptance.console import browser as browsers
 from tests.conftest import CHECKOUT, root_directory
 
 DOCS: Final = CHECKOUT / "docs"
