@@ -4,7 +4,7 @@ Law: whoever changes a device holds its row first, so that what is compared with
 by triggers (migration 0013), whoever makes a change and however.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,8 +55,8 @@ class Change:
     subject: str  # device, sensor, calibration, declaration
     action: str  # created, changed, retired, restored, deleted
     metric: str | None  # of the sensor that it is about
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
+    before: str | None  # JSON
+    after: str | None  # JSON
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,8 +46,8 @@ SELECT retired_at IS NOT NULL FROM series WHERE device_id = %(device)s AND metri
 UPDATE series SET retired_at = now() WHERE device_id = %(device)s AND metric = %(metric)s AND retired_at IS NULL;
 
 -- name: history
--- A page of what was changed of a device, the newest first.
-SELECT id, at, actor, subject, action, metric, before, after FROM audit
+-- A page of what was changed of a device, the newest first. As text: jsonb has numbers that no integer of a program holds.
+SELECT id, at, actor, subject, action, metric, before::text, after::text FROM audit
 WHERE device = %(device)s AND (%(before)s::int8 IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: calibrations

@@ -292,6 +292,13 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     assert ask("GET", "/v1/devices/nobody/history").status_code == 404
 
 
+def test_the_history_has_numbers_of_any_size(ask, device):
+    ask("PUT", "/v1/devices/env-1/sensors/pm25", {"sentinels": [1e300, -1e-300], "high": 1.7e308})
+    changes = ask("GET", "/v1/devices/env-1/history?limit=1").json()["changes"]
+    assert changes[0]["after"]["sentinels"] == [1e300, -1e-300]
+    assert changes[0]["after"]["high"] == 1.7e308
+
+
 def test_sources(ask, device):
     (source,) = ask("GET", "/v1/sources").json()["sources"]
     assert (source["name"], source["conflict_policy"], source["devices"]) == ("gw-1", "keep", 1)
