@@ -26,6 +26,8 @@ _EXAMPLE: Final = {
     "metrics": [
         {
             "name": "temperature",
+            "label": "Temperature",
+            "label_vi": "Nhiệt độ",
             "domain": "environment",
             "unit": "Cel",
             "kind": "gauge",
@@ -61,6 +63,8 @@ async def catalogue(parts: Parts, _caller: Reader, parameters: Annotated[Catalog
 def _metric(metric: Metric) -> dict[str, Any]:
     return {
         "name": metric.name,
+        "label": metric.label or metric.name,
+        "label_vi": metric.label_vi or metric.label or metric.name,
         "domain": metric.domain,
         "unit": metric.unit,
         "kind": metric.kind,

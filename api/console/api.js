@@ -77,6 +77,10 @@ export async function ask(path, options = {}) {
     if (shown !== key) continue; // another question asked for a key meanwhile
     const reason = shown === null && answer.status === 401 ? "" : t(`key.refused.${answer.status}`, { detail: problem.detail });
     while (!(await askKey(reason)));
+    if (document.body.dataset.ready) {
+      location.reload(); // another key may see another city
+      await new Promise(() => {});
+    }
   }
 }
 

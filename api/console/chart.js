@@ -203,6 +203,7 @@ export class Chart {
     const x = pieces.flatMap((piece) => [...piece.map((i) => wall(points.time[i])), null]);
     const y = pieces.flatMap((piece) => [...piece.map((i) => points.value[i]), null]);
     const accent = colour("accent");
+    const clock = `%{x|${length > DAY ? "%d/%m %H:%M" : "%H:%M:%S"}}`;
     const number = `%{y:,.4~g}${unit ? ` ${unit.replaceAll("<", "&lt;")}` : ""}`;
     const traces = [];
     if (points.low) {
@@ -216,7 +217,7 @@ export class Chart {
       });
     }
     traces.push({
-      x, y, name: t(`aggregate.${width ? wanted[0] : "value"}`), hovertemplate: `%{x|%H:%M:%S}<br><b>${number}</b><extra></extra>`,
+      x, y, name: t(`aggregate.${width ? wanted[0] : "value"}`), hovertemplate: `${clock}<br><b>${number}</b><extra></extra>`,
       ...(bars
         ? { type: "bar", marker: { color: accent }, width: 0.9 * width }
         : { mode: sensor.kind === "direction" ? "markers" : x.length < 80 ? "lines+markers" : "lines", line: { color: accent, width: 1.8 }, marker: { color: accent, size: 4 }, connectgaps: false }),
@@ -231,7 +232,7 @@ export class Chart {
         symbol: crosses.value.map((value) => (inside(value) === value ? "x-thin" : value > scale[1] ? "triangle-up" : "triangle-down")),
         size: 9, color: colour("limit"), line: { width: 2.2, color: colour("limit") },
       },
-      hovertemplate: "%{x|%H:%M:%S}<br>%{text}<extra></extra>",
+      hovertemplate: `${clock}<br>%{text}<extra></extra>`,
     });
     const shapes = gaps.slice(-MOST_GAPS).map(([from, to]) => ({
       type: "rect", xref: "x", yref: "paper", x0: wall(from), x1: wall(to), y0: 0, y1: 1, layer: "below", line: { width: 0 }, fillcolor: colour("gap"),

@@ -1,6 +1,6 @@
 // Numbers, units and times as people read them: by language, and by the clocks of the city's zone.
 
-import { known, language } from "./texts.js";
+import { language } from "./texts.js";
 
 export let zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 export function useZone(name) {
@@ -24,7 +24,13 @@ function formatter(kind, options) {
 }
 
 export const symbol = (unit) => SYMBOLS[unit] ?? unit;
-export const metricName = (metric) => known(`metric.${metric}`, metric);
+
+let labels = new Map();
+/** What metrics are called, as the catalogue says: a city's own too. */
+export function useCatalogue(metrics) {
+  labels = new Map(metrics.map((metric) => [metric.name, { en: metric.label, vi: metric.label_vi }]));
+}
+export const metricName = (metric) => labels.get(metric)?.[language] ?? metric;
 
 /** A value with its unit; four digits say what a sensor knows. */
 export function amount(value, unit) {

@@ -1,15 +1,15 @@
 // The console: what is there (/v1/devices, /v1/states, /v1/latest), then what happens (/v1/stream), drawn a few times a second.
 
-import { askKey, findKey, get, pages } from "./api.js";
+import { Refused, askKey, findKey, get, pages } from "./api.js";
 import { Health, Ledger } from "./account.js";
 import { $, h, say, throttled } from "./dom.js";
-import { metricName, useZone, zone } from "./format.js";
+import { metricName, useCatalogue, useZone, zone } from "./format.js";
 import { DeviceList, WrongList } from "./lists.js";
 import { CityMap, shape } from "./map.js";
 import { Panel } from "./panel.js";
 import { Filter, GLYPHS, SEVERITY, Store } from "./store.js";
 import { follow } from "./stream.js";
-import { dress, known, language, load, remember, t } from "./texts.js";
+import { dress, language, load, remember, t } from "./texts.js";
 
 //: ms between two drawings, however much happens: four a second look live, and leave the machine to other things.
 const DRAW = 250;
@@ -18,6 +18,8 @@ const LISTS = 500;
 //: ms after which devices are asked for that the stream named before we knew them.
 const UNKNOWN = 1_000;
 
+//: ms between attempts to load what is there.
+const RETRY = { first: 1_000, most: 15_000 };
 //: ms between looks at what time alone changes.
 const AGE = 10_000;
 //: ms between looks at the registry, for devices that moved or were retired: new ones are found when they speak.
@@ -48,13 +50,35 @@ async function begin() {
   ledger.look();
 }
 
-/** Load what is there, then follow; from then on `store` is as the server's. */
+/** Load what is there, then follow; from then on `store` is as the server's. Tries until it can. */
 async function start() {
   running?.abort();
   running = new AbortController();
   const { signal } = running;
   let cursor = null;
+  for (let wait = RETRY.first; cursor === null; wait = Math.min(2 * wait, RETRY.most)) {
+    try {
+      cursor = await present();
+    } catch (error) {
+      if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error; // ours, not the network's or the API's
+      health.connected(false);
+      complain(error.message);
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
+    if (signal.aborted) return; // somebody else started anew
+  }
+  complain(null);
+  store.takeChanges();
+  choices();
+  everything();
+  follow(cursor, { take, status: (live) => health.connected(live), heard: () => health.heard(), signal });
+}
+
+/** What is there now; where the stream goes on behind it. */
+async function present() {
+  let cursor = null;
   catalogue = (await get("/v1/catalogue")).metrics;
+  useCatalogue(catalogue);
   store.metrics = new Map(catalogue.map((metric) => [metric.name, metric]));
   await register();
   // In this order: the stream goes on behind the first of these answers, and tells again what the others saw.
@@ -64,10 +88,13 @@ async function start() {
     columns.device.forEach((device, i) => store.addState(device, columns.metric[i], columns.state[i], columns.since[i]));
   }
   for await (const { columns } of pages("/v1/latest")) store.addReadings(columns, false);
-  store.takeChanges();
-  choices();
-  everything();
-  follow(cursor, { take, status: (live) => health.connected(live), heard: () => health.heard(), signal });
+  return cursor;
+}
+
+/** Say what keeps the page from its data; null: nothing does. */
+function complain(detail) {
+  say($("trouble"), detail === null ? "" : t("failed", { detail }));
+  $("trouble").hidden = detail === null;
 }
 
 /** The registry as it is now: devices move, get sensors, and are retired. */
@@ -93,16 +120,19 @@ function take(name, data) {
 
 const learn = throttled(async () => {
   const wanted = [...store.unknown];
-  store.unknown.clear();
-  for (let i = 0; i < wanted.length; i += 100) {
-    const some = { device: wanted.slice(i, i + 100) };
-    for await (const page of pages("/v1/devices", some)) store.addDevices(page.devices);
-    for await (const { columns } of pages("/v1/states", some)) {
-      columns.device.forEach((device, k) => store.addState(device, columns.metric[k], columns.state[k], columns.since[k]));
+  try {
+    for (let i = 0; i < wanted.length; i += 100) {
+      const some = { device: wanted.slice(i, i + 100) };
+      for await (const page of pages("/v1/devices", some)) store.addDevices(page.devices);
+      for await (const { columns } of pages("/v1/states", some)) {
+        columns.device.forEach((device, k) => store.addState(device, columns.metric[k], columns.state[k], columns.since[k]));
+      }
+      for await (const { columns } of pages("/v1/latest", some)) store.addReadings(columns, false);
     }
-    for await (const { columns } of pages("/v1/latest", some)) store.addReadings(columns, false);
+  } catch (error) {
+    console.info(error.message); // whoever is still unknown is asked for when it speaks again
   }
-  store.unknown.clear(); // what even the registry does not know is not asked for again at once
+  store.unknown.clear();
   draw();
 }, UNKNOWN);
 
@@ -279,6 +309,5 @@ function legend() {
 
 begin().catch((error) => {
   console.error(error);
-  say($("nowhere"), known("failed", "{detail}").replace("{detail}", error.message));
-  $("nowhere").hidden = false;
+  complain(error.message);
 });

@@ -150,6 +150,7 @@ export class CityMap {
   /** Marks for exactly these devices; where they are is taken from them, how they look by `paint`. */
   place(devices, stateOf) {
     const placed = devices.filter((device) => device.latitude !== null && device.longitude !== null);
+    placed.sort((a, b) => isWrong(stateOf(a)) - isWrong(stateOf(b))); // what is wrong lies on top
     const wanted = new Set(placed.map((device) => device.id));
     for (const [id, mark] of this.marks) {
       if (!wanted.has(id)) {

@@ -75,7 +75,7 @@ export class Panel {
       row.button = h(
         "button",
         { type: "button", role: "radio", class: "sensor", dataset: { metric: sensor.metric }, onclick: () => this.pick(sensor.metric) },
-        h("span", { class: "metric" }, metricName(sensor.metric)), row.value, row.badge, row.age,
+        h("span", { class: "metric", title: metricName(sensor.metric) }, metricName(sensor.metric)), row.value, row.badge, row.age,
       );
       this.rows.set(sensor.metric, row);
       sensors.append(row.button);

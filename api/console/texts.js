@@ -27,11 +27,6 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
-/** The same, or something else where the table has none: a city's own metric. */
-export function known(key, otherwise) {
-  return table[key]?.[language] ?? otherwise;
-}
-
 /** Fill in the texts of the page's own elements. */
 export function dress(root = document) {
   for (const element of root.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);

@@ -14,6 +14,8 @@ class MetricModel(Model):
     """One metric of the catalogue."""
 
     name: str = Field(description="As in FIWARE's Smart Data Models.", examples=["temperature"])
+    label: str = Field(description="What people read, in English.", examples=["Temperature"])
+    label_vi: str = Field(description="The same in Vietnamese.", examples=["Nhiệt độ"])
     domain: Domain
     unit: str = Field(description="UCUM.", examples=["Cel"])
     kind: Kind = Field(description="Decides which aggregates make sense.")

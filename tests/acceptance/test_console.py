@@ -334,6 +334,20 @@ def test_a_key_in_the_address_is_taken_out_of_it(page: Page, service: Service):
     assert page.evaluate("sessionStorage.getItem('citybeat.key')") == service.key
 
 
+def test_a_key_that_ends_is_asked_for_again(chromium: Browser, service: Service, source: mqtt.Client):
+    key = service.town.run("keys", "create", "brief", "--scope", "read").stdout.strip()
+    with browsers.visit(chromium, service.url) as visit:
+        page = visit.open(key)
+        service.town.run("keys", "revoke", key)
+        expect(page.locator("#key-dialog")).to_be_visible(timeout=PATIENCE * 1000)
+        expect(page.locator("#key-error")).to_contain_text("refused")
+        page.fill("#key-input", service.key)
+        page.click("#key-form [type=submit]")
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        page.wait_for_selector("body[data-ready=yes]")
+        assert page.evaluate("sessionStorage.getItem('citybeat.key')") == service.key
+
+
 def test_a_restricted_key_sees_its_own(visitor: Callable[..., Visit], service: Service, source: mqtt.Client):
     key = service.town.run("keys", "create", "harbour", "--scope", "read", "--district", "Harbour").stdout.strip()
     with visitor() as visit:
@@ -356,6 +370,77 @@ def test_an_interruption_is_seen_and_made_good(chromium: Browser, service: Servi
         expect(value).to_contain_text("26 °C")
         expect(page.locator("#health-stream")).to_contain_text("live")
         assert all("ERR_INTERNET_DISCONNECTED" in complaint for complaint in visit.complaints)  # which the browser itself notes
+
+
+def test_a_page_that_cannot_load_tries_again(chromium: Browser, service: Service, source: mqtt.Client):
+    problem = json.dumps({"detail": "the database is away"})
+    with browsers.visit(chromium, service.url) as visit:
+        visit.page.route(
+            "**/v1/states*", lambda route: route.fulfill(status=503, body=problem, content_type="application/problem+json")
+        )
+        visit.page.goto(f"{service.url}/#key={service.key}")
+        expect(visit.page.locator("#trouble")).to_contain_text("the database is away")
+        visit.page.unroute("**/v1/states*")
+        visit.page.wait_for_selector("body[data-ready=yes]")
+        expect(visit.page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_reset_is_made_good(chromium: Browser, service: Service, source: mqtt.Client):
+    """What lay between is gone: the page asks for everything anew, and follows from there."""
+    tell(source, "con-live", "temperature", 27.0)
+    asked: list[str] = []
+    with browsers.visit(chromium, service.url) as visit:
+        page = visit.page
+        text = 'retry: 10\nid: x\n\nevent: reset\ndata: {"reason":"dropped","resume_from":"x"}\nid: x\n\n'
+        page.route("**/v1/stream", lambda route: route.fulfill(body=text, content_type="text/event-stream"), times=1)
+        page.on("request", lambda request: asked.append(request.url))
+        visit.open(service.key)
+        wait_for(lambda: page.wait_for_timeout(20) or sum("/v1/latest" in url for url in asked) == 2)
+        choose(page, "con-live")
+        tell(source, "con-live", "temperature", 28.0)
+        expect(page.locator('[data-metric="temperature"] .value')).to_contain_text("28 °C")
+
+
+def test_tiles_that_a_city_has(visitor: Callable[..., Visit], service: Service, source: mqtt.Client):
+    look = {"tiles": "/console/icon.svg?{z}/{x}/{y}", "credit": "<b>Somebody</b>", "zone": "Asia/Ho_Chi_Minh", "version": "1"}
+    with visitor() as visit:
+        visit.page.route("**/console/settings.json", lambda route: route.fulfill(json=look))
+        page = visit.open(service.key)
+        expect(page.locator("#map .leaflet-tile-loaded").first).to_be_attached()
+        expect(page.locator("#map .leaflet-control-attribution")).to_have_text("<b>Somebody</b>")
+        expect(page.locator("#zone")).to_contain_text("Asia/Ho_Chi_Minh")
+
+
+def test_streams_are_read_as_the_standard_says(page: Page):
+    """In pieces of any size: comments, several lines of data, ids of blocks without data, carriage returns."""
+    text = (
+        ": hello\nretry: 5\nid: a\n\nevent: readings\r\ndata: {\r\ndata: }\r\nid: b\r\n\r\n"
+        ": beat\nid: c\n\ndata:x\n\nevent: half\ndata: y\n"
+    )
+    for size in (1, 3, len(text)):
+        told, last = page.evaluate(
+            """async ([text, size]) => {
+                const { Parser } = await import("/console/stream.js");
+                const told = [];
+                const parser = new Parser((name, data, id) => told.push([name, data, id]));
+                for (let i = 0; i < text.length; i += size) parser.feed(text.slice(i, i + size));
+                return [told, parser.id];
+            }""",
+            [text, size],
+        )
+        assert told == [["readings", "{\n}", "b"], ["message", "x", "c"]]
+        assert last == "c"
+
+
+def test_what_flags_say_of_a_reading(page: Page):
+    judged = page.evaluate(
+        """async (all) => {
+            const { judged } = await import("/console/store.js");
+            return all.map(judged);
+        }""",
+        [[], ["late"], ["suspect"], ["range", "step"], ["step"], ["stuck"], ["manual_bad"], ["range", "manual_good"]],
+    )
+    assert judged == ["ok", "ok", "unusual", "limit", "bad", "stuck", "bad", "ok"]
 
 
 def test_by_keyboard_alone(page: Page, source: mqtt.Client):

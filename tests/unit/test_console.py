@@ -22,7 +22,6 @@ SCRIPTS = "\n".join(text for name, text in SOURCES.items() if name.endswith(".js
 STATES = ["limit", "bad", "stuck", "overdue", "silent", "unusual", "ok", "waiting"]
 #: Keys that are put together, by their beginning, and what may follow.
 FAMILIES = {
-    "metric.": set(builtin()),
     "domain.": {domain.value for domain in Domain},
     "state.": set(STATES),
     "meaning.": set(STATES),
@@ -69,7 +68,7 @@ def test_every_text_is_there_in_both_languages():
 
 
 def test_every_text_that_is_used_exists_and_every_text_is_used():
-    named = set(re.findall(r"""\b(?:t|known)\("([\w.]+)\"""", SCRIPTS))
+    named = set(re.findall(r"""\bt\("([\w.]+)\"""", SCRIPTS))
     named |= set(re.findall(r"""data-(?:text|label|placeholder)="([\w.]+)\"""", SOURCES["index.html"]))
     named |= set(re.findall(r"""t\(\w+ \? "([\w.]+)" : "[\w.]+"\)""", SCRIPTS)) | set(
         re.findall(r"""t\(\w+ \? "[\w.]+" : "([\w.]+)"\)""", SCRIPTS)
@@ -79,7 +78,7 @@ def test_every_text_that_is_used_exists_and_every_text_is_used():
         named |= {beginning + end for end in ends}
     assert named - set(TEXTS) == set()
     assert set(TEXTS) - named == set()
-    begun = set(re.findall(r"t\(`([\w.]+?)\$\{", SCRIPTS)) | set(re.findall(r"known\(`([\w.]+?)\$\{", SCRIPTS))
+    begun = set(re.findall(r"t\(`([\w.]+?)\$\{", SCRIPTS))
     assert begun == set(FAMILIES)
 
 
