@@ -262,7 +262,8 @@ def _spools(layout: Layout, client_id: str) -> tuple[list[Spool], list[Spool]]:
 
     What was left under our lanes' names goes on in them. Where another number of workers, or another client id, left something too,
     a source's messages may be in several files: then all of them are written first, the oldest first, and our lanes begin new
-    files. Else what is older than those others, or newer, would be written on the wrong side of them. What somebody has open is not ours.
+    files. Else what is older than those others, or newer, would be written on the wrong side of them. What somebody has open is
+    not ours.
     """
     together: list[Spool] = []
     left = [spool for path in leftovers(layout.spool) if (spool := _left(path, together)) is not None]
