@@ -208,7 +208,7 @@ async def history(
                 }
                 for change in page
             ],
-            "next_cursor": encode_cursor(page[-1].id) if len(found) > len(page) else None,
+            "next_cursor": encode_cursor(page[-1].number) if len(found) > len(page) else None,
         }
     )
 

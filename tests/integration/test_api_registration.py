@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 
@@ -179,9 +180,28 @@ def as_dict(device):
     return {name: getattr(device, name) for name in Device.__dataclass_fields__}
 
 
-def test_readings_do_not_change_the_etag(ask, device, fill):
+def declare(connection, moment):
+    kind = registry.load(connection, builtin()).kind
+    declared = {"device": "env-1", "metric": "pm25", "verdict": Verdict.BAD, "by": "lan", "reason": "dust"}
+    flagging.declare(connection, flagging.Declaration(start=moment, end=moment.replace(year=moment.year + 1), **declared), kind)
+
+
+def test_readings_do_not_change_the_etag(ask, device, fill, connection):
     fill([("env-1", "pm25", 1_767_225_600_000_000, 1.0, 0)], received_at=1_767_225_600_000_000)
+    declare(connection, datetime(2026, 1, 1, tzinfo=UTC))
     assert ask("GET", "/v1/devices/env-1").headers["etag"] == device.headers["etag"]
+    assert history(ask)[0] == ("declaration", "pm25", "created")
+
+
+def test_nothing_tells_how_much_is_changed_elsewhere(ask, device):
+    """A restricted key would learn it from numbers of all changes, in an ETag or a cursor."""
+    other = DEVICE | {"id": "env-2"}
+    for i in range(3):
+        assert ask("POST", "/v1/devices", DEVICE | {"id": f"between-{i}"}).status_code == 201
+    made = ask("POST", "/v1/devices", other)
+    assert made.headers["etag"] == device.headers["etag"]
+    pages = [ask("GET", f"/v1/devices/{name}/history?limit=1").json()["next_cursor"] for name in ("env-1", "env-2")]
+    assert pages[0] == pages[1] is not None
 
 
 def test_out_of_service_and_back(ask, device, connection):
@@ -263,19 +283,7 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     assert closed.ask("PATCH", "/v1/devices/env-1", json={"name": "by a key"}, headers=headers)[0].status_code == 200
     registration.act_as(connection, "lan (citybeat devices)")
     registry.retire(connection, "env-1")
-    flagging.declare(
-        connection,
-        flagging.Declaration(
-            device="env-1",
-            metric="pm25",
-            start=(moment := connection.execute("SELECT now()").fetchone()[0]),
-            end=moment.replace(year=moment.year + 1),
-            verdict=Verdict.BAD,
-            by="lan",
-            reason="dust",
-        ),
-        registry.load(connection, builtin()).kind,
-    )
+    declare(connection, connection.execute("SELECT now()").fetchone()[0])
     pages, cursor = [], ""
     while cursor is not None:
         answer = ask("GET", f"/v1/devices/env-1/history?limit=2{'&cursor=' + cursor if cursor else ''}").json()
