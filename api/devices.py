@@ -1,5 +1,6 @@
 """The registered devices, and who changed what of them. Changing them: `api/registration.py`."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -145,7 +146,7 @@ async def devices(
     """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
     wanted = visible(parameters.selection(), caller)
     if Form.CSV in (accept or ""):
-        return await _file(parts, wanted, parameters.source)
+        return await _file(parts, wanted, parameters)
     key = decode_cursor(parameters.cursor, str)
     found = await directory.devices(
         parts.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
@@ -233,13 +234,17 @@ def _one(device: str, caller: Caller) -> Selection:
     return visible(Selection(devices=[device], include_retired=True), caller)
 
 
-async def _file(parts: Service, wanted: Selection, source: str | None) -> Response:
-    listed, more = await registration.described(parts.pool, wanted, source=source, limit=MAX_LINES)
+async def _file(parts: Service, wanted: Selection, parameters: DevicesParameters) -> Response:
+    for name in {"limit", "cursor"} & parameters.model_fields_set:
+        raise problems.invalid(name, "a file has no pages; leave it out")
+    if wanted.include_retired:
+        raise problems.invalid("include_retired", "a file is there to be imported, which would bring them back; ask for JSON")
+    listed, more = await registration.described(parts.pool, wanted, source=parameters.source, limit=MAX_LINES)
     if more:
         detail = f"more than the {MAX_LINES} sensors that one file may have; ask for a district or a domain"
         raise problems.invalid("district", detail, slug="too-many-series", max_sensors=MAX_LINES)
     headers = {"Content-Disposition": 'attachment; filename="devices.csv"', "Vary": "Accept"}
-    return Response(written(listed), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(await asyncio.to_thread(written, listed), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _feature(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The registry changed by HTTP: what is answered, what is stored, what the history says, and what ingest sees."""
 
+import asyncio
 import json
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 
 from api import models
@@ -351,6 +353,40 @@ def test_what_is_exported_is_imported_to_the_same(api, ask, device):
     place = ask("GET", "/v1/devices", accept="application/geo+json").json()
     models.DeviceFeaturesModel.model_validate(place)
     assert [feature["geometry"] for feature in place["features"]] == [{"type": "Point", "coordinates": [109.199, 13.764]}, None]
+
+
+@pytest.mark.parametrize("query", ["include_retired=true", "limit=10", "cursor=WyJhIl0"])
+def test_a_file_is_whole_and_of_devices_in_service(ask, device, query):
+    refused = ask("GET", f"/v1/devices?{query}", accept="text/csv")
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["query", query.split("=")[0]]
+
+
+def test_others_are_answered_while_a_file_is_read(api, monkeypatch):
+    answered = threading.Event()
+
+    def read(*_):
+        assert answered.wait(10)
+        return [], []
+
+    monkeypatch.setattr("api.imports.read", read)
+
+    async def both():
+        transport = httpx.ASGITransport(app=api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://citybeat.test") as client:
+            file = asyncio.create_task(client.post("/v1/registry/import", content=b"x", headers=CSV))
+            await asyncio.sleep(0)
+            assert (await client.get("/v1/devices")).status_code == 200
+            answered.set()
+            return await file
+
+    assert api._runner.run(both()).json()["devices"] == 0
+
+
+def test_a_unit_that_is_none_is_told_with_its_line(api):
+    rows = ["env-1,gw-1,environment,,,,,,temperature,kV,,\r\n", "env-2,gw-1,environment,,,,,,no2,ppb,,\r\n"]
+    refused = imported(api, (FILE.splitlines(keepends=True)[0] + "".join(rows)).encode())
+    assert [error["loc"] for error in refused.json()["errors"]] == [["body", "line 2", "unit"], ["body", "line 3", "unit"]]
 
 
 def test_with_a_mistake_nothing_is_registered_and_every_one_is_told(api, ask):
