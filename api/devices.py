@@ -18,6 +18,8 @@ from api.params import Paged, Text, decode_cursor, encode_cursor
 from api.selecting import DeviceFilters, visible
 from devices import flags
 from devices.device import SENSOR_NUMBERS
+from devices.senml_units import name_of
+from devices.units import SPELLINGS
 from storage import directory, registration
 from storage.directory import DeviceEntry, SensorEntry
 from storage.registration import Calibrated
@@ -86,8 +88,10 @@ _SENSOR: Final[dict[str, Any]] = {
             "by": "lab",
             "reason": "certificate 26-118",
             "created_at": "2026-01-01T08:00:00Z",
+            "in_force": True,
         }
     ],
+    "senml": {"n": "env-0007:temperature", "u": None},
     "retired_at": None,
     "latest": {"time": "2026-01-01T00:00:00Z", "value": 28.1, "flags": [], "age_s": 12.5},
 }
@@ -225,7 +229,7 @@ async def detailed(parts: Service, caller: Caller, device: str) -> Response:
     found = await directory.device(parts.pool, _one(device, caller), parts.catalogue)
     if found is None:
         raise problems.not_found(f"there is no device {device!r}")
-    made = answer({**_device(found.entry), "sensors": [_sensor(sensor, found.calibrations) for sensor in found.sensors]})
+    made = answer({**_device(found.entry), "sensors": [_sensor(device, sensor, found.calibrations) for sensor in found.sensors]})
     made.headers["etag"] = found.etag
     return made
 
@@ -270,8 +274,8 @@ def _device(entry: DeviceEntry) -> dict[str, Any]:
     }
 
 
-def _sensor(entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
-    newest = entry.newest
+def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
+    newest, sent = entry.newest, entry.registered.unit or entry.unit
     return {
         "metric": entry.metric,
         "domain": entry.domain,
@@ -297,10 +301,12 @@ def _sensor(entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str,
                 "by": each.by,
                 "reason": each.reason,
                 "created_at": rfc3339(each.created_at),
+                "in_force": each.in_force,
             }
             for each in calibrations
             if each.metric == entry.metric
         ],
+        "senml": {"n": f"{device}:{entry.metric}", "u": name_of(SPELLINGS.get(sent, sent))},
         "retired_at": None if entry.retired_at is None else rfc3339(entry.retired_at),
         "latest": newest
         and {

@@ -70,6 +70,7 @@ class Calibrated:
     by: str
     reason: str
     created_at: datetime
+    in_force: bool  # for a reading that is made now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,8 +49,11 @@ FROM (SELECT a.*, row_number() OVER (ORDER BY id) AS number FROM audit a WHERE d
 WHERE %(before)s::int8 IS NULL OR number < %(before)s ORDER BY number DESC LIMIT %(limit)s;
 
 -- name: calibrations
--- Every calibration of a device's sensors, in the order in which they hold.
-SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at
+-- Every calibration of a device's sensors, in the order in which they hold, and which of each sensor holds now.
+SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at,
+    c.id IS NOT DISTINCT FROM (
+        SELECT o.id FROM calibrations o WHERE o.series_id = c.series_id AND o.valid_from <= now()
+        ORDER BY o.valid_from DESC, o.id DESC LIMIT 1)
 FROM calibrations c JOIN series s ON s.id = c.series_id
 WHERE s.device_id = %(device)s ORDER BY s.metric, c.valid_from, c.id;
 

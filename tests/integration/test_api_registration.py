@@ -74,6 +74,12 @@ def test_a_device_is_made(ask, device, connection):
     ] or history(ask)[-1] == ("device", None, "created")
 
 
+def test_what_a_sensor_is_called_in_senml(ask, device):
+    pm25, temperature = device.json()["sensors"]
+    assert pm25["senml"] == {"n": "env-1:pm25", "u": "ug/m3"}
+    assert temperature["senml"] == {"n": "env-1:temperature", "u": None}  # it sends Fahrenheit, which SenML has no name for
+
+
 def test_a_device_is_made_once(ask, device):
     refused = ask("POST", "/v1/devices", DEVICE | {"name": "another"})
     assert refused.status_code == 409
@@ -274,6 +280,15 @@ def test_calibrations_have_a_history(ask, device):
     assert made.status_code == 201
     (_, temperature) = made.json()["sensors"]
     assert [(c["scale"], c["valid_from"]) for c in temperature["calibrations"]] == [(1.0, None), (1.02, "2026-03-01T01:00:00Z")]
+    (_, temperature) = ask("POST", url, {"scale": 3.0, "valid_from": "9000-01-01T00:00:00Z"}).json()["sensors"]
+    assert [c["in_force"] for c in temperature["calibrations"]] == [False, True, False]
+    (_, temperature) = ask("POST", url, {"scale": 1.03, "valid_from": "2026-03-01T08:00:00+07:00"}).json()["sensors"]
+    assert [(c["scale"], c["in_force"]) for c in temperature["calibrations"]] == [
+        (1.0, False),
+        (1.02, False),
+        (1.03, True),
+        (3.0, False),
+    ]
     assert ask("POST", url, {"scale": 0}).status_code == 422
     assert ask("POST", url.replace("temperature", "no2"), {"offset": 1.0}).status_code == 404
 
