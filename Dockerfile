@@ -23,6 +23,8 @@ RUN .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input insta
 
 # Ingest's spool lies here; a volume, so that it outlives the container.
 RUN install -d -o citybeat -g citybeat /var/lib/citybeat
+# What `citybeat dashboards build` writes for Grafana: a volume takes its owner from here.
+RUN install -d -o citybeat -g citybeat /srv/grafana
 VOLUME /var/lib/citybeat
 ENV CITYBEAT_HOME=/var/lib/citybeat PATH=/opt/citybeat/.venv/bin:$PATH PYTHONUNBUFFERED=1
 

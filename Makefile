@@ -1,7 +1,8 @@
-# citybeat: make demo | test | faults | chaos | lint | bench | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
+# citybeat: make demo | test | faults | chaos | lint | bench | screenshots | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
 #
 # Everything is made inside the checkout: .venv from the lock files, and the servers under $(CITYBEAT_HOME) unless a Docker
-# engine or URLs provide them. Only as root on a Debian-family system, missing mmdebstrap and bubblewrap are installed.
+# engine or URLs provide them. Only as root on a Debian-family system, missing mmdebstrap and bubblewrap, and for tests chromium,
+# are installed.
 
 PYTHON ?= python3
 CITYBEAT_HOME ?= .citybeat
@@ -13,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 # Two jobs at once: pip is busy with the network and one core, unpacking the servers with the other.
 TOGETHER := @$(MAKE) --no-print-directory --jobs=2
 
-.PHONY: demo test faults chaos lint bench clean python root-demo root-test
+.PHONY: demo test faults chaos lint bench screenshots clean python root-demo root-test browser
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -22,7 +23,7 @@ demo:
 	@$(VENV)/bin/citybeat up $(ARGS)
 
 test:
-	$(TOGETHER) $(VENV)/.dev root-test
+	$(TOGETHER) $(VENV)/.dev browser
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Every case of what can break (make test plays some of them), and random sequences of them: ARGS="--minutes 10 --seed 7"
@@ -41,6 +42,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(VENV)/bin/python -m bench $(ARGS)
+
+# Pictures of the console for docs/, from a run of its own.
+screenshots:
+	$(TOGETHER) $(VENV)/.dev browser
+	@$(VENV)/bin/python -m tests.acceptance.screenshots $(ARGS)
 
 clean:
 	@for home in "$(CITYBEAT_HOME)" .citybeat .citybeat/test; do \
@@ -79,3 +85,7 @@ root-demo: | python
 root-test: | python
 	@if [ -z "$$CITYBEAT_TEST_DATABASE_URL" ] || [ -z "$$CITYBEAT_TEST_MQTT_URL" ]; then \
 	  $(PYTHON) -m stack prepare "$(CITYBEAT_TEST_ROOT)"; fi
+
+# After the root: two that install packages at once would be in each other's way.
+browser: root-test
+	@$(PYTHON) -m stack browser

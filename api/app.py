@@ -13,6 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from api import (
     accounts,
+    console,
     devices,
     export,
     latest,
@@ -31,6 +32,7 @@ from api import (
 )
 from api import catalogue as catalogue_routes
 from api.bodies import UPLOAD, BoundedBodies
+from api.console import Look
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
@@ -101,6 +103,7 @@ def create_app(
     rate: int = RATE,
     intake: Intake | None = None,
     replay: Replay | None = None,
+    look: Look | None = None,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -129,6 +132,8 @@ def create_app(
         Takes readings; started and stopped with the application. Without it they are refused.
     replay : Replay, optional
         Tries again what is in quarantine.
+    look : Look, optional
+        What the city decides about its console.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
     """
@@ -184,6 +189,7 @@ def create_app(
     app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
     for router in _ROUTERS:
         app.include_router(router)
+    app.include_router(console.router(look or Look(), shown))
     _complete_document(app)
     return app
 

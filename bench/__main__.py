@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench import api, export, hotpath, store
+from bench import api, dashboards, export, hotpath, store
 from bench.city import served
 
 OUT = Path(".citybeat") / "bench.json"
@@ -24,8 +24,11 @@ def main() -> None:
         print(f"{row['name']:55} {row['ours_per_s']:12,.0f} {row['limit_per_s']:12,.0f} {row['ratio']:6.2f}  {row['limit']}")
     print()
     api.show(questions)
+    panels = dashboards.measure(home)
+    print()
+    dashboards.report(panels)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(rows + questions, indent=2) + "\n", "utf-8")
+    out.write_text(json.dumps(rows + questions + panels, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 main()

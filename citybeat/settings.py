@@ -1,5 +1,6 @@
 """Every setting of citybeat, with unit, default and reason: environment variables, prefix `CITYBEAT_` (docs/settings.md)."""
 
+import zoneinfo
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from api import console
+from api.console import Look
 from devices import catalogue
 from devices.batch import MICROSECOND
 from devices.catalogue import Catalogue
@@ -52,6 +55,14 @@ class Settings(BaseSettings):
     )
     api_requests_per_minute: PositiveInt = Field(
         6_000, description="Requests a minute that one key may make, or one address without a key."
+    )
+    console_tiles: str | None = Field(
+        None,
+        description="Template of map tiles for the console, with {z}, {x} and {y}; unset: none, so that nothing leaves the host.",
+    )
+    console_credit: str = Field("", description="Who made those tiles, as their licence wants it shown on the map.")
+    zone: str | None = Field(
+        None, description="Zone whose clocks the console shows, as in the IANA database; unset: that of each browser."
     )
     ingest_host: str = Field("127.0.0.1", description="Address at which ingest shows /metrics, /healthz and /readyz.")
     ingest_port: Port = Field(8001, description="TCP port of them.")
@@ -144,6 +155,20 @@ class Settings(BaseSettings):
             )
         return days
 
+    @field_validator("console_tiles", mode="after")
+    @classmethod
+    def _tiles(cls, template: str | None) -> str | None:
+        if template is not None:
+            console.origin(template)
+        return template
+
+    @field_validator("zone", mode="after")
+    @classmethod
+    def _known(cls, zone: str | None) -> str | None:
+        if zone is not None and zone not in zoneinfo.available_timezones():
+            raise ValueError("no zone of that name in the IANA database; such as Asia/Ho_Chi_Minh")
+        return zone
+
     def load_catalogue(self) -> Catalogue:
         """The shipped catalogue, with the city's own metrics where a file is named.
 
@@ -175,6 +200,10 @@ class Settings(BaseSettings):
     def anonymous(self) -> frozenset[Scope]:
         """What the API lets a request without a key do."""
         return frozenset({Scope.READ} if self.api_anonymous == "read" else ())
+
+    def look(self) -> Look:
+        """What the city decides about its console."""
+        return Look(tiles=self.console_tiles, credit=self.console_credit, zone=self.zone)
 
     def session(self, mqtt_url: str) -> Session:
         """How ingest presents itself to this broker."""

@@ -124,6 +124,7 @@ def _children(settings: Settings, stop: threading.Event, devices: int, seed: int
             _await(children, stop, lambda: "readings" in simulator.said, "the simulator does not send")
         address = f"http://{settings.api_host}:{settings.api_port}"
         _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
+        say(f"console: {address}/#key={key}")  # what stands behind # stays in the browser
         say(f"API: {address}/docs")
         say(f"API key: {key} (all scopes; also in {settings.home / 'api-key'})")
         say(f"ingest: http://{settings.ingest_host}:{settings.ingest_port}/metrics")

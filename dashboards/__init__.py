@@ -1,1 +1,1 @@
-"""Grafana as code: panels and dashboards made from the catalogue. Not furnished yet; it may import `devices` only."""
+"""Grafana as code: dashboards and alert rules made from the catalogue, as files or over its HTTP API."""

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import date
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final
@@ -35,6 +36,21 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """What a mean should not exceed."""
+
+    standard: str  # which body of limits it belongs to
+    span: str  # over which the mean is taken: one of SPANS
+    value: float  # unit of the metric
+    source: str
+    since: date  # in force
+
+
+#: Lengths of time that limits are given for.
+SPANS: Final = ("1h", "8h", "24h", "1y")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
     """One row of the catalogue; the columns are explained at the top of `catalogue.toml`. Infinite: open or unlimited."""
 
@@ -59,6 +75,11 @@ class Metric:
     interval: float = 60.0  # s
     sentinels: tuple[float, ...] = ()  # codes for "missing", wherever they lie
     source: str = ""  # where the bounds come from
+    label: str = ""  # what people read, in English; empty: the name
+    label_vi: str = ""  # the same in Vietnamese
+    decimals: float = 1.0  # digits after the point that are worth showing
+    color: str = "#8E8E8E"  # on dashboards
+    limits: tuple[Limit, ...] = ()
 
     def plausible(self, *, rating: float | None = None, interval: float | None = None) -> tuple[float, float]:
         """The plausible range of a sensor that declared this rating and interval.
@@ -135,7 +156,8 @@ def extended(text: str, *, origin: str) -> Catalogue:
 
 
 _COLUMNS: Final = {field.name: field.type for field in fields(Metric)}
-_TEXT: Final = {"domain", "unit", "kind", "unece", "source"}
+_TEXT: Final = {"domain", "unit", "kind", "unece", "source", "label", "label_vi", "color"}
+_COLOR: Final = re.compile(r"#[0-9A-Fa-f]{6}")
 _LISTS: Final = {"sentinels", "may_repeat"}
 _BOOL: Final = {"rating_per_hour", "range_per_interval"}
 
@@ -160,6 +182,10 @@ def _metric(name: str, row: Any, origin: str) -> Metric:
         raise CatalogueError(f"{where}: the low bound is above the high one")
     if not metric.interval > 0:
         raise CatalogueError(f"{where}: column 'interval' must be above 0 seconds")
+    if metric.decimals not in range(10):
+        raise CatalogueError(f"{where}: column 'decimals' must be a whole number from 0 to 9")
+    if not _COLOR.fullmatch(metric.color):
+        raise CatalogueError(f"{where}: column 'color' must be such as #1F60C4")
     return metric
 
 
@@ -182,9 +208,24 @@ def _column(where: str, column: str, value: Any) -> Any:
         if not isinstance(value, list) or not all(_is_number(item) for item in value):
             raise CatalogueError(f"{where}: column {column!r} must be a list of numbers")
         return tuple(float(item) for item in value)
+    if column == "limits":
+        if not isinstance(value, list):
+            raise CatalogueError(f"{where}: column 'limits' must be a list of tables")
+        return tuple(_limit(where, each) for each in value)
     if not _is_number(value) or math.isnan(value):
         raise CatalogueError(f"{where}: column {column!r} must be a number")
     return float(value)
+
+
+def _limit(where: str, row: Any) -> Limit:
+    columns = {field.name for field in fields(Limit)}
+    if not isinstance(row, dict) or row.keys() != columns:
+        raise CatalogueError(f"{where}: each of 'limits' is a table of {', '.join(sorted(columns))}")
+    if row["span"] not in SPANS:
+        raise CatalogueError(f"{where}: the span of a limit is {row['span']!r}; one of {', '.join(SPANS)} is expected")
+    if not _is_number(row["value"]) or not isinstance(row["since"], date):
+        raise CatalogueError(f"{where}: a limit's value is a number, and since when it is in force a date such as 2026-01-01")
+    return Limit(**{**row, "value": float(row["value"]), "standard": str(row["standard"]), "source": str(row["source"])})
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,8 @@
 """What `make` needs of the stack before citybeat is installed, or when it no longer is.
 
-`python -m stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m stack down HOME` stops the
-servers of a home; `python -m stack env HOME` writes `.env` and the broker's users for `docker compose up`.
+`python -m stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m stack browser` installs the browser
+that tests of the console use; `python -m stack down HOME` stops the servers of a home; `python -m stack env HOME` writes `.env` and
+the broker's users for `docker compose up`.
 """
 
 import argparse
@@ -15,9 +16,12 @@ from stack import docker, lifecycle, root
 from stack.errors import StackError
 from stack.model import Home, StackSettings
 
+#: Debian's browser, and others that do as well.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
 
 def install(packages: list[str]) -> None:
-    """Install Debian packages; only as root, and only what the private root needs.
+    """Install Debian packages; only as root, and only what the private root or tests need.
 
     Raises
     ------
@@ -59,13 +63,32 @@ def prepare(target: Path) -> None:
     root.ensure(target, print)
 
 
+def browser() -> None:
+    """Install Chromium where there is none and root may; without it, tests of the console are skipped, and say so."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        try:
+            install(["chromium"])
+        except StackError as error:
+            print(f"{error}\nthere is no Chromium: tests of the console will be skipped")
+    else:
+        print(
+            f"there is no Chromium: tests of the console will be skipped. Install with: {root.APT_HINT.format(packages='chromium')}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
-    parser.add_argument("what", choices=["prepare", "down", "env"])
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("what", choices=["prepare", "browser", "down", "env"])
+    parser.add_argument("directory", type=Path, nargs="?", help="of all but browser")
     options = parser.parse_args()
+    if options.directory is None and options.what != "browser":
+        parser.error(f"{options.what} needs a directory")
     try:
-        if options.what == "prepare":
+        if options.what == "browser":
+            browser()
+        elif options.what == "prepare":
             prepare(options.directory.absolute())
         elif options.what == "down":
             lifecycle.down(StackSettings(home=options.directory))

@@ -111,7 +111,7 @@ def set_up(home: Home, sandbox: Sandbox, passwords: Passwords, port: int, build:
         return
     # Passwords go through standard input: command lines can be read by every user of the machine.
     variables = f"\\set owner_password '{passwords.database[OWNER]}'\n"
-    variables += f"\\set reader_password '{passwords.database[READER]}'\n\\set owner {OWNER}\n"
+    variables += f"\\set reader_password '{passwords.database[READER]}'\n"
     argv = [f"{BIN}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK, "-p", str(port), "-U", SUPERUSER, "-d"]
     environment = {"PGPASSWORD": passwords.database[SUPERUSER]}
     status, output = 0, ""

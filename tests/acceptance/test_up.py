@@ -68,6 +68,7 @@ def test_the_demo(env, tmp_path):
     again = run(env, "up", "--for", "3s", "--devices", "20", "--report", str(report))
     assert again.returncode == 0, again.stderr
     assert f"API key: {key} " in done.stderr
+    assert f"console: http://127.0.0.1:{env['CITYBEAT_API_PORT']}/#key={key}" in done.stderr
     assert f"API key: {key} " in again.stderr
     assert (Path(env["CITYBEAT_HOME"]) / "api-key").stat().st_mode & 0o777 == 0o600
     assert 0 < json.loads(report.read_text())["stored"] < account["stored"] + 400

@@ -62,6 +62,13 @@ def database(servers: stack.Servers, template: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def shared_database(servers: stack.Servers, template: str) -> Iterator[str]:
+    """As `database`, for a whole module of tests that only read."""
+    with _fresh(servers, template) as url:
+        yield url
+
+
 @pytest.fixture
 def other_database(servers: stack.Servers, template: str) -> Iterator[str]:
     """As `database`, for tests that compare two."""
@@ -85,7 +92,7 @@ def fill(database: str, connection: Connection, fill_into: FillInto) -> Fill:
     return partial(fill_into, database, connection)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill_into() -> FillInto:
     """The same of any database, and a connection to it."""
 

@@ -283,15 +283,19 @@ def test_the_database_is_what_it_should_be(settings: stack.StackSettings):
     assert superuser == (False,)
 
 
-def test_the_dashboards_role_reads_what_the_owner_makes_and_writes_nothing(settings: stack.StackSettings):
+def test_the_dashboards_role_logs_in_reads_what_it_is_granted_and_writes_nothing(settings: stack.StackSettings):
     psycopg = pytest.importorskip("psycopg")
     with stack.running(settings, quiet) as servers:
         with psycopg.connect(servers.database_url) as owner:
             owner.execute("CREATE TABLE things AS SELECT 1 AS one")
+            owner.execute("CREATE TABLE secrets AS SELECT 1 AS one")
+            owner.execute("GRANT SELECT ON things TO grafana")
         password = Passwords(settings.home / "credentials.json").database["grafana"]
         place = servers.database_url.rpartition("@")[2]
         with psycopg.connect(f"postgresql://grafana:{password}@{place}", autocommit=True) as reader:
             assert reader.execute("SELECT one FROM things").fetchone() == (1,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute("SELECT one FROM secrets")
             with pytest.raises(psycopg.Error):
                 reader.execute("DELETE FROM things")
             reader.execute("SET default_transaction_read_only = off")

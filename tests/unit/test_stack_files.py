@@ -29,7 +29,7 @@ def test_compose_file_is_valid():
 
 
 def test_services_wait_for_each_other_by_health():
-    assert set(SERVICES) == {"timescaledb", "mosquitto", "migrate", "ingest", "api", "grafana"}
+    assert set(SERVICES) == {"timescaledb", "mosquitto", "migrate", "ingest", "api", "dashboards", "grafana"}
     for name, service in SERVICES.items():
         assert "healthcheck" in service, name
         for condition in service.get("depends_on", {}).values():

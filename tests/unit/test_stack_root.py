@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stack import __main__ as command
 from stack import root
 from stack.errors import RootBuildError, ToolMissingError
 
@@ -75,3 +76,22 @@ def test_a_damaged_marker_is_no_root(tmp_path: Path):
     assert root.build_id(tmp_path) is None
     (tmp_path / root.MARKER).write_text(json.dumps({"fingerprint": "old", "build": "x"}))
     assert root.build_id(tmp_path) is None
+
+
+@pytest.mark.parametrize(("user", "installed"), [(0, [["chromium"]]), (1000, [])])
+def test_a_browser_is_installed_by_root_only_and_once(
+    user: int, installed: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    calls: list[list[str]] = []
+    (tmp_path / "apt-get").write_text("#!/bin/sh\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(command, "install", calls.append)
+    command.browser()
+    assert calls == installed
+    assert ("sudo apt-get install" in capsys.readouterr().out) == (user != 0)
+    (tmp_path / "chromium").write_text("#!/bin/sh\n")
+    (tmp_path / "chromium").chmod(0o755)
+    command.browser()
+    assert calls == installed

@@ -211,7 +211,10 @@ def test_an_empty_registry():
     assert registry.calibration_start.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("module", ["devices.catalogue", "devices.flags", "devices.units", "storage.pgcopy", "citybeat.up"])
+@pytest.mark.parametrize(
+    "module",
+    ["devices.catalogue", "devices.flags", "devices.units", "storage.pgcopy", "citybeat.up", "dashboards.sql", "dashboards.texts"],
+)
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0
@@ -221,3 +224,23 @@ def test_examples_in_docstrings(module):
 def test_metrics_are_keyed_by_their_names():
     assert all(isinstance(metric, Metric) and metric.name == name for name, metric in catalogue.builtin().items())
     assert {metric.kind for metric in builtin().values()} == set(Kind) - {Kind.STATE}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("decimals = 1.5", "decimals"),
+        ('color = "red"', "#1F60C4"),
+        ("limits = [1]", "each of 'limits' is a table"),
+        ('limits = [{ standard = "x", span = "2h", value = 1, source = "s", since = 2026-01-01 }]', "one of 1h, 8h, 24h, 1y"),
+        (
+            'limits = [{ standard = "x", span = "1h", value = "1", source = "s", since = 2026-01-01 }]',
+            "a limit's value is a number",
+        ),
+        ('limits = [{ standard = "x", span = "1h", value = 1, source = "s", since = "2026" }]', "a date such as 2026-01-01"),
+    ],
+)
+def test_what_dashboards_show_of_a_metric_is_checked(line, words):
+    text = f'[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\n{line}\n'
+    with pytest.raises(CatalogueError, match=re.escape(words)):
+        extended(text, origin="t")

@@ -1,0 +1,161 @@
+"""Alert rules: what is asked, from which number on it matters, and what to do. Pure.
+
+A query returns one number a row, and texts that tell the rows apart; a row above the threshold is an alert of its own. A query that
+returns nothing is no alert: there is nothing that could be wrong.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dashboards import sql
+from dashboards.board import Context, uid
+from dashboards.panels import DATASOURCE
+
+#: Names of what is made in Grafana.
+FOLDER: Final = "citybeat"
+GROUP: Final = "citybeat"
+CONTACT: Final = "citybeat"
+#: s between two looks.
+EVERY: Final = 60
+#: A label of every rule that we made, by which we know it again.
+LABEL: Final = ("made_by", "citybeat")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One rule."""
+
+    name: str  # of its texts, and of its uid
+    query: str
+    above: float
+    lasting: str  # how long it has to hold
+    severity: str = "warning"
+    of_prometheus: bool = False
+
+
+def rules(context: Context) -> list[Rule]:
+    """All of them; those of what only the processes know if there is a Prometheus."""
+    found = [
+        Rule(
+            name="limit",
+            query=f"SELECT device, metric, span, ratio FROM limits_now({sql.quoted(context.standard)})",
+            above=1.0,
+            lasting="0s",
+        ),
+        Rule(
+            name="overdue",
+            query=(
+                "SELECT source, count(*) FILTER (WHERE severity > 2)::float8 AS overdue\n"
+                "FROM sensor_board GROUP BY source ORDER BY source"
+            ),
+            above=0.0,
+            lasting="5m",
+        ),
+        Rule(
+            name="ledger",
+            query=(
+                "SELECT s.name AS source,\n"
+                "    abs(t.received - t.stored - t.duplicate - t.conflict - t.missing - t.quarantined)::float8 AS difference\n"
+                "FROM ledger_totals t JOIN sources s ON s.id = t.source_id ORDER BY 1"
+            ),
+            above=0.0,
+            lasting="0s",
+            severity="critical",
+        ),
+        Rule(
+            name="lag",
+            # Minutes begin a minute before they end; a city that never sent anything is no alarm.
+            query="SELECT extract(epoch FROM now() - max(minute))::float8 - 60 AS age FROM ledger HAVING count(*) > 0",
+            above=300.0,
+            lasting="0s",
+            severity="critical",
+        ),
+        Rule(
+            name="quarantine",
+            query=(
+                "SELECT s.name AS source, count(q.id)::float8 AS messages\n"
+                "FROM sources s LEFT JOIN quarantine q ON q.source_id = s.id AND q.received_at > now() - INTERVAL '15 minutes'\n"
+                "GROUP BY s.name ORDER BY s.name"
+            ),
+            above=100.0,
+            lasting="0s",
+        ),
+    ]
+    if context.prometheus is not None:
+        found += [
+            Rule(
+                name="spool",
+                query="max(citybeat_ingest_spooled_oldest_seconds)",
+                above=600.0,
+                lasting="1m",
+                severity="critical",
+                of_prometheus=True,
+            ),
+            Rule(
+                name="commit",
+                query="histogram_quantile(0.95, sum by (le) (rate(citybeat_ingest_lag_seconds_bucket[5m])))",
+                above=60.0,
+                lasting="5m",
+                of_prometheus=True,
+            ),
+        ]
+    return found
+
+
+def group(context: Context) -> list[dict[str, Any]]:
+    """The rules as Grafana has them, both in files and in its API."""
+    return [_rule(context, rule) for rule in rules(context)]
+
+
+def contact(address: str) -> dict[str, Any]:
+    """Where alerts go: an URL is posted to, anything else is an address of e-mail."""
+    if address.startswith(("http://", "https://")):
+        return {"uid": CONTACT, "name": CONTACT, "type": "webhook", "settings": {"url": address, "httpMethod": "POST"}}
+    return {"uid": CONTACT, "name": CONTACT, "type": "email", "settings": {"addresses": address, "singleEmail": True}}
+
+
+def _rule(context: Context, rule: Rule) -> dict[str, Any]:
+    words = context.words
+    made: dict[str, Any] = {
+        "uid": uid(f"alert-{rule.name}"),
+        "title": words(f"alert.{rule.name}"),
+        "condition": "C",
+        "data": [_asked(context, rule), _threshold(rule.above)],
+        "noDataState": "OK",
+        "execErrState": "Error",
+        "for": rule.lasting,
+        "annotations": {"summary": words(f"alert.{rule.name}.summary"), "description": words(f"alert.{rule.name}.todo")},
+        "labels": {"severity": rule.severity, LABEL[0]: LABEL[1]},
+        "isPaused": False,
+    }
+    if context.contact is not None:
+        # The rule's own: the tree of policies is the city's, and stays as it is.
+        made["notification_settings"] = {"receiver": CONTACT}
+    return made
+
+
+def _asked(context: Context, rule: Rule) -> dict[str, Any]:
+    if rule.of_prometheus:
+        model: Mapping[str, Any] = {"refId": "A", "expr": rule.query, "instant": True, "range": False}
+        source = context.prometheus
+    else:
+        model = {"refId": "A", "rawSql": rule.query, "format": "table", "editorMode": "code", "rawQuery": True}
+        source = DATASOURCE.uid
+    return {
+        "refId": "A",
+        "datasourceUid": source,
+        "relativeTimeRange": {"from": 3600, "to": 0},
+        "model": {**model, "intervalMs": 60_000, "maxDataPoints": 1_000},
+    }
+
+
+def _threshold(above: float) -> dict[str, Any]:
+    condition: Sequence[Mapping[str, Any]] = [{"type": "query", "evaluator": {"type": "gt", "params": [above]}}]
+    model = {"refId": "C", "type": "threshold", "expression": "A", "conditions": condition}
+    return {
+        "refId": "C",
+        "datasourceUid": "__expr__",
+        "relativeTimeRange": {"from": 3600, "to": 0},
+        "model": {**model, "datasource": {"type": "__expr__", "uid": "__expr__"}, "intervalMs": 60_000, "maxDataPoints": 1_000},
+    }

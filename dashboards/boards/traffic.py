@@ -1,0 +1,32 @@
+"""Traffic: how much, how fast and how full, by district, and every metric of the domain by device."""
+
+from typing import Any
+
+from dashboards import panels, sql
+from dashboards.board import Board, Context
+from dashboards.panels import Sql
+from devices.catalogue import Domain
+
+
+def board(context: Context) -> dict[str, Any]:
+    """Make it."""
+    words = context.words
+    made = Board(context, "traffic")
+    made.usual_variables(Domain.TRAFFIC)
+    made.row(words("row.districts"))
+    for name in ("intensity", "averageVehicleSpeed", "occupancy"):
+        if name in context.catalogue:
+            metric = context.catalogue[name]
+            panel = panels.chart(
+                words("by_district", metric=words.metric(metric)),
+                Sql(sql.by_district(name)),
+                look=context.look(metric),
+                none=words("none.chart"),
+                about=words("by_district.about"),
+                name="${__field.labels.district}",
+                link=context.to_board("traffic", "var-district=${__field.labels.district}&"),
+            )
+            made.add(panel, 8, 8)
+    made.row(words("row.devices"))
+    made.metrics(context.of(Domain.TRAFFIC))
+    return made.build()

@@ -1,0 +1,94 @@
+"""Everything as files: a directory that Grafana's provisioning reads from its disk. JSON throughout, which is YAML too."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from dashboards import alerts, boards, datasource
+from dashboards.board import Context
+from dashboards.datasource import Database
+from devices.errors import CitybeatError
+
+#: Where Grafana looks, unless it is told otherwise.
+MOUNT: Final = "/etc/grafana/provisioning"
+#: Of dashboards, below the directory. Beside the file that names it, Grafana reads no other file of that folder.
+JSON: Final = "dashboards/citybeat"
+
+
+class DashboardsError(CitybeatError):
+    """Dashboards cannot be written or published."""
+
+
+def contents(context: Context, database: Database, *, mount: str = MOUNT) -> dict[str, str]:
+    """Text of every file, by its path below the directory; `mount`: where Grafana will find the directory."""
+    provider = {
+        "name": "citybeat",
+        "folder": alerts.FOLDER,
+        "folderUid": alerts.FOLDER,
+        "type": "file",
+        "disableDeletion": False,
+        "allowUiUpdates": False,  # what is changed by hand would be gone with the next build
+        "updateIntervalSeconds": 60,
+        "options": {"path": f"{mount}/{JSON}"},
+    }
+    source = {**datasource.definition(database), "editable": False, "secureJsonData": {"password": datasource.PASSWORD}}
+    groups = [
+        {
+            "orgId": 1,
+            "name": alerts.GROUP,
+            "folder": alerts.FOLDER,
+            "interval": f"{alerts.EVERY}s",
+            # Grafana takes annotations as they stand (since 9.2, since their templates have dollars).
+            "rules": [{**_escaped(rule), "annotations": rule["annotations"]} for rule in alerts.group(context)],
+        }
+    ]
+    alerting: dict[str, Any] = {"apiVersion": 1, "groups": groups}
+    if context.contact is not None:
+        point = alerts.contact(context.contact)
+        receiver = _escaped({key: point[key] for key in ("uid", "type", "settings")})
+        alerting["contactPoints"] = [{"orgId": 1, "name": point["name"], "receivers": [receiver]}]
+    return {
+        "datasources/citybeat.yaml": as_text({"apiVersion": 1, "datasources": [source]}),
+        "dashboards/citybeat.yaml": as_text({"apiVersion": 1, "providers": [provider]}),
+        "alerting/citybeat.yaml": as_text(alerting),
+        **{f"{JSON}/{name}.json": as_text(made) for name, made in boards.build(context).items()},
+    }
+
+
+def write(out: Path, context: Context, database: Database, *, mount: str = MOUNT) -> list[Path]:
+    """Write them, and remove dashboards of earlier builds that are no more.
+
+    Raises
+    ------
+    DashboardsError
+        The directory cannot be written.
+    """
+    written = []
+    try:
+        for name, text in contents(context, database, mount=mount).items():
+            file = out / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".{file.name}.draft")
+            draft.write_text(text, "utf-8")
+            draft.replace(file)  # Grafana reads while we write
+            written.append(file)
+        for file in (out / JSON).glob("*.json"):
+            if file not in written:
+                file.unlink()
+    except OSError as exc:
+        raise DashboardsError(f"cannot write dashboards to {out}: {exc}") from exc
+    return written
+
+
+def as_text(thing: Any) -> str:
+    """JSON for people and for comparing."""
+    return json.dumps(thing, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _escaped(thing: Any) -> Any:
+    """A dollar is where Grafana fills in its environment when it reads a file of alerting; two are one."""
+    if isinstance(thing, dict):
+        return {name: _escaped(part) for name, part in thing.items()}
+    if isinstance(thing, list):
+        return [_escaped(part) for part in thing]
+    return thing.replace("$", "$$") if isinstance(thing, str) else thing
