@@ -4,13 +4,16 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
+from devices.catalogue import builtin
 from devices.device import Calibration, Device, Sensor
-from storage import registration, registry
-from storage.database import connect
+from devices.flags import Verdict
+from storage import flagging, registration, registry, rollup
+from storage.database import TransientError, connect
 from storage.store import Store
 
 #: s. A change of ten thousand devices takes some five on a machine that is busy otherwise; planned badly, minutes.
@@ -87,6 +90,37 @@ def test_a_device_moves_when_no_batch_of_either_source_is_under_way(connection, 
             assert source_of(connection) == "gw-1"
         moving.done()
     assert source_of(connection) == "gw-2"
+
+
+def declared(connection):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    said = {"device": "env-1", "metric": "pm25", "verdict": Verdict.BAD, "by": "test", "reason": "dust"}
+    kind = registry.load(connection, builtin()).kind
+    flagging.declare(connection, flagging.Declaration(start=start, end=start + timedelta(days=1), **said), kind)
+
+
+def rebuilt(connection):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    rollup.rebuild(connection, start, start + timedelta(days=1))
+
+
+@pytest.mark.parametrize("work", [declared, rebuilt])
+def test_what_is_stored_is_changed_under_the_lock_of_the_source_that_a_device_has(connection, database, changed, fill, work):
+    registry.register(connection, [device(), device(2, "gw-2")])
+    fill([("env-1", "pm25", 1_767_225_600_000_000, 5.0, 0)], received_at=1_767_225_600_000_000)
+    known = registry.load(connection, {}).sources
+    with closing(Store(database, quarantine_quota=1)) as store:
+        with store.batch(uuid4(), [known["gw-1"]]):
+            moving = changed(patched)
+            moving.waits(connection)
+            # It looks up the source before it waits for its lock, behind the device that moves.
+            working = changed(work)
+            working.waits(connection)
+        moving.done()
+    working.join(30)
+    assert isinstance(working.failed, TransientError)
+    assert "moved" in str(working.failed)
+    work(connection)
 
 
 def test_what_does_not_move_waits_for_no_batch(connection, database):
