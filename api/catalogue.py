@@ -1,5 +1,6 @@
 """The catalogue of metrics. Answered from memory; only a key is looked up."""
 
+from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
@@ -12,6 +13,8 @@ from api.dependencies import Parts
 from api.models import CatalogueModel
 from api.params import Parameters
 from devices.catalogue import Domain, Metric
+from devices.senml_units import UCUM, name_of
+from devices.units import SPELLINGS, UnitError, conversion
 
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
 
@@ -44,9 +47,17 @@ _EXAMPLE: Final = {
             "may_repeat": [],
             "sentinels": [],
             "source": "Z",
+            "senml_unit": "Cel",
+            "accepted_units": ["Cel", "K", "[degF]", "[degR]"],
         }
     ]
 }
+#: What sensors send, in UCUM: units that people write, those of SenML, and prefixes that are common with them. Without those that
+#: only happen to have a dimension in common with something (a percentage is no byte).
+_COMMON: Final = sorted(
+    {*SPELLINGS.values(), *UCUM.values(), "K", "[degR]", "mW", "MW", "kV", "mg/m3", "g/m3", "Pa", "kPa", "bar"}
+    - {"mol", "By", "KiBy", "GBy", "By/s", "MBy/s", "bit", "bit/s", "Mbit/s", "kat", "Bq", "MHz", "[NTU]"}
+)
 
 
 @router.get(
@@ -81,4 +92,20 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "may_repeat": list(metric.may_repeat),
         "sentinels": list(metric.sentinels),
         "source": metric.source,
+        "senml_unit": name_of(metric.unit),
+        "accepted_units": _accepted(metric.unit),
     }
+
+
+@cache
+def _accepted(unit: str) -> list[str]:
+    """Common units that can be converted to this one; it comes first."""
+    return [unit, *(other for other in _COMMON if other != unit and _converts(other, unit))]
+
+
+def _converts(sent: str, wanted: str) -> bool:
+    try:
+        conversion(sent, wanted)
+    except UnitError:
+        return False
+    return True

@@ -1,16 +1,19 @@
 """Devices as clients describe them: bodies of requests, and entries of files. What they must be stands in `devices/device.py`."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from api.params import Instant, Parameters, Text
 from devices.catalogue import Domain
 from devices.device import DEVICE_ID, LONGEST, SENSOR_NUMBERS, SOURCE_NAME, Calibration, ConflictPolicy, Device, Sensor
 
-_Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+#: In one form of Unicode, so that a district is the same one whichever system it was typed on.
+_Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$"), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Id = Annotated[str, Field(pattern=f"^{DEVICE_ID.pattern}$", examples=["env-0007"])]
 SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=["gw-3"])]

@@ -1,8 +1,10 @@
 """The registered devices, and who changed what of them. Changing them: `api/registration.py`."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
+import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
@@ -17,6 +19,8 @@ from api.params import Paged, Text, decode_cursor, encode_cursor
 from api.selecting import DeviceFilters, visible
 from devices import flags
 from devices.device import SENSOR_NUMBERS
+from devices.senml_units import name_of
+from devices.units import SPELLINGS
 from storage import directory, registration
 from storage.directory import DeviceEntry, SensorEntry
 from storage.registration import Calibrated
@@ -85,8 +89,10 @@ _SENSOR: Final[dict[str, Any]] = {
             "by": "lab",
             "reason": "certificate 26-118",
             "created_at": "2026-01-01T08:00:00Z",
+            "in_force": True,
         }
     ],
+    "senml": {"n": "env-0007:temperature", "u": None},
     "retired_at": None,
     "latest": {"time": "2026-01-01T00:00:00Z", "value": 28.1, "flags": [], "age_s": 12.5},
 }
@@ -145,7 +151,7 @@ async def devices(
     """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
     wanted = visible(parameters.selection(), caller)
     if Form.CSV in (accept or ""):
-        return await _file(parts, wanted, parameters.source)
+        return await _file(parts, wanted, parameters)
     key = decode_cursor(parameters.cursor, str)
     found = await directory.devices(
         parts.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
@@ -203,12 +209,12 @@ async def history(
                     "subject": change.subject,
                     "action": change.action,
                     "metric": change.metric,
-                    "before": change.before,
-                    "after": change.after,
+                    "before": change.before and orjson.Fragment(change.before),
+                    "after": change.after and orjson.Fragment(change.after),
                 }
                 for change in page
             ],
-            "next_cursor": encode_cursor(page[-1].id) if len(found) > len(page) else None,
+            "next_cursor": encode_cursor(page[-1].number) if len(found) > len(page) else None,
         }
     )
 
@@ -224,7 +230,7 @@ async def detailed(parts: Service, caller: Caller, device: str) -> Response:
     found = await directory.device(parts.pool, _one(device, caller), parts.catalogue)
     if found is None:
         raise problems.not_found(f"there is no device {device!r}")
-    made = answer({**_device(found.entry), "sensors": [_sensor(sensor, found.calibrations) for sensor in found.sensors]})
+    made = answer({**_device(found.entry), "sensors": [_sensor(device, sensor, found.calibrations) for sensor in found.sensors]})
     made.headers["etag"] = found.etag
     return made
 
@@ -233,13 +239,17 @@ def _one(device: str, caller: Caller) -> Selection:
     return visible(Selection(devices=[device], include_retired=True), caller)
 
 
-async def _file(parts: Service, wanted: Selection, source: str | None) -> Response:
-    listed, more = await registration.described(parts.pool, wanted, source=source, limit=MAX_LINES)
+async def _file(parts: Service, wanted: Selection, parameters: DevicesParameters) -> Response:
+    for name in {"limit", "cursor"} & parameters.model_fields_set:
+        raise problems.invalid(name, "a file has no pages; leave it out")
+    if wanted.include_retired:
+        raise problems.invalid("include_retired", "a file is there to be imported, which would bring them back; ask for JSON")
+    listed, more = await registration.described(parts.pool, wanted, source=parameters.source, limit=MAX_LINES)
     if more:
         detail = f"more than the {MAX_LINES} sensors that one file may have; ask for a district or a domain"
         raise problems.invalid("district", detail, slug="too-many-series", max_sensors=MAX_LINES)
     headers = {"Content-Disposition": 'attachment; filename="devices.csv"', "Vary": "Accept"}
-    return Response(written(listed), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(await asyncio.to_thread(written, listed), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _feature(entry: dict[str, Any]) -> dict[str, Any]:
@@ -265,8 +275,8 @@ def _device(entry: DeviceEntry) -> dict[str, Any]:
     }
 
 
-def _sensor(entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
-    newest = entry.newest
+def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
+    newest, sent = entry.newest, entry.registered.unit or entry.unit
     return {
         "metric": entry.metric,
         "domain": entry.domain,
@@ -292,10 +302,12 @@ def _sensor(entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str,
                 "by": each.by,
                 "reason": each.reason,
                 "created_at": rfc3339(each.created_at),
+                "in_force": each.in_force,
             }
             for each in calibrations
             if each.metric == entry.metric
         ],
+        "senml": {"n": f"{device}:{entry.metric}", "u": name_of(SPELLINGS.get(sent, sent))},
         "retired_at": None if entry.retired_at is None else rfc3339(entry.retired_at),
         "latest": newest
         and {

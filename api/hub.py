@@ -2,7 +2,7 @@
 
 Law: nobody waits for a client. What a stream has not sent yet is held for it, up to a bound; beyond, the stream is ended. Rows are
 looked for by asking, ten times a second and only while there is a stream: a NOTIFY would take a lock of the whole server at every
-commit of ingest (docs/decisions/0007-outbox.md).
+commit of ingest (docs/decisions/0005-outbox.md).
 
 A stream that resumes reads for itself what lies between (`api/stream.py`), until it has come as far as the hub, and joins it
 between two looks. The registry's version comes with each look: where it has moved, names and members are read anew before anything

@@ -1,5 +1,6 @@
 """Changes of the registry: devices, their sensors and calibrations, sources; and whole files of devices."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
@@ -94,7 +95,8 @@ async def import_(request: Request, parts: Parts, caller: Admin, parameters: Ann
     if kind not in set(Form):
         detail = f"a file of devices is {', '.join(Form)}; say which in Content-Type"
         raise Problem(415, "unsupported-media-type", "Unsupported media type", detail)
-    entries, mistakes = imports.read(await request.body(), Form(kind), parts.catalogue)
+    # In a thread: a large file takes seconds, and streams and questions of others go on.
+    entries, mistakes = await asyncio.to_thread(imports.read, await request.body(), Form(kind), parts.catalogue)
     if not mistakes:
         devices = [entry.device for entry in entries]
         try:

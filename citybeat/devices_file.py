@@ -1,11 +1,11 @@
 """Devices from a file, in the forms that the API takes: CSV, GeoJSON, JSON."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from api import imports
 from api.imports import Form
+from devices.catalogue import Catalogue
 from devices.device import Device
 from devices.errors import DeviceError
 
@@ -14,14 +14,14 @@ _FORMS: Final = {".json": Form.JSON, ".geojson": Form.GEOJSON, ".csv": Form.CSV}
 _SHOWN: Final = 50
 
 
-def parse(file: Path, metrics: Mapping[str, Any]) -> list[Device]:
+def parse(file: Path, metrics: Catalogue) -> list[Device]:
     """The devices of a file; its name says the form.
 
     Parameters
     ----------
     file : Path
-    metrics : mapping
-        Names that a sensor may have.
+    metrics : Catalogue
+        What a sensor may measure.
 
     Raises
     ------

@@ -116,3 +116,18 @@ UCUM: Final[Mapping[str, str]] = MappingProxyType(
         "/1000": "[ppth]",
     }
 )
+
+#: Where several SenML names are one UCUM code, the one that says no more than the code.
+_PLAIN: Final = {"1": "/", "%": "/100", "s": "s", "deg": "deg", "/min": "1/min"}
+_NAMES: Final = {ucum: name for name, ucum in reversed([*UCUM.items()])} | _PLAIN
+
+
+def name_of(ucum: str) -> str | None:
+    """The SenML unit of a UCUM code; None: there is none.
+
+    Examples
+    --------
+    >>> name_of("Cel"), name_of("%"), name_of("kV.A{reactive}"), name_of("{vehicle}/h")
+    ('Cel', '/100', 'kvar', None)
+    """
+    return _NAMES.get(ucum)

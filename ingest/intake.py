@@ -60,10 +60,7 @@ class Intake:
         count = layout.workers
         self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
         self.gateway: Final = Gateway(session, self.inboxes)
-        names = [f"{session.client_id}-{number}-of-{count}{SUFFIX}" for number in range(count)]
-        together: list[Spool] = []
-        own = [Spool(layout.spool / name, max_bytes=layout.spool_bytes, together=together) for name in names]
-        adopted = _adopted(layout.spool, names, together)
+        own, adopted = _spools(layout, session.client_id)
         gate = threading.Event()
         if not adopted:
             gate.set()
@@ -260,22 +257,41 @@ def _watch(intake: Intake, stop: threading.Event, report: Callable[[dict[str, An
             report(intake.report())
 
 
-def _adopted(directory: Path, own: Sequence[str], together: list[Spool]) -> list[Spool]:
-    """Spools that other numbers of workers left, or another client id; those that somebody has open are not ours."""
-    found = []
-    for path in leftovers(directory):
-        if path.name in own:
-            continue
-        try:
-            spool = Spool(path, max_bytes=0, together=together)
-        except SpoolInUseError:
-            continue
-        if len(spool):
-            _LOG.info("%s has %d messages of earlier workers; they are written first", path, spool.messages)
-            found.append(spool)
-        else:
-            spool.delete()
-    return found
+def _spools(layout: Layout, client_id: str) -> tuple[list[Spool], list[Spool]]:
+    """A spool for each lane, and those that must be written before anything else, in the order in which they were filled.
+
+    What was left under our lanes' names goes on in them. Where another number of workers, or another client id, left something too,
+    a source's messages may be in several files: then all of them are written first, the oldest first, and our lanes begin new
+    files. Else what is older than those others, or newer, would be written on the wrong side of them. What somebody has open is
+    not ours.
+    """
+    together: list[Spool] = []
+    left = [spool for path in leftovers(layout.spool) if (spool := _left(path, together)) is not None]
+    names = [f"{client_id}-{number}-of-{layout.workers}" for number in range(layout.workers)]
+    if all(spool.path.name.removesuffix(SUFFIX) in names for spool in left):
+        for spool in left:
+            spool.close()
+            together.remove(spool)
+        left = []
+    else:
+        for spool in left:
+            _LOG.info("%s has %d messages of earlier workers; they are written first", spool.path, spool.messages)
+        names = [f"{name}.{time.time_ns()}" for name in names]
+    own = [Spool(layout.spool / f"{name}{SUFFIX}", max_bytes=layout.spool_bytes, together=together) for name in names]
+    return own, sorted(left, key=lambda spool: spool.oldest or 0.0)
+
+
+def _left(path: Path, together: list[Spool]) -> Spool | None:
+    """A file that has something; None: it is another process's, or was empty and is gone."""
+    try:
+        spool = Spool(path, max_bytes=0, together=together)
+    except SpoolInUseError:
+        return None
+    if len(spool):
+        return spool
+    spool.delete()
+    together.remove(spool)
+    return None
 
 
 def _complaints(number: int, state: LaneState) -> list[str]:

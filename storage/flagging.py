@@ -92,7 +92,7 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
         changed = 0
         bits = {"manual": int(MANUAL), "flags": int(declared.verdict.flags)}
         for start, stop in _slices(connection, [series], declared.start, declared.end):
-            with locked(connection, source, since=start):
+            with locked(connection, source, [series], since=start):
                 found_rows = connection.execute(_SQL["declare"], {"series": series, "start": start, "stop": stop, **bits}).rowcount
                 if found_rows:
                     minutes.replace_range(connection, [series], *_whole_minutes(start, stop), kind)
@@ -152,7 +152,7 @@ def rejudge(
         ).fetchall():
             flags_of = judge()
             for first, stop in _slices(connection, series, start - lookback, end):
-                with locked(connection, source, since=first):
+                with locked(connection, source, series, since=first):
                     found = _rejudge_slice(connection, series, first, stop, start, flags_of, kind)
                     if found:
                         mark(connection, source)

@@ -1,10 +1,10 @@
 """Changes of the registry, one device at a time, each as somebody's; and the history of all of them.
 
-Law: whoever changes a device holds its row first, so that what is compared with an ETag is what is changed. The history is written
-by triggers (migration 0013), whoever makes a change and however.
+Law: changes come one after the other (`registry.lock_registry`), and whoever changes a device holds its row, so that what is
+compared with an ETag is what is changed. The history is written by triggers (migration 0013), whoever makes a change and however.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,14 +49,14 @@ class Held:
 class Change:
     """An entry of the history."""
 
-    id: int
+    number: int  # 1, 2, 3, … of each device: a number of all changes would tell how much is changed elsewhere
     at: datetime
     actor: str
     subject: str  # device, sensor, calibration, declaration
     action: str  # created, changed, retired, restored, deleted
     metric: str | None  # of the sensor that it is about
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
+    before: str | None  # JSON
+    after: str | None  # JSON
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +70,7 @@ class Calibrated:
     by: str
     reason: str
     created_at: datetime
+    in_force: bool  # for a reading that is made now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,7 @@ def acting(connection: Connection, actor: str, *, keep: bool = True) -> Iterator
         Its leaves.
     """
     with translated(), connection.transaction():
+        registry.lock_registry(connection)
         connection.execute(_SQL["act"], {"actor": actor})
         yield
         if not keep:
@@ -117,7 +119,6 @@ def create(connection: Connection, device: Device, actor: str) -> None:
         See `registry.register`.
     """
     with acting(connection, actor):
-        connection.execute(_SQL["claim"], {"device": device.id})
         row = connection.execute(_SQL["hold"], {"device": device.id}).fetchone()
         if row is not None:
             how = 'it is out of service; PATCH it with {"retired": false}' if row[-1] is not None else "PATCH changes it"
@@ -161,6 +162,7 @@ def update(
         held = _hold(connection, device, expected)
         new = change(held.device)
         registry.ensure_sources(connection, [new.source])
+        registry.hold_sources(connection, [(device, new.source, False)])
         connection.execute(
             _SQL["update_device"],
             {
@@ -218,6 +220,7 @@ def calibrate(
     with acting(connection, actor):
         _hold(connection, device, expected)
         _need_sensor(connection, device, metric)
+        registry.hold_sources(connection, [(device, None, calibration.valid_from is None)])
         registry.add_calibrations(connection, [(device, metric, calibration)])
 
 
@@ -227,20 +230,20 @@ def marks(connection: Connection, devices: Sequence[str]) -> dict[str, int]:
         return dict(connection.execute(_SQL["marks"], {"devices": list(devices)}).fetchall())
 
 
-def etag(count: int, last: int) -> str:
+def etag(count: int) -> str:
     """What stands in the header, quotes included."""
-    return f'"{count:x}-{last:x}"'
+    return f'"{count}"'
 
 
 async def etag_of(cursor: AsyncCursor, device: str) -> str:
     """Of a device as the cursor sees it."""
     row = await (await cursor.execute(_SQL["tag"], {"device": device})).fetchone()
     assert row is not None
-    return etag(row[0], row[1])
+    return etag(row[0])
 
 
 async def history(pool: ReadPool, device: str, *, before: int | None, limit: int) -> list[Change]:
-    """At most `limit` changes of a device, its sensors, calibrations and declarations; the newest first, older than id `before`."""
+    """At most `limit` changes of a device, its sensors, calibrations and declarations; the newest first, below number `before`."""
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["history"], {"device": device, "before": before, "limit": limit})
         return [Change(**dict(zip(Change.__dataclass_fields__, row, strict=True))) for row in await cursor.fetchall()]
@@ -299,7 +302,7 @@ def _hold(connection: Connection, device: str, expected: Sequence[str] | None) -
         raise NoSuchDeviceError(f"there is no device {device!r}")
     tag = connection.execute(_SQL["tag"], {"device": device}).fetchone()
     assert tag is not None
-    current = etag(tag[0], tag[1])
+    current = etag(tag[0])
     if expected is not None and current not in expected and "*" not in expected:
         raise ChangedError(f"device {device!r} was changed meanwhile: its ETag is {current}. Look at it, and try again with that")
     name, domain, source, latitude, longitude, district, tags, retired_at = row[1:]

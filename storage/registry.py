@@ -18,11 +18,13 @@ from devices.registry import Corrected, Registry, SeriesRow
 from devices.units import UnitError, conversion
 from storage import sql
 from storage.database import Connection, StorageError, translated
-from storage.sources import horizon
+from storage.sources import horizon, lock
 
 _SQL: Final = sql.load("registry")
 #: The source under which messages are accounted whose topic names none.
 NO_SOURCE: Final = "?"
+#: Key of the advisory lock on changes: any fixed number of ours.
+_LOCK: Final = 0x72656769
 
 
 def sync_catalogue(connection: Connection, catalogue: Catalogue) -> None:
@@ -69,6 +71,7 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
         metric's; the message names it.
     """
     with translated(), connection.transaction():
+        lock_registry(connection)
         if len({device.id for device in devices}) < len(devices):
             raise DeviceError("a device stands twice in one registration")
         pairs = [(device.id, sensor) for device in devices for sensor in device.sensors]
@@ -81,8 +84,38 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
             }
             for device in devices
         ]
+        undated = {device for device, sensor in pairs if sensor.calibration is not None and sensor.calibration.valid_from is None}
+        hold_sources(connection, [(device.id, device.source, device.id in undated) for device in devices])
         connection.execute(_SQL["put_devices"], {"rows": Jsonb(described)})
         _put_sensors(connection, pairs)
+
+
+def lock_registry(connection: Connection) -> None:
+    """Be the only one who changes the registry, to the end of the transaction under way.
+
+    Everybody's change touches the registry's version beside rows of his own: two that touch them in different orders would wait for
+    each other. So one waits before it holds anything.
+    """
+    connection.execute(_SQL["lock_registry"], {"key": _LOCK})
+
+
+def hold_sources(connection: Connection, changes: Sequence[tuple[str, str | None, bool]]) -> None:
+    """Take the locks of sources of which no batch may be half way through a change, to the end of the transaction under way.
+
+    A series is guarded by the lock of its device's source. While a device moves, a batch of the old source could be writing what
+    one of the new source writes too; each would have found the registry as it was when it got its own lock.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that has the registry's lock.
+    changes : sequence of tuple
+        Of devices, as far as they are registered: id; the source that it will have, None: the one that it has; and whether it gets
+        a calibration without a time, which hangs on whether anything is stored.
+    """
+    rows = [{"device": device, "source": source, "undated": undated} for device, source, undated in changes]
+    for (source,) in connection.execute(_SQL["sources_to_hold"], {"rows": Jsonb(rows)}).fetchall():
+        lock(connection, source)
 
 
 def put_sensor(connection: Connection, device: str, sensor: Sensor) -> None:
@@ -94,6 +127,7 @@ def put_sensor(connection: Connection, device: str, sensor: Sensor) -> None:
         As `register`.
     """
     with translated(), connection.transaction():
+        lock_registry(connection)
         _check_sensors(connection, [(device, sensor)])
         _put_sensors(connection, [(device, sensor)])
 
@@ -226,8 +260,14 @@ def _check_sensors(connection: Connection, pairs: Sequence[tuple[str, Sensor]]) 
 
 
 def _put_sensors(connection: Connection, pairs: Sequence[tuple[str, Sensor]]) -> None:
-    rows = [{**_columns(sensor, "metric", "sentinels", "unit", *SENSOR_NUMBERS), "device": device} for device, sensor in pairs]
-    connection.execute(_SQL["put_series"], {"rows": Jsonb(rows)})
+    rows = Jsonb(
+        [
+            {**_columns(sensor, "metric", "sentinels", "unit", *SENSOR_NUMBERS), "device": device, "place": place}
+            for place, (device, sensor) in enumerate(pairs)
+        ]
+    )
+    connection.execute(_SQL["update_series"], {"rows": rows})
+    connection.execute(_SQL["add_series"], {"rows": rows})
     calibrated = [(device, sensor.metric, sensor.calibration) for device, sensor in pairs if sensor.calibration is not None]
     add_calibrations(connection, calibrated)
 

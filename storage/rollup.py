@@ -135,7 +135,7 @@ def _rebuild_source(
         if few > _SLICE and stop - start > _MINUTE:
             span = max(_MINUTE, _floor_of(span / 2))
             continue
-        with locked(connection, source, since=start):
+        with locked(connection, source, series, since=start):
             replaced += minutes.replace_range(connection, series, start, stop, kind, last=stop == end)
         start = stop
         if few < _SLICE // 4:

@@ -5,14 +5,14 @@ lock at a time, for a slice (`locked`). Retention moves the horizon first, and d
 then who had not seen it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
 from devices.errors import CitybeatError
 from storage import sql
-from storage.database import Connection
+from storage.database import Connection, TransientError
 
 _SQL: Final = sql.load("sources")
 #: First key of our advisory locks on sources; the second is the source's id.
@@ -55,15 +55,20 @@ def mark(connection: Connection, source: int) -> None:
 
 
 @contextmanager
-def locked(connection: Connection, source: int, *, since: datetime) -> Iterator[None]:
-    """A transaction that holds the lock of a source, to change what is stored from a time on.
+def locked(connection: Connection, source: int, series: Sequence[int], *, since: datetime) -> Iterator[None]:
+    """A transaction that holds the lock of a source, to change what is stored of series of it from a time on.
 
     Raises
     ------
     GoneError
         Readings from that time on are gone.
+    TransientError
+        A device has moved to another source since somebody found out whose these series are.
     """
     with connection.transaction():
         lock(connection, source)
+        row = connection.execute(_SQL["astray"], {"source": source, "series": list(series)}).fetchone()
+        if row is None or row[0]:
+            raise TransientError("a device has moved to another source meanwhile; do the same again")
         check_horizon(connection, since)  # under the lock: retention waits for it before it drops anything
         yield

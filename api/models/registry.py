@@ -32,6 +32,10 @@ class MetricModel(Model):
     may_repeat: list[float] = Field(description="Values that are never STUCK.")
     sentinels: list[float] = Field(description='Codes for "missing", beside the default ones that lie outside the plausible range.')
     source: str = Field(description="Where the bounds come from; devices/catalogue.toml explains the letters.")
+    senml_unit: str | None = Field(description="What SenML calls the unit; null: it has no name for it.", examples=["Cel"])
+    accepted_units: list[str] = Field(
+        description="Units that a sensor may be registered to send, in UCUM: the common ones; docs/units.md says which others are."
+    )
 
 
 class CatalogueModel(Model):
@@ -98,6 +102,16 @@ class CalibrationModel(Model):
     by: str
     reason: str
     created_at: str
+    in_force: bool = Field(description="Holds for a reading that is made now.")
+
+
+class SenmlModel(Model):
+    """What the sensor is called in a SenML pack."""
+
+    n: str = Field(examples=["env-0007:temperature"])
+    u: str | None = Field(
+        description="Of the unit that it is registered to send; null: SenML has none, leave `u` out.", examples=["Cel"]
+    )
 
 
 class SensorModel(Model):
@@ -116,6 +130,7 @@ class SensorModel(Model):
     sentinels: list[float | None] = Field(description="Values that mean: no value.")
     registered: RegisteredModel
     calibrations: list[CalibrationModel] = Field(description="In the order in which they hold.")
+    senml: SenmlModel
     retired_at: str | None = Field(description="Since when it is out of service, though its device may go on.")
     latest: NewestModel | None
 

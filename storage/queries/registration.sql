@@ -8,18 +8,15 @@ SELECT set_config('citybeat.actor', %(actor)s, true);
 -- The same for a whole connection.
 SELECT set_config('citybeat.actor', %(actor)s, false);
 
--- name: claim
--- One at a time may make a device of this id.
-SELECT pg_advisory_xact_lock(18, hashtext(%(device)s));
-
 -- name: hold
 -- A device as it is, kept from others until the transaction ends.
 SELECT d.id, d.name, d.domain, s.name, d.latitude, d.longitude, d.district, d.tags, d.retired_at
-FROM devices d JOIN sources s ON s.id = d.source_id WHERE d.id = %(device)s FOR UPDATE OF d;
+FROM devices d JOIN sources s ON s.id = d.source_id WHERE d.id = %(device)s FOR NO KEY UPDATE OF d;
 
 -- name: tag
--- What an ETag is made of: each change of a device, its sensors, calibrations or declarations adds a row to the history.
-SELECT count(*), coalesce(max(id), 0) FROM audit WHERE device = %(device)s;
+-- What an ETag is made of: each change of a device, its sensors or calibrations adds a row to the history, and none is ever removed.
+-- What is declared of readings changes nothing of the device.
+SELECT count(*) FROM audit WHERE device = %(device)s AND subject <> 'declaration';
 
 -- name: marks
 -- Of those of these devices that there are, how often each was changed.
@@ -46,13 +43,17 @@ SELECT retired_at IS NOT NULL FROM series WHERE device_id = %(device)s AND metri
 UPDATE series SET retired_at = now() WHERE device_id = %(device)s AND metric = %(metric)s AND retired_at IS NULL;
 
 -- name: history
--- A page of what was changed of a device, the newest first.
-SELECT id, at, actor, subject, action, metric, before, after FROM audit
-WHERE device = %(device)s AND (%(before)s::int8 IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s;
+-- A page of what was changed of a device, the newest first. As text: jsonb has numbers that no integer of a program holds.
+SELECT number, at, actor, subject, action, metric, before::text, after::text
+FROM (SELECT a.*, row_number() OVER (ORDER BY id) AS number FROM audit a WHERE device = %(device)s) AS numbered
+WHERE %(before)s::int8 IS NULL OR number < %(before)s ORDER BY number DESC LIMIT %(limit)s;
 
 -- name: calibrations
--- Every calibration of a device's sensors, in the order in which they hold.
-SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at
+-- Every calibration of a device's sensors, in the order in which they hold, and which of each sensor holds now.
+SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at,
+    c.id IS NOT DISTINCT FROM (
+        SELECT o.id FROM calibrations o WHERE o.series_id = c.series_id AND o.valid_from <= now()
+        ORDER BY o.valid_from DESC, o.id DESC LIMIT 1)
 FROM calibrations c JOIN series s ON s.id = c.series_id
 WHERE s.device_id = %(device)s ORDER BY s.metric, c.valid_from, c.id;
 

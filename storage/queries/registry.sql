@@ -25,6 +25,21 @@ INSERT INTO sources (name) SELECT unnest(%(names)s::text[]) ON CONFLICT (name) D
 -- Ids of these sources, as far as they exist.
 SELECT name, id FROM sources WHERE name = ANY(%(names)s);
 
+-- name: lock_registry
+-- One change at a time, to the end of the transaction under way.
+SELECT pg_advisory_xact_lock(%(key)s);
+
+-- name: sources_to_hold
+-- Sources of which no batch may be half way through what changes: both, where a device moves from one to the other, and that of a
+-- sensor whose calibration is of every reading if none is stored.
+SELECT DISTINCT held.source_id
+FROM jsonb_to_recordset(%(rows)s) AS r(device text, source text, undated bool)
+JOIN devices d ON d.id = r.device
+LEFT JOIN sources s ON s.name = r.source
+CROSS JOIN LATERAL unnest(ARRAY[d.source_id, s.id]) AS held(source_id)
+WHERE held.source_id IS NOT NULL AND (s.id <> d.source_id OR r.undated)
+ORDER BY held.source_id;
+
 -- name: put_devices
 -- Register devices, or replace their descriptions; a retired one comes back into service. One statement, so one new version.
 INSERT INTO devices AS d (id, name, domain, source_id, latitude, longitude, district, tags)
@@ -39,25 +54,32 @@ WHERE (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tag
     IS DISTINCT FROM (EXCLUDED.name, EXCLUDED.domain, EXCLUDED.source_id, EXCLUDED.latitude, EXCLUDED.longitude,
                       EXCLUDED.district, EXCLUDED.tags, NULL::timestamptz);
 
--- name: put_series
--- Sensors of devices, with what they override; a retired one comes back into service.
-INSERT INTO series AS s (device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels, unit,
-    step_floor, step_per_minute, stuck_after_s)
-SELECT device, metric, low, high, suspect_low, suspect_high, rating, "interval", sentinels, unit,
-    step_floor, step_per_minute, stuck_after
+-- name: update_series
+-- What sensors override, where it differs; a retired one comes back into service.
+UPDATE series s
+SET low = r.low, high = r.high, suspect_low = r.suspect_low, suspect_high = r.suspect_high, rating = r.rating,
+    interval_s = r."interval", sentinels = r.sentinels, unit = r.unit, step_floor = r.step_floor,
+    step_per_minute = r.step_per_minute, stuck_after_s = r.stuck_after, retired_at = NULL
 FROM jsonb_to_recordset(%(rows)s) AS r(
     device text, metric text, low float8, high float8, suspect_low float8, suspect_high float8, rating float8, "interval" float8,
     sentinels float8[], unit text, step_floor float8, step_per_minute float8, stuck_after float8)
-ON CONFLICT (device_id, metric) DO UPDATE
-SET low = EXCLUDED.low, high = EXCLUDED.high, suspect_low = EXCLUDED.suspect_low, suspect_high = EXCLUDED.suspect_high,
-    rating = EXCLUDED.rating, interval_s = EXCLUDED.interval_s, sentinels = EXCLUDED.sentinels, unit = EXCLUDED.unit,
-    step_floor = EXCLUDED.step_floor, step_per_minute = EXCLUDED.step_per_minute, stuck_after_s = EXCLUDED.stuck_after_s,
-    retired_at = NULL
-WHERE (s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels, s.unit,
-    s.step_floor, s.step_per_minute, s.stuck_after_s, s.retired_at)
-    IS DISTINCT FROM (EXCLUDED.low, EXCLUDED.high, EXCLUDED.suspect_low, EXCLUDED.suspect_high,
-                      EXCLUDED.rating, EXCLUDED.interval_s, EXCLUDED.sentinels, EXCLUDED.unit,
-                      EXCLUDED.step_floor, EXCLUDED.step_per_minute, EXCLUDED.stuck_after_s, NULL::timestamptz);
+WHERE (s.device_id, s.metric) = (r.device, r.metric)
+    AND (s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s, s.sentinels, s.unit, s.step_floor,
+        s.step_per_minute, s.stuck_after_s, s.retired_at)
+    IS DISTINCT FROM (r.low, r.high, r.suspect_low, r.suspect_high, r.rating, r."interval", r.sentinels, r.unit, r.step_floor,
+        r.step_per_minute, r.stuck_after, NULL::timestamptz);
+
+-- name: add_series
+-- Sensors that are new, with the numbers behind the last one: what is found registered, or undone, leaves no gap.
+INSERT INTO series (id, device_id, metric, low, high, suspect_low, suspect_high, rating, interval_s, sentinels, unit,
+    step_floor, step_per_minute, stuck_after_s)
+SELECT (SELECT coalesce(max(id), 0) FROM series) + row_number() OVER (ORDER BY r.place),
+    r.device, r.metric, r.low, r.high, r.suspect_low, r.suspect_high, r.rating, r."interval", r.sentinels, r.unit, r.step_floor,
+    r.step_per_minute, r.stuck_after
+FROM jsonb_to_recordset(%(rows)s) AS r(
+    place int, device text, metric text, low float8, high float8, suspect_low float8, suspect_high float8, rating float8,
+    "interval" float8, sentinels float8[], unit text, step_floor float8, step_per_minute float8, stuck_after float8)
+WHERE NOT EXISTS (SELECT FROM series s WHERE (s.device_id, s.metric) = (r.device, r.metric));
 
 -- name: add_calibrations
 -- Calibrations that say something new. Without a valid_from: of every reading, if none is stored and none was calibrated; else from now.

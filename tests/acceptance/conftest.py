@@ -165,6 +165,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iter
         yield from _served(town)
 
 
+@pytest.fixture
+def service_to_spoil(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Service]:
+    """The same for one test alone, which may change whatever it likes."""
+    with _built(tmp_path_factory, debian_root) as town:
+        yield from _served(town)
+
+
 def _served(town: Town) -> Iterator[Service]:
     devices = [
         Device(

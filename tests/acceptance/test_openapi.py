@@ -16,7 +16,8 @@ CHECKS = (
 )
 
 
-def test_the_service_is_as_it_says(service, tmp_path):
+def test_the_service_is_as_it_says(service_to_spoil, tmp_path):
+    service = service_to_spoil
     done = subprocess.run(
         [
             Path(sys.executable).with_name("st"),

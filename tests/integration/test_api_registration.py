@@ -1,9 +1,12 @@
 """The registry changed by HTTP: what is answered, what is stored, what the history says, and what ingest sees."""
 
+import asyncio
 import json
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 
+import httpx
 import pytest
 
 from api import models
@@ -69,6 +72,12 @@ def test_a_device_is_made(ask, device, connection):
         ("sensor", "pm25", "created"),
         ("device", None, "created"),
     ] or history(ask)[-1] == ("device", None, "created")
+
+
+def test_what_a_sensor_is_called_in_senml(ask, device):
+    pm25, temperature = device.json()["sensors"]
+    assert pm25["senml"] == {"n": "env-1:pm25", "u": "ug/m3"}
+    assert temperature["senml"] == {"n": "env-1:temperature", "u": None}  # it sends Fahrenheit, which SenML has no name for
 
 
 def test_a_device_is_made_once(ask, device):
@@ -179,9 +188,28 @@ def as_dict(device):
     return {name: getattr(device, name) for name in Device.__dataclass_fields__}
 
 
-def test_readings_do_not_change_the_etag(ask, device, fill):
+def declare(connection, moment):
+    kind = registry.load(connection, builtin()).kind
+    declared = {"device": "env-1", "metric": "pm25", "verdict": Verdict.BAD, "by": "lan", "reason": "dust"}
+    flagging.declare(connection, flagging.Declaration(start=moment, end=moment.replace(year=moment.year + 1), **declared), kind)
+
+
+def test_readings_do_not_change_the_etag(ask, device, fill, connection):
     fill([("env-1", "pm25", 1_767_225_600_000_000, 1.0, 0)], received_at=1_767_225_600_000_000)
+    declare(connection, datetime(2026, 1, 1, tzinfo=UTC))
     assert ask("GET", "/v1/devices/env-1").headers["etag"] == device.headers["etag"]
+    assert history(ask)[0] == ("declaration", "pm25", "created")
+
+
+def test_nothing_tells_how_much_is_changed_elsewhere(ask, device):
+    """A restricted key would learn it from numbers of all changes, in an ETag or a cursor."""
+    other = DEVICE | {"id": "env-2"}
+    for i in range(3):
+        assert ask("POST", "/v1/devices", DEVICE | {"id": f"between-{i}"}).status_code == 201
+    made = ask("POST", "/v1/devices", other)
+    assert made.headers["etag"] == device.headers["etag"]
+    pages = [ask("GET", f"/v1/devices/{name}/history?limit=1").json()["next_cursor"] for name in ("env-1", "env-2")]
+    assert pages[0] == pages[1] is not None
 
 
 def test_out_of_service_and_back(ask, device, connection):
@@ -252,6 +280,15 @@ def test_calibrations_have_a_history(ask, device):
     assert made.status_code == 201
     (_, temperature) = made.json()["sensors"]
     assert [(c["scale"], c["valid_from"]) for c in temperature["calibrations"]] == [(1.0, None), (1.02, "2026-03-01T01:00:00Z")]
+    (_, temperature) = ask("POST", url, {"scale": 3.0, "valid_from": "9000-01-01T00:00:00Z"}).json()["sensors"]
+    assert [c["in_force"] for c in temperature["calibrations"]] == [False, True, False]
+    (_, temperature) = ask("POST", url, {"scale": 1.03, "valid_from": "2026-03-01T08:00:00+07:00"}).json()["sensors"]
+    assert [(c["scale"], c["in_force"]) for c in temperature["calibrations"]] == [
+        (1.0, False),
+        (1.02, False),
+        (1.03, True),
+        (3.0, False),
+    ]
     assert ask("POST", url, {"scale": 0}).status_code == 422
     assert ask("POST", url.replace("temperature", "no2"), {"offset": 1.0}).status_code == 404
 
@@ -263,19 +300,7 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     assert closed.ask("PATCH", "/v1/devices/env-1", json={"name": "by a key"}, headers=headers)[0].status_code == 200
     registration.act_as(connection, "lan (citybeat devices)")
     registry.retire(connection, "env-1")
-    flagging.declare(
-        connection,
-        flagging.Declaration(
-            device="env-1",
-            metric="pm25",
-            start=(moment := connection.execute("SELECT now()").fetchone()[0]),
-            end=moment.replace(year=moment.year + 1),
-            verdict=Verdict.BAD,
-            by="lan",
-            reason="dust",
-        ),
-        registry.load(connection, builtin()).kind,
-    )
+    declare(connection, connection.execute("SELECT now()").fetchone()[0])
     pages, cursor = [], ""
     while cursor is not None:
         answer = ask("GET", f"/v1/devices/env-1/history?limit=2{'&cursor=' + cursor if cursor else ''}").json()
@@ -290,6 +315,13 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     assert pages[-1]["actor"] == "anonymous"
     # One key does not see what another one is.
     assert ask("GET", "/v1/devices/nobody/history").status_code == 404
+
+
+def test_the_history_has_numbers_of_any_size(ask, device):
+    ask("PUT", "/v1/devices/env-1/sensors/pm25", {"sentinels": [1e300, -1e-300], "high": 1.7e308})
+    changes = ask("GET", "/v1/devices/env-1/history?limit=1").json()["changes"]
+    assert changes[0]["after"]["sentinels"] == [1e300, -1e-300]
+    assert changes[0]["after"]["high"] == 1.7e308
 
 
 def test_sources(ask, device):
@@ -343,6 +375,40 @@ def test_what_is_exported_is_imported_to_the_same(api, ask, device):
     place = ask("GET", "/v1/devices", accept="application/geo+json").json()
     models.DeviceFeaturesModel.model_validate(place)
     assert [feature["geometry"] for feature in place["features"]] == [{"type": "Point", "coordinates": [109.199, 13.764]}, None]
+
+
+@pytest.mark.parametrize("query", ["include_retired=true", "limit=10", "cursor=WyJhIl0"])
+def test_a_file_is_whole_and_of_devices_in_service(ask, device, query):
+    refused = ask("GET", f"/v1/devices?{query}", accept="text/csv")
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["query", query.split("=")[0]]
+
+
+def test_others_are_answered_while_a_file_is_read(api, monkeypatch):
+    answered = threading.Event()
+
+    def read(*_):
+        assert answered.wait(10)
+        return [], []
+
+    monkeypatch.setattr("api.imports.read", read)
+
+    async def both():
+        transport = httpx.ASGITransport(app=api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://citybeat.test") as client:
+            file = asyncio.create_task(client.post("/v1/registry/import", content=b"x", headers=CSV))
+            await asyncio.sleep(0)
+            assert (await client.get("/v1/devices")).status_code == 200
+            answered.set()
+            return await file
+
+    assert api._runner.run(both()).json()["devices"] == 0
+
+
+def test_a_unit_that_is_none_is_told_with_its_line(api):
+    rows = ["env-1,gw-1,environment,,,,,,temperature,kV,,\r\n", "env-2,gw-1,environment,,,,,,no2,ppb,,\r\n"]
+    refused = imported(api, (FILE.splitlines(keepends=True)[0] + "".join(rows)).encode())
+    assert [error["loc"] for error in refused.json()["errors"]] == [["body", "line 2", "unit"], ["body", "line 3", "unit"]]
 
 
 def test_with_a_mistake_nothing_is_registered_and_every_one_is_told(api, ask):

@@ -55,6 +55,10 @@ def test_catalogue(api):
     assert {metric["domain"] for metric in energy} == {"energy"}
     (counter,) = [metric for metric in energy if metric["name"] == "totalActiveEnergyImport"]
     assert counter["aggregates"] == ["count", "min", "max", "first", "last", "increase"]
+    listed = {metric.name: metric for metric in everything.metrics}
+    assert listed["temperature"].accepted_units == ["Cel", "K", "[degF]", "[degR]"]
+    assert (listed["temperature"].senml_unit, listed["intensity"].senml_unit) == ("Cel", None)
+    assert "%" in listed["relativeHumidity"].accepted_units
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_database_that_refuses_everything_is_no_matter_of_readings(city):
 
 
 def test_a_statement_that_takes_too_long_is_tried_again_on_a_new_connection(city, monkeypatch):
-    monkeypatch.setattr("storage.write._STATEMENT", 0.3)
+    monkeypatch.setattr("storage.store._STATEMENT", 0.3)
     troubles = []
     source = city.one("SELECT id FROM sources WHERE name = 'gw-0'")
     with city.connection.transaction():

@@ -1,6 +1,9 @@
 """Files of devices: every mistake is told with its place, and what is written is read again."""
 
+import csv
 import json
+import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from api.imports import Form, read, written
 from devices.catalogue import Domain, builtin
 from devices.device import Device, Sensor
+from devices.units import UnitError, conversion
 
 CATALOGUE = builtin()
 HEADER = "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,high,sentinels"
@@ -16,6 +20,14 @@ HEADER = "id,source,domain,name,latitude,longitude,district,tag.owner,metric,uni
 
 def lines(*rows, header=HEADER, separator=","):
     return "\r\n".join([header, *rows]).replace(",", separator).encode()
+
+
+def converts(unit, metric):
+    try:
+        conversion(unit, metric.unit)
+    except UnitError:
+        return False
+    return True
 
 
 def devices_of(content, form=Form.CSV):
@@ -28,8 +40,15 @@ def told(content, form=Form.CSV):
     return [(each.place, each.column, each.message) for each in read(content, form, CATALOGUE)[1]]
 
 
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"]), max_size=8)
+#: Whatever may be said, and often what a spreadsheet would take for something else.
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0") | st.sampled_from("\"=+-@ ,;\t\r\n'"), max_size=8).map(
+    lambda text: unicodedata.normalize("NFC", text)
+)
 NUMBERS = st.none() | st.floats(-1e6, 1e6)
+UNITS = {
+    metric.name: [unit for unit in ("Cel", "[degF]", "%", "kW", metric.unit) if converts(unit, metric)]
+    for metric in CATALOGUE.values()
+}
 SENSORS = st.lists(
     st.builds(
         Sensor,
@@ -38,8 +57,7 @@ SENSORS = st.lists(
         interval=st.none() | st.floats(0.1, 1e5),
         step_floor=st.none() | st.floats(0, 1e5),
         sentinels=st.lists(st.floats(-1e4, 1e4), max_size=3).map(tuple),
-        unit=st.none() | st.sampled_from(["Cel", "[degF]"]),
-    ),
+    ).flatmap(lambda sensor: st.sampled_from([None, *UNITS[sensor.metric]]).map(lambda unit: replace(sensor, unit=unit))),
     max_size=4,
     unique_by=lambda sensor: sensor.metric,
 )
@@ -51,7 +69,7 @@ DEVICES = st.lists(
         domain=st.sampled_from(Domain),
         name=WORDS,
         district=WORDS,
-        tags=st.dictionaries(WORDS.filter(bool), WORDS.filter(bool), max_size=3),
+        tags=st.dictionaries(WORDS.map(str.strip).filter(bool), WORDS, max_size=3),
         sensors=SENSORS.map(tuple),
     ),
     max_size=6,
@@ -108,9 +126,14 @@ def test_json_and_geojson_say_the_same():
         (lines("env-1,gw,environment,,99,106,,,,,,"), "line 2", "latitude", "less than or equal to 90"),
         (lines("env-1,gw,environment,,10,,,,,,,"), "line 2", "", "together"),
         (lines("env-1,gw,environment,,,,,,pm52,,,"), "line 2", "metric", "did you mean 'pm25'"),
-        (lines("env-1,gw,environment,,,,,,pm25,,,", ",,,,,,,,pm25,,,"), "line 2", "", "twice"),
+        (lines("env-1,gw,environment,,,,,,pm25,,,", ",,,,,,,,pm25,,,"), "line 3", "metric", "on line 2 already"),
         (lines("env-1,gw,environment,,,,,,pm25,,,", ",,,,,,,,no2,,x,"), "line 3", "high", "not a number"),
-        (lines("env-1,gw,environment,,,,,,pm25,,,", ",,,,,,,,no2,,nan,"), "line 3", "high", "finite"),
+        (lines("env-1,gw,environment,,,,,,pm25,,,", ",,,,,,,,no2,,nan,"), "line 3", "high", "not a number"),
+        (lines("env-1,gw,environment,,,,,,pm25,,1_000,"), "line 2", "high", "not a number"),
+        (lines("env-1,gw,environment,,,,,,pm25,,1e999,"), "line 2", "high", "finite"),
+        (lines("env-1,gw,environment,,,,,,pm25,,,-1 x"), "line 2", "sentinels", "'x': not a number"),
+        (lines("env-1,gw,environment,,,,,,pm25,Cel,,", ",,,,,,,,no2,ppb,,"), "line 2", "unit", "'Cel' cannot become 'ug/m3'"),
+        (lines("env-1,gw,environment,,,,,,pm25,Cel,,", ",,,,,,,,no2,ppb,,"), "line 3", "unit", "ppb"),
         (lines("env-1,gw,environment,,,,,,,,5,"), "line 2", "metric", "needs its metric"),
         (lines("env-1,gw,environment,,,,,,pm25,,,", "env-1,gw-2,environment,,,,,,no2,,,"), "line 3", "source", "'gw' on line 2"),
         (lines("a,gw,environment,,,,,,,,,", "b,gw,environment,,,,,,,,,", "a,gw,environment,,,,,,,,,"), "line 4", "id", "line 2"),
@@ -120,6 +143,10 @@ def test_json_and_geojson_say_the_same():
         (b'id,source,domain\r\n"env-1,gw,environment', "line 2", "", "not CSV"),
         (b"id,source,domain\nenv-1,gw,environment\nc\xe0u,gw,environment", "line 3", "", "UTF-8"),
         (b"", "line 1", "", "header"),
+        (lines("env-1,gw,environment,,,,,,pm52,,,").decode().encode("utf-16"), "file", "", "UTF-16"),
+        (b"sep=;\r\n" + lines("env-1,gw,environment,,,,,,pm52,,,", separator=";"), "line 3", "metric", "pm25"),
+        (lines('env-1,gw,environment,"two\nlines",,,,,,,,', "env-2,gw,weather,,,,,,,,,"), "line 4", "domain", "Input"),
+        (lines('"env-1"x,gw,environment,,,,,,,,,', "env-2,gw,weather,,,,,,,,,"), "line 3", "domain", "Input"),
     ],
 )
 def test_what_is_wrong_with_csv(content, place, column, words):
@@ -162,17 +189,50 @@ def test_what_is_wrong_with_json(content, form, place, column, words):
     assert any((p, c) == (place, column) and words in message for p, c, message in told(content, form)), told(content, form)
 
 
-@given(st.lists(st.sampled_from(["good", "domain", "metric", "number", "short"]), min_size=1, max_size=30))
+def test_a_spreadsheet_takes_no_text_for_a_formula():
+    device = Device(id="a", source="gw", domain=Domain.ENERGY, sensors=(), name="=HYPERLINK(1)", tags={"x": "@sum", "y": ""})
+    (_, row) = written([device]).splitlines()
+    cells = next(csv.reader([row]))
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert devices_of(written([device]).encode()) == [device]
+
+
+def test_of_a_wrong_device_only_what_is_wrong_is_told():
+    """Lines without an id are of the device above them, though that is wrong itself."""
+    content = lines(
+        "env-1,gw,environment,one,,,,,pm25,,,",
+        'env-2,gw,environment,two,"10,5",106,,,pm25,,,',
+        ",,,two,,,,,temperature,,,",
+        ",,,two,,,,,no2,,x,",
+        "env-3,gw,environment,,,,,,pm25,,,",
+    )
+    assert [(place, column) for place, column, _ in told(content)] == [("line 3", "latitude"), ("line 5", "high")]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["good", "domain", "metric", "number", "short", "unit", "twice", "more", "bad more", "quote"]),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_every_bad_line_is_told(kinds):
     rows = {
+        "unit": "{id},gw,environment,,,,,,pm25,Cel,,",
+        "quote": '"{id}"x,gw,environment,,,,,,pm25,,,',
+        "twice": "first,gw,environment,,,,,,pm25,,,",
+        "more": ",,,,,,,,{metric},,,",
+        "bad more": ",,,,,,,,{metric},,-,",
         "good": "{id},gw,environment,,,,,,pm25,,,",
         "domain": "{id},gw,wether,,,,,,pm25,,,",
         "metric": "{id},gw,environment,,,,,,pm52,,,",
         "number": '{id},gw,environment,,,,,,pm25,,"1,5",',
         "short": "{id},gw",
     }
-    content = lines(*(rows[kind].format(id=f"env-{i}") for i, kind in enumerate(kinds)))
-    bad = {f"line {i + 2}" for i, kind in enumerate(kinds) if kind != "good"}
+    metrics = sorted(set(CATALOGUE) - {"pm25"})
+    filled = [rows[kind].format(id=f"env-{i}", metric=metrics[i % len(metrics)]) for i, kind in enumerate(kinds)]
+    content = lines("first,gw,environment,,,,,,,,,", "second,gw,environment,,,,,,,,,", *filled)
+    bad = {f"line {i + 4}" for i, kind in enumerate(kinds) if kind not in {"good", "more"}}
     assert {place for place, _, _ in told(content)} == bad
     places = [place for place, _, _ in told(content)]
     assert places == sorted(places, key=lambda place: int(place.split()[1]))

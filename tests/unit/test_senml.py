@@ -610,3 +610,11 @@ def test_rows_of_all_channels_are_in_order_of_arrival(many, monkeypatch):
     }
     assert "readings, senml, senml-cbor, status" in next(r.detail for r in decoded.refused if r.message == 7)
     assert read.statuses == [(3, "online")]
+
+
+def test_a_unit_is_called_by_a_name_that_is_read_as_it():
+    named = {ucum: senml_units.name_of(ucum) for ucum in senml_units.UCUM.values()}
+    assert {ucum: senml_units.UCUM[name] for ucum, name in named.items()} == {ucum: ucum for ucum in named}
+    # Of several names the one that says nothing else: a percentage is not a humidity, and a second no battery's life.
+    assert (named["1"], named["%"], named["s"], named["Cel"]) == ("/", "/100", "s", "Cel")
+    assert senml_units.name_of("{vehicle}/h") is None

@@ -322,6 +322,18 @@ def change_workers(scene: Scene) -> None:
         scene.committed()
 
 
+def change_workers_while_spooling(scene: Scene) -> None:
+    """Two, three, one, two, the database being away: four layouts leave files with messages of each source, drained in order."""
+    _spooling(scene)
+    for number in (3, 1, 2):
+        scene.stop()
+        scene.ingest.options = ["--workers", str(number)]
+        scene.ingest.start(wait=False)
+        scene.acknowledged(200)
+    scene.tree.machinery.revive()
+    scene.committed()
+
+
 #: The spool takes over soon.
 _AWAY = {"CITYBEAT_SPOOL_AFTER_S": "1"}
 #: Much that only a number, or a batch's id, can keep from being stored or refused twice.
@@ -370,4 +382,11 @@ CASES = [
     Case(name="disk full", inject=spool_full, env=_AWAY, spool_disk=1024 * 1024),
     Case(name="one of two workers killed", inject=kill_worker, options=("--workers", "2")),
     Case(name="number of workers changed", inject=change_workers, options=("--workers", "2")),
+    Case(
+        name="number of workers changed while spooling",
+        inject=change_workers_while_spooling,
+        env=_AWAY,
+        options=("--workers", "2"),
+        mix=Mix(conflicts=0.3),
+    ),
 ]
