@@ -44,7 +44,7 @@ UPDATE series SET retired_at = now() WHERE device_id = %(device)s AND metric = %
 
 -- name: history
 -- A page of what was changed of a device, the newest first.
-SELECT number, at, actor, subject, action, metric, before, after
+SELECT number, at, actor, subject, action, metric, before::text, after::text
 FROM (SELECT a.*, row_number() OVER (ORDER BY id) AS number FROM audit a WHERE device = %(device)s) AS numbered
 WHERE %(before)s::int8 IS NULL OR number < %(before)s ORDER BY number DESC LIMIT %(limit)s;
 

@@ -317,6 +317,15 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     assert ask("GET", "/v1/devices/nobody/history").status_code == 404
 
 
+def test_the_history_has_numbers_of_any_size(ask, device):
+    for high in (1e300, 1e22, 9007199254740993.0, 50.0, 0.1):
+        assert ask("PUT", "/v1/devices/env-1/sensors/pm25", {"high": high, "low": -high}).status_code == 200
+        answer = ask("GET", "/v1/devices/env-1/history?limit=1")
+        assert answer.status_code == 200, answer.text
+        after = answer.json()["changes"][0]["after"]
+        assert (after["high"], after["low"]) == (high, -high)
+
+
 def test_sources(ask, device):
     (source,) = ask("GET", "/v1/sources").json()["sources"]
     assert (source["name"], source["conflict_policy"], source["devices"]) == ("gw-1", "keep", 1)
