@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
@@ -209,8 +208,8 @@ async def history(
                     "subject": change.subject,
                     "action": change.action,
                     "metric": change.metric,
-                    "before": change.before and orjson.Fragment(change.before),
-                    "after": change.after and orjson.Fragment(change.after),
+                    "before": change.before,
+                    "after": change.after,
                 }
                 for change in page
             ],

@@ -4,6 +4,7 @@ Law: changes come one after the other (`registry.lock_registry`), and whoever ch
 compared with an ETag is what is changed. The history is written by triggers (migration 0013), whoever makes a change and however.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from storage.pool import AsyncCursor, ReadPool
 from storage.selection import Restriction, Selection, seen_sources
 
 _SQL: Final = sql.load("registration")
+#: Up to it a float holds every integer.
+_EXACT: Final = 2.0**53
 
 
 class NoSuchDeviceError(CitybeatError):
@@ -55,8 +58,8 @@ class Change:
     subject: str  # device, sensor, calibration, declaration
     action: str  # created, changed, retired, restored, deleted
     metric: str | None  # of the sensor that it is about
-    before: str | None  # JSON
-    after: str | None  # JSON
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +249,20 @@ async def history(pool: ReadPool, device: str, *, before: int | None, limit: int
     """At most `limit` changes of a device, its sensors, calibrations and declarations; the newest first, below number `before`."""
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["history"], {"device": device, "before": before, "limit": limit})
-        return [Change(**dict(zip(Change.__dataclass_fields__, row, strict=True))) for row in await cursor.fetchall()]
+        return [
+            Change(**dict(zip(Change.__dataclass_fields__, (*row[:-2], *map(_said, row[-2:])), strict=True)))
+            for row in await cursor.fetchall()
+        ]
+
+
+def _said(text: str | None) -> dict[str, Any] | None:
+    """An object of the history. The database writes 1e300 as a digit and 300 zeros: a number, but no integer of anybody's."""
+    said: dict[str, Any] | None = None if text is None else json.loads(text, parse_int=lambda digits: _whole(float(digits)))
+    return said
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
 
 
 async def calibrations(cursor: AsyncCursor, device: str) -> list[Calibrated]:
