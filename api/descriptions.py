@@ -1,28 +1,92 @@
 """Devices as clients describe them: bodies of requests, and entries of files. What they must be stands in `devices/device.py`."""
 
+import difflib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Annotated, Any, Final
+from functools import lru_cache, partial
+from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from api.params import Instant, Parameters, Text
-from devices.catalogue import Domain
-from devices.device import DEVICE_ID, LONGEST, SENSOR_NUMBERS, SOURCE_NAME, Calibration, ConflictPolicy, Device, Sensor
+from devices.catalogue import Catalogue, Domain
+from devices.device import (
+    DEVICE_ID,
+    LONGEST,
+    SENSOR_NUMBERS,
+    SOURCE_NAME,
+    Calibration,
+    ConflictPolicy,
+    Device,
+    Sensor,
+    check_source,
+)
+from devices.errors import DeviceError
+from devices.units import UnitError, conversion
+
+#: Tags of one device.
+_MOST_TAGS: Final = 50
 
 #: In one form of Unicode, so that a district is the same one whichever system it was typed on.
 _Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$"), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Id = Annotated[str, Field(pattern=f"^{DEVICE_ID.pattern}$", examples=["env-0007"])]
-SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=["gw-3"])]
+SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=["gw-3"]), AfterValidator(check_source)]
 Metric = Annotated[Text, Field(description="A metric of the catalogue.", examples=["temperature"])]
 Latitude = Annotated[Number, Field(ge=-90, le=90)]
 Longitude = Annotated[Number, Field(ge=-180, le=180)]
-Tags = Annotated[dict[Text, _Words], Field(max_length=50)]
+Tags = Annotated[dict[Text, _Words], Field(max_length=_MOST_TAGS)]
 
 _CATALOGUE: Final = "; as the catalogue says, unless given."
+
+
+class Fault(NamedTuple):
+    """Something that is wrong with a description."""
+
+    loc: tuple[str | int, ...]  # names of members and numbers of entries that lead there
+    message: str
+
+
+def sensor_faults(sensors: Any, catalogue: Catalogue) -> list[Fault]:
+    """Members of a device's sensors that the catalogue does not allow, and why.
+
+    Parameters
+    ----------
+    sensors : anything
+        A list of objects, as a client gave it; what else it may be is somebody else's to refuse.
+    catalogue : Catalogue
+    """
+    faults: list[Fault] = []
+    seen: set[str] = set()
+    for i, sensor in enumerate(sensors if isinstance(sensors, list) else []):
+        metric, unit = (sensor.get("metric"), sensor.get("unit")) if isinstance(sensor, dict) else (None, None)
+        if not isinstance(metric, str):
+            continue
+        if metric not in catalogue:
+            faults.append(Fault(("sensors", i, "metric"), unknown_metric(metric, catalogue)))
+            continue
+        if metric in seen:
+            faults.append(Fault(("sensors", i, "metric"), f"the device has a sensor {metric!r} already"))
+        seen.add(metric)
+        if isinstance(unit, str):
+            try:
+                conversion(unit, catalogue[metric].unit)
+            except UnitError as exc:
+                faults.append(Fault(("sensors", i, "unit"), str(exc)))
+    return faults
+
+
+def unknown_metric(metric: str, catalogue: Catalogue) -> str:
+    """What to say of a metric that the catalogue lacks."""
+    near = _near(metric, tuple(catalogue))
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; /v1/catalogue lists them"
+    return f"there is no metric {metric!r} in the catalogue{meant}"
+
+
+@lru_cache(maxsize=1024)  # it takes 0.2 ms, and a file has a typo on every line
+def _near(metric: str, names: tuple[str, ...]) -> list[str]:
+    return difflib.get_close_matches(metric, names, n=3)
 
 
 class CalibrationBody(Parameters):
@@ -110,24 +174,30 @@ class DeviceBody(Parameters):
     district: _Words = ""
     tags: Tags = Field({}, examples=[{"owner": "parks"}])
 
-    def device(self) -> Device:
-        """As the registry has it.
-
-        Raises
-        ------
-        DeviceError
-        """
-        return Device(
-            id=self.id,
-            source=self.source,
-            domain=self.domain,
-            sensors=tuple(sensor.described() for sensor in self.sensors),
-            name=self.name,
-            latitude=self.latitude,
-            longitude=self.longitude,
-            district=self.district,
-            tags=dict(self.tags),
-        )
+    def checked(self, catalogue: Catalogue) -> tuple[Device | None, list[Fault]]:
+        """As the registry has it; or None, and everything that keeps it from being a device."""
+        faults = sensor_faults([{"metric": sensor.metric, "unit": sensor.unit} for sensor in self.sensors], catalogue)
+        sensors: dict[str, Sensor] = {}
+        for i, sensor in enumerate(self.sensors):
+            try:
+                sensors.setdefault(sensor.metric, sensor.described())
+            except DeviceError as exc:
+                faults.append(Fault(("sensors", i), str(exc)))
+        try:
+            device = Device(
+                id=self.id,
+                source=self.source,
+                domain=self.domain,
+                sensors=tuple(sensors.values()),
+                name=self.name,
+                latitude=self.latitude,
+                longitude=self.longitude,
+                district=self.district,
+                tags=dict(self.tags),
+            )
+        except DeviceError as exc:
+            return None, [*faults, Fault((), str(exc))]
+        return (None if faults else device), faults
 
 
 class DevicePatch(Parameters):
@@ -142,7 +212,7 @@ class DevicePatch(Parameters):
     latitude: Latitude | None = Field(None, description="Given or removed together with `longitude`.")
     longitude: Longitude | None = None
     district: _Words | None = None
-    tags: Annotated[dict[Text, _Words | None], Field(max_length=50)] | None = Field(
+    tags: Annotated[dict[Text, _Words | None], Field(max_length=2 * _MOST_TAGS)] | None = Field(
         None,
         description="Merged with those that there are; a tag that is null is removed; null removes all.",
         examples=[{"owner": "roads"}],
@@ -167,7 +237,10 @@ class DevicePatch(Parameters):
             return dict(there)
         if self.tags is None:
             return {}
-        return {name: value for name, value in {**there, **self.tags}.items() if value is not None}
+        merged = {name: value for name, value in {**there, **self.tags}.items() if value is not None}
+        if len(merged) > max(_MOST_TAGS, len(there)):
+            raise DeviceError(f"tags: a device has {_MOST_TAGS} at most, these would be {len(merged)}; null removes one")
+        return merged
 
 
 class SourcePatch(Parameters):

@@ -12,7 +12,7 @@ from api.answers import GEOJSON, answer, finite, rfc3339
 from api.auth import Reader
 from api.dependencies import Parts, Service
 from api.gate import Caller
-from api.imports import Form, written
+from api.imports import MAX_LINES, Form, written
 from api.models import DeviceDetailModel, DevicesModel, HistoryModel
 from api.params import Paged, Text, decode_cursor, encode_cursor
 from api.selecting import DeviceFilters, visible
@@ -26,8 +26,6 @@ from storage.registration import Calibrated
 from storage.selection import Selection
 
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
-#: Lines of a file of devices: each a sensor, some 100 bytes.
-MAX_LINES: Final = 500_000
 _CSV: Final = (
     "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,low,high,suspect_low,suspect_high,rating,interval,"
     "step_floor,step_per_minute,stuck_after,sentinels\r\n"

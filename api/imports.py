@@ -14,24 +14,25 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from pydantic import ValidationError
 
-from api.descriptions import DeviceBody
+from api.descriptions import DeviceBody, Fault, sensor_faults
 from devices.catalogue import Catalogue
 from devices.device import SENSOR_NUMBERS, Device
-from devices.errors import DeviceError
-from devices.units import UnitError, conversion
 
 #: Devices of one file: some 100 MB of objects while it is read, and a transaction of some ten seconds.
 MAX_DEVICES: Final = 100_000
+#: Lines of CSV, each a sensor: some 100 bytes, and several times as much in memory while it is read.
+MAX_LINES: Final = 500_000
 _PLACE: Final = ("latitude", "longitude")
 _SEPARATOR_LINE: Final = re.compile(r"sep=.(\r\n|\r|\n)")
 _LINE_END: Final = re.compile(r"[\r\n]")
 _DEVICE_COLUMNS: Final = ("id", "source", "domain", "name", *_PLACE, "district")
 _SENSOR_COLUMNS: Final = ("metric", "unit", *SENSOR_NUMBERS, "sentinels")
+_KNOWN: Final = (*_DEVICE_COLUMNS, *_SENSOR_COLUMNS)
 _TAG: Final = "tag."
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+")
@@ -97,52 +98,39 @@ def read(content: bytes, form: Form, metrics: Catalogue) -> tuple[list[Entry], l
     entries, mistakes = _READERS[form](text)
     found: list[Entry] = []
     seen: dict[str, str] = {}
-    for place, raw, where in entries[: MAX_DEVICES + 1]:
+    for entry in entries[:MAX_DEVICES]:
         before = len(mistakes)
         # All that is wrong with an entry is told, not what is found first: who corrects a file wants to do it once.
-        number = raw.get("id") if isinstance(raw, dict) else None
-        if isinstance(number, str) and (first := seen.setdefault(number, place)) != place:
-            mistakes.append(Mistake(place=place, column=where(("id",))[1], message=f"device {number!r} stands at {first} already"))
-        for loc, message in _against_catalogue(raw, metrics):
-            at, column = where(loc)
+        number = entry.raw.get("id") if isinstance(entry.raw, dict) else None
+        if isinstance(number, str) and (first := seen.setdefault(number, entry.place)) != entry.place:
+            column = entry.where(("id",))[1]
+            mistakes.append(Mistake(place=entry.place, column=column, message=f"device {number!r} stands at {first} already"))
+        device, faults = _device(entry, metrics)
+        for loc, message in faults:
+            at, column = entry.where(loc)
             mistakes.append(Mistake(place=at, column=column, message=message))
-        try:
-            device = DeviceBody.model_validate(raw).device()
-        except ValidationError as exc:
-            for error in exc.errors():
-                at, column = where(error["loc"])
-                mistakes.append(Mistake(place=at, column=column, message=_message(error)))
-        except DeviceError as exc:
-            mistakes.append(Mistake(place=place, column="", message=str(exc)))
-        else:
-            if len(mistakes) == before:
-                found.append(Entry(place=place, device=device))
+        if device is not None and len(mistakes) == before:
+            found.append(Entry(place=entry.place, device=device))
     if len(entries) > MAX_DEVICES:
         mistakes.append(Mistake(place="file", column="", message=f"more than {MAX_DEVICES} devices; divide it"))
     return found, sorted(mistakes, key=lambda mistake: int(mistake.place.partition(" ")[2] or -1))
 
 
-def _against_catalogue(raw: Any, metrics: Catalogue) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Members of an entry's sensors that the catalogue does not allow, as far as they are texts at all, and why."""
-    sensors = raw.get("sensors") if isinstance(raw, dict) else None
-    for i, sensor in enumerate(sensors if isinstance(sensors, list) else []):
-        metric = sensor.get("metric") if isinstance(sensor, dict) else None
-        if not isinstance(metric, str):
-            continue
-        if metric not in metrics:
-            yield ("sensors", i, "metric"), unknown_metric(metric, metrics)
-        elif isinstance(sensor.get("unit"), str):
-            try:
-                conversion(sensor["unit"], metrics[metric].unit)
-            except UnitError as exc:
-                yield ("sensors", i, "unit"), str(exc)
-
-
-def unknown_metric(metric: str, metrics: Mapping[str, Any]) -> str:
-    """What to say of a metric that the catalogue lacks."""
-    near = difflib.get_close_matches(metric, list(metrics), n=3)
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; /v1/catalogue lists them"
-    return f"there is no metric {metric!r} in the catalogue{meant}"
+def _device(entry: "_Raw", metrics: Catalogue) -> tuple[Device | None, list[Fault]]:
+    """The device of an entry; or None, and everything that is wrong with it that was not told yet."""
+    try:
+        body = DeviceBody.model_validate(entry.raw)
+    except ValidationError as exc:
+        device, faults = None, [Fault(error["loc"], _message(error)) for error in exc.errors()]
+        if isinstance(entry.raw, dict):
+            told = {fault.loc for fault in faults}
+            faults += [fault for fault in sensor_faults(entry.raw.get("sensors"), metrics) if fault.loc not in told]
+    else:
+        device, faults = body.checked(metrics)
+    untold = [fault for fault in faults if fault.loc not in entry.told]
+    if entry.broken:
+        return None, [fault for fault in untold if fault.loc[:1] == ("sensors",)]
+    return device, untold
 
 
 def written(devices: Sequence[Device]) -> str:
@@ -150,7 +138,7 @@ def written(devices: Sequence[Device]) -> str:
     tags = sorted({name for device in devices for name in device.tags})
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
-    lines.writerow([*_DEVICE_COLUMNS, *(_TAG + name for name in tags), *_SENSOR_COLUMNS])
+    lines.writerow([*_DEVICE_COLUMNS, *(_TAG + _cell(name) for name in tags), *_SENSOR_COLUMNS])
     for device in devices:
         about = [_cell(getattr(device, name)) for name in _DEVICE_COLUMNS]
         about += [_cell(device.tags[name]) or '""' if name in device.tags else "" for name in tags]
@@ -178,7 +166,16 @@ def _text(cell: str) -> str:
 
 #: Where something of an entry stands: of a member's path, its place and its column.
 _Where = Callable[[Sequence[str | int]], tuple[str, str]]
-_Raw = tuple[str, Any, _Where]
+
+
+class _Raw(NamedTuple):
+    """An entry of a file, as it is given."""
+
+    place: str
+    raw: Any
+    where: _Where
+    broken: bool = False  # what describes the device could not be read, which was told; its other sensors may be
+    told: frozenset[tuple[str | int, ...]] = frozenset()  # members whose mistakes were told
 
 
 def _json(text: str) -> tuple[list[_Raw], list[Mistake]]:
@@ -188,7 +185,7 @@ def _json(text: str) -> tuple[list[_Raw], list[Mistake]]:
         return [], [Mistake(place=f"line {exc.lineno}", column="", message=f"this is not JSON: {exc.msg}")]
     if not isinstance(listed, list):
         return [], [Mistake(place="file", column="", message="expected an array of devices")]
-    return [(f"entry {i}", raw, _member(f"entry {i}")) for i, raw in enumerate(listed)], []
+    return [_Raw(f"entry {i}", raw, _member(f"entry {i}")) for i, raw in enumerate(listed)], []
 
 
 def _geojson(text: str) -> tuple[list[_Raw], list[Mistake]]:
@@ -210,7 +207,7 @@ def _geojson(text: str) -> tuple[list[_Raw], list[Mistake]]:
         if isinstance(raw, str):
             mistakes.append(Mistake(place=place, column="geometry" if raw.startswith("geometry") else "", message=raw))
         else:
-            entries.append((place, raw, _member(place, "properties.")))
+            entries.append(_Raw(place, raw, _member(place, "properties.")))
     return entries, mistakes
 
 
@@ -240,12 +237,15 @@ class _Group:
     line: int  # its first
     raw: dict[str, Any]
     sensor_lines: list[int] = field(default_factory=list)
+    line_of: dict[str, int] = field(default_factory=dict)  # of a metric, its first
+    told: set[tuple[str | int, ...]] = field(default_factory=set)  # see _Raw
+    broken: bool = False
 
     def where(self, loc: Sequence[str | int]) -> tuple[str, str]:
         """Line and column of a member."""
         if len(loc) > 1 and loc[0] == "sensors" and isinstance(loc[1], int):
             # Of several codes in a cell, which one is said by the message.
-            return f"line {self.sensor_lines[loc[1]]}", "sentinels" if loc[2] == "sentinels" else ".".join(map(str, loc[2:]))
+            return f"line {self.sensor_lines[loc[1]]}", "sentinels" if loc[2:3] == ("sentinels",) else ".".join(map(str, loc[2:]))
         return f"line {self.line}", ".".join(map(str, loc)).replace("tags.", _TAG, 1)
 
 
@@ -253,18 +253,18 @@ def _csv(text: str) -> tuple[list[_Raw], list[Mistake]]:
     first = _SEPARATOR_LINE.match(text)
     text = text[first.end() :] if first else text  # for spreadsheets alone; the header says it too
     head = _LINE_END.split(text, maxsplit=1)[0]
-    separator = max(",;\t", key=head.count)
+    separator = _separator(head)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     mistakes: list[Mistake] = []
     rows = list(_rows(lines, mistakes, above=1 if first else 0))
-    if not rows:
+    if not rows or rows[0][1] is None:
         return [], mistakes or [Mistake(place="line 1", column="", message="expected a header, then a line a sensor")]
-    header = [name.strip() for name in rows[0][1]]
-    known = [*_DEVICE_COLUMNS, *_SENSOR_COLUMNS]
+    header = [_column(name) for name in rows[0][1]]
+    told = len(mistakes)
     for name in header:
-        if name not in known and not (name.startswith(_TAG) and len(name) > len(_TAG)):
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)} and {_TAG}…"
+        if name not in _KNOWN and not (name.startswith(_TAG) and len(name) > len(_TAG)):
+            near = difflib.get_close_matches(name.lower(), _KNOWN, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_KNOWN)} and {_TAG}…"
             mistakes.append(Mistake(place="line 1", column=name, message=f"there is no such column{meant}"))
     mistakes += [
         Mistake(place="line 1", column=name, message="this column is missing")
@@ -275,19 +275,44 @@ def _csv(text: str) -> tuple[list[_Raw], list[Mistake]]:
         Mistake(place="line 1", column=name, message="this column stands twice")
         for name in sorted({n for n in header if header.count(n) > 1})
     ]
-    if mistakes and mistakes[0].place == "line 1":
+    if mistakes[told:]:
         return [], mistakes
     groups: list[_Group] = []
     for line, cells in rows[1:]:
+        if cells is None:  # whose it was nobody knows, nor whose those without an id are that follow it
+            groups.append(_Group(line=line, raw={"sensors": []}, broken=True))
+            continue
         if len(cells) != len(header):
             mistakes.append(Mistake(place=f"line {line}", column="", message=f"{len(cells)} cells, the header has {len(header)}"))
+            number = dict(zip(header, cells, strict=False)).get("id", "").strip()
+            if number and (not groups or groups[-1].raw.get("id") != number):
+                groups.append(_Group(line=line, raw={"id": number, "sensors": []}, broken=True))
             continue
         _take(dict(zip(header, (cell.strip() for cell in cells), strict=True)), line, groups, mistakes)
-    return [(f"line {group.line}", group.raw, group.where) for group in groups], mistakes
+    return [_Raw(f"line {each.line}", each.raw, each.where, each.broken, frozenset(each.told)) for each in groups], mistakes
 
 
-def _rows(lines: Any, mistakes: list[Mistake], *, above: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows with something in them, each with the line that it begins in; `above`: lines that were taken off before."""
+def _separator(head: str) -> str:
+    """What makes the most columns that there are: in the name of a tag, any of them may stand as often as it likes."""
+
+    def columns(separator: str) -> tuple[int, int]:
+        return len({name.strip(' "') for name in head.split(separator)}.intersection(_KNOWN)), head.count(separator)
+
+    return max(",;\t", key=columns)
+
+
+def _column(name: str) -> str:
+    """A column by its heading; the name of a tag may be a JSON string, as any text may."""
+    name = name.strip()
+    return _TAG + _text(name.removeprefix(_TAG)) if name.startswith(_TAG) else name
+
+
+def _rows(lines: Any, mistakes: list[Mistake], *, above: int) -> Iterator[tuple[int, list[str] | None]]:
+    """Rows with something in them, each with the line that it begins in; `above`: lines that were taken off before.
+
+    None: a row that cannot be read, which is told.
+    """
+    taken = 0
     while True:
         line = above + lines.line_num + 1
         try:
@@ -296,9 +321,15 @@ def _rows(lines: Any, mistakes: list[Mistake], *, above: int) -> Iterator[tuple[
             return
         except csv.Error as exc:
             mistakes.append(Mistake(place=f"line {line}", column="", message=f"this is not CSV: {exc}"))
+            yield line, None
             continue
-        if any(cell.strip() for cell in row):
-            yield line, row
+        if not any(cell.strip() for cell in row):
+            continue
+        if taken > MAX_LINES:  # beside the header
+            mistakes.append(Mistake(place="file", column="", message=f"more than {MAX_LINES} lines; divide it"))
+            return
+        taken += 1
+        yield line, row
 
 
 def _take(cells: dict[str, str], line: int, groups: list[_Group], mistakes: list[Mistake]) -> None:
@@ -315,22 +346,18 @@ def _take(cells: dict[str, str], line: int, groups: list[_Group], mistakes: list
         sensor = {}
     # A wrong line is of its device all the same, and so are those without an id that follow it.
     if groups and about.get("id", groups[-1].raw.get("id")) == groups[-1].raw.get("id"):
-        _compare({**about, **{_TAG + tag: value for tag, value in tags.items()}}, groups[-1], line, mistakes)
+        if not groups[-1].broken:
+            _compare({**about, **{_TAG + tag: value for tag, value in tags.items()}}, groups[-1], line, mistakes)
     else:
         groups.append(_Group(line=line, raw={**about, "tags": tags, "sensors": []}))
     if sensor:
         group = groups[-1]
-        there = [
-            line
-            for other, line in zip(group.raw["sensors"], group.sensor_lines, strict=True)
-            if other["metric"] == sensor["metric"]
-        ]
-        if there:
-            message = f"{sensor['metric']!r} of this device stands on line {there[0]} already"
+        if (there := group.line_of.setdefault(sensor["metric"], line)) != line:
+            message = f"{sensor['metric']!r} of this device stands on line {there} already"
             mistakes.append(Mistake(place=f"line {line}", column="metric", message=message))
-        else:
-            group.raw["sensors"].append(sensor)
-            group.sensor_lines.append(line)
+            group.told.add(("sensors", len(group.sensor_lines), "metric"))
+        group.raw["sensors"].append(sensor)
+        group.sensor_lines.append(line)
 
 
 def _compare(about: Mapping[str, Any], group: _Group, line: int, mistakes: list[Mistake]) -> None:

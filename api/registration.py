@@ -12,7 +12,7 @@ from api import imports, problems
 from api.answers import answer
 from api.auth import Admin
 from api.dependencies import Parts, Service
-from api.descriptions import CalibrationBody, DeviceBody, DevicePatch, OverridesBody
+from api.descriptions import CalibrationBody, DeviceBody, DevicePatch, Fault, OverridesBody, sensor_faults
 from api.devices import DETAIL, detailed
 from api.imports import Form, Mistake
 from api.models import DeviceDetailModel, ImportedModel
@@ -71,8 +71,9 @@ _FILES: Final[dict[str, Any]] = {
 )
 async def create(parts: Parts, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
     """Register a device that is not there yet. Ingest takes its readings at once."""
-    device = _described(body.device)
-    _check_metrics(parts, [sensor.metric for sensor in device.sensors])
+    device, faults = body.checked(parts.catalogue)
+    if device is None:
+        raise _wrong([Fault(("body", *fault.loc), fault.message) for fault in faults])
     await _change(parts, lambda connection: registration.create(connection, device, caller.label))
     made = await detailed(parts, caller, device.id)
     made.status_code = 201
@@ -170,7 +171,8 @@ async def put_sensor(
     if_match: IfMatch = None,
 ) -> Response:
     """Register a sensor, or replace what is registered of it. What is left out is as the catalogue says; a retired one is back."""
-    _check_metrics(parts, [metric], where="path")
+    if faults := sensor_faults([{"metric": metric, "unit": body.unit}], parts.catalogue):
+        raise _wrong([_of_path(fault) for fault in faults])
     sensor = _described(lambda: body.sensor(metric))
     await _change(
         parts, lambda connection: registration.put_sensor(connection, device, sensor, caller.label, expected=_tags(if_match))
@@ -251,10 +253,16 @@ def _described(make: Callable[[], _T]) -> _T:
         raise problems.invalid("device", str(exc), where="body") from exc
 
 
-def _check_metrics(parts: Service, metrics: Sequence[str], *, where: str = "body") -> None:
-    for metric in metrics:
-        if metric not in parts.catalogue:
-            raise problems.invalid("metric", imports.unknown_metric(metric, parts.catalogue), where=where)
+def _of_path(fault: Fault) -> Fault:
+    """The same of the one sensor whose metric stands in the path."""
+    member = fault.loc[-1]
+    return Fault(("path" if member == "metric" else "body", member), fault.message)
+
+
+def _wrong(faults: Sequence[Fault]) -> Problem:
+    errors = [{"loc": list(fault.loc), "msg": fault.message, "type": "invalid_parameter"} for fault in faults]
+    detail = "; ".join(f"{'.'.join(map(str, fault.loc[1:])) or fault.loc[0]}: {fault.message}" for fault in faults)
+    return Problem(422, "invalid-parameter", "Invalid parameter", detail, errors=errors)
 
 
 def _tags(header: str | None) -> list[str] | None:

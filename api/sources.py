@@ -61,6 +61,8 @@ async def change(
     body: Annotated[SourcePatch, Body()],
 ) -> Response:
     """Say what becomes of conflicts of a source from now on."""
+    if source == registry.NO_SOURCE:  # accounts of messages that name no source; nobody publishes through it
+        raise problems.not_found(f"there is no source {source!r}")
 
     def work(connection: Connection) -> None:
         with registration.acting(connection, caller.label):

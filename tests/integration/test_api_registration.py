@@ -108,7 +108,7 @@ def test_what_is_left_out_of_a_patch_stays(ask, device):
     ("patch", "name"),
     [
         ({"latitude": None}, "device"),
-        ({"source": "admin"}, "device"),
+        ({"source": "admin"}, "source"),
         ({"source": None}, "source"),
         ({"domain": "weather"}, "domain"),
         ({"latitude": 91.0}, "latitude"),

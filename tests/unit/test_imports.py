@@ -121,7 +121,7 @@ def test_json_and_geojson_say_the_same():
         (lines("env-1,gw,weather,,,,,,,,,"), "line 2", "domain", "Input should be"),
         (lines("env 1,gw,environment,,,,,,,,,"), "line 2", "id", "pattern"),
         (lines(",gw,environment,,,,,,,,,"), "line 2", "id", "required"),
-        (lines("env-1,admin,environment,,,,,,,,,"), "line 2", "", "reserved"),
+        (lines("env-1,admin,environment,,,,,,,,,"), "line 2", "source", "reserved"),
         (lines('env-1;gw;environment;;"10,5";106;;;;;;', header=HEADER.replace(",", ";")), "line 2", "latitude", "decimal point"),
         (lines("env-1,gw,environment,,99,106,,,,,,"), "line 2", "latitude", "less than or equal to 90"),
         (lines("env-1,gw,environment,,10,,,,,,,"), "line 2", "", "together"),
