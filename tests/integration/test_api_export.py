@@ -274,6 +274,9 @@ class Served:
 @pytest.fixture
 def served(database, servers, tmp_path):
     port = free_port()
+    # As it is installed: pandas is here for tests of recipes alone, and pyarrow would import it, which takes 40 MB.
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "pandas.py").write_text("raise ImportError('pandas is no part of an installation')\n")
     env = {
         **os.environ,
         "CITYBEAT_HOME": str(tmp_path),
@@ -281,6 +284,7 @@ def served(database, servers, tmp_path):
         "CITYBEAT_MQTT_URL": servers.mqtt_url,
         "CITYBEAT_API_PORT": str(port),
         "CITYBEAT_API_ANONYMOUS": "read",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path / "installed"), os.environ.get("PYTHONPATH", "")])),
     }
     with (tmp_path / "api.log").open("wb") as log:
         process = stack.spawn([sys.executable, "-m", "citybeat", "api"], env=env, stdout=log, stderr=subprocess.STDOUT)
