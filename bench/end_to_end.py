@@ -123,7 +123,8 @@ def _watch(
     looks: list[_Look] = []
     total, began, spooled = len(sender.sent_at), time.monotonic(), 0
     sender.allow(window)
-    while sender.sent < total:
+    flood = window >= total
+    while sender.sent < total or (flood and (not looks or looks[-1].messages < total)):
         now = time.monotonic()
         if looks and now - looks[0].at > ramp + seconds:
             sender.allow(0)
@@ -145,7 +146,8 @@ def _watch(
 def _steady(looks: Sequence[_Look], ramp: float) -> tuple[_Look, _Look]:
     after = [look for look in looks if look.at >= looks[0].at + ramp]
     if len(after) < 3:
-        raise RuntimeError("the run was too short: payloads for longer are needed")
+        told = ", ".join(f"{look.messages:,} after {look.at - looks[0].at:.1f} s" for look in looks[-20:])
+        raise RuntimeError(f"too few commits for a figure: messages {told}")
     return after[0], after[-1]
 
 
