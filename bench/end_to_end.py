@@ -20,7 +20,7 @@ from typing import Any
 
 from bench import machine, scene
 from bench.sender import Payloads, Sender, prepare
-from bench.workload import MINUTE, SHAPES, City, Shape, Traffic
+from bench.workload import SHAPES, City, Traffic
 from storage import accounts
 from storage.accounts import Totals
 
@@ -34,8 +34,6 @@ MOST = {"live": 200_000, "catchup": 350_000, "singles": 35_000}
 WINDOW = {100: 1_000, 1: 9_000}
 #: s for the rest to be committed when the sender has ended.
 _DRAIN = 60.0
-#: How long before now event time begins, so that it never catches up with the clock: us.
-_BEFORE = {"live": 720 * MINUTE, "catchup": 60 * MINUTE, "singles": 720 * MINUTE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +66,6 @@ class _Look:
     received: int
     stored: int
     cpu: Mapping[str, float]
-
-
-def start_of(shape: Shape) -> int:
-    """us since 1970 UTC at which the event time of a run that begins now begins."""
-    return (time.time_ns() // 1000 - _BEFORE[shape.name]) // MINUTE * MINUTE
 
 
 def run(
@@ -217,7 +210,7 @@ def main() -> int:
     traffic = Traffic(
         city=City(),
         shape=shape,
-        start=start_of(shape),
+        start=scene.start_of(shape),
         grouped=told.grouped,
         late=not told.no_late,
         repeated=not told.no_duplicates,

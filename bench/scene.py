@@ -23,6 +23,7 @@ from psycopg import sql
 
 import stack
 from bench import machine, mqtt
+from bench.workload import CATCH_UP, MINUTE, Shape
 from devices.catalogue import builtin
 from devices.device import Device
 from stack.model import MOSQUITTO, TIMESCALEDB
@@ -32,6 +33,9 @@ from storage.database import Connection, connect
 #: As settings have them.
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
+#: us before now at which event time begins, so that it never catches up with the clock: an hour's outage, or half a day.
+_BEFORE = {CATCH_UP.name: 60 * MINUTE}
+_HALF_A_DAY = 720 * MINUTE
 #: s until an ingest has to be subscribed.
 _START = 60.0
 
@@ -63,6 +67,11 @@ class Scene:
     url: str
     connection: Connection
     place: Path  # a directory that goes with the scene
+
+
+def start_of(shape: Shape) -> int:
+    """us since 1970 UTC at which the event time of a run that begins now begins."""
+    return (time.time_ns() // 1000 - _BEFORE.get(shape.name, _HALF_A_DAY)) // MINUTE * MINUTE
 
 
 def home() -> Path:
