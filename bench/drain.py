@@ -25,8 +25,8 @@ from bench.workload import SHAPES, City, Traffic
 #: As ingest's.
 RECEIVE_MAXIMUM: Final = 10_000
 _CLIENT: Final = "bench-drain"
-#: s of a run that are not counted.
-_RAMP: Final = 1.0
+#: Of a run's messages, the share that is not counted: the first.
+_RAMP: Final = 0.1
 _LOOK: Final = 0.001
 
 
@@ -68,7 +68,8 @@ def run(
     with draining(running) as shared, Sender(running.mqtt_url, passwords, payloads, rate) as sender:
         sender.allow(window)
         began = time.monotonic()
-        while time.monotonic() - began < seconds + _RAMP and sender.sent < len(payloads):
+        count = 0
+        while time.monotonic() - began < seconds and count < len(payloads):
             count = shared[0]
             if not looks or looks[-1][1] != count:
                 looks.append((time.monotonic(), count))
@@ -77,7 +78,7 @@ def run(
             time.sleep(_LOOK)
         sender.allow(0)
         sent_at = sender.sent_at[: sender.sent] / 1e9
-        steady = [look for look in looks if look[0] >= looks[0][0] + _RAMP and look[1] <= len(sent_at)]
+        steady = [look for look in looks if looks[-1][1] * _RAMP <= look[1] <= len(sent_at)]
     (first, before), (last, after) = steady[0], steady[-1]
     readings = int(payloads.packets["readings"][before:after].sum())
     # In order of arrival, as good as: a gateway's messages are, and of several gateways each in its turn.

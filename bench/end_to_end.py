@@ -14,13 +14,16 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine, scene
+import numpy as np
+
+from bench import drain, machine, scene, store
 from bench.sender import Payloads, Sender, prepare
-from bench.workload import SHAPES, City, Traffic
+from bench.workload import SHAPES, City, Shape, Traffic
 from storage import accounts
 from storage.accounts import Totals
 
@@ -82,14 +85,15 @@ def run(
     """Send, and count. `window` 0: flood."""
     window = WINDOW[traffic.shape.size] if window is None else window
     passwords = opened.servers.passwords(traffic.city.sources)
+    before = accounts.totals(opened.connection)
     with scene.ingesting(opened, workers, settings) as ingest:
         with Sender(opened.servers.mqtt_url, passwords, payloads) as sender:
             pids = {"publisher": sender.pid, **opened.servers.pids(), "ingest": ingest.pid}
-            looks, spooled = _watch(opened, sender, ingest, pids, window or len(payloads), ramp, seconds)
+            looks, spooled = _watch(opened, before, sender, ingest, pids, window or len(payloads), ramp, seconds)
             sent = sender.sent
-        _drain(opened, ingest, sent)
+        _drain(opened, ingest, before.messages + sent)
         peaks, log = ingest.peaks(), ingest.tail()
-    totals = accounts.totals(opened.connection)
+    totals = accounts.totals(opened.connection) - before
     wrong = _wrong(opened, totals, payloads, sent)
     first, last = _steady(looks, ramp)
     took = last.at - first.at
@@ -110,7 +114,14 @@ def run(
 
 
 def _watch(
-    opened: scene.Scene, sender: Sender, ingest: scene.Ingest, pids: Mapping[str, int], window: int, ramp: float, seconds: float
+    opened: scene.Scene,
+    before: Totals,
+    sender: Sender,
+    ingest: scene.Ingest,
+    pids: Mapping[str, int],
+    window: int,
+    ramp: float,
+    seconds: float,
 ) -> tuple[list[_Look], int]:
     """Let it send, and look at the ledger whenever that has changed."""
     looks: list[_Look] = []
@@ -124,7 +135,7 @@ def _watch(
             break
         if not looks and now - began > 60:
             raise TimeoutError(f"nothing is committed:\n{ingest.tail()}")
-        counted = accounts.totals(opened.connection)
+        counted = accounts.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
             cpu = {name: machine.cpu(pid) for name, pid in pids.items()}
             looks.append(_Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
@@ -144,9 +155,9 @@ def _steady(looks: Sequence[_Look], ramp: float) -> tuple[_Look, _Look]:
     return after[0], after[-1]
 
 
-def _drain(opened: scene.Scene, ingest: scene.Ingest, sent: int) -> None:
+def _drain(opened: scene.Scene, ingest: scene.Ingest, messages: int) -> None:
     deadline = time.monotonic() + _DRAIN
-    while accounts.totals(opened.connection).messages < sent and time.monotonic() < deadline:
+    while accounts.totals(opened.connection).messages < messages and time.monotonic() < deadline:
         ingest.check()
         time.sleep(0.05)
 
@@ -156,7 +167,7 @@ def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -
     found = accounts.discrepancies(opened.connection)
     readings = int(payloads.packets["readings"][:sent].sum())
     for name, ours, theirs in (("messages", sent, totals.messages), ("readings", readings, totals.received)):
-        if ours != theirs:
+        if ours != theirs and not (totals.redelivered and ours < theirs):  # what is delivered again is counted again
             found.append(f"{ours:,} {name} were sent, {theirs:,} received")
     if totals.stored + totals.duplicate != totals.received:
         found.append(f"not stored and no duplicates: {totals.received - totals.stored - totals.duplicate:,} readings")
@@ -164,6 +175,43 @@ def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -
     if bad is None or bad[0]:
         found.append(f"readings that are not good: {bad}")
     return found
+
+
+def measure(
+    running: scene.Servers,
+    *,
+    shapes: Sequence[Shape] = tuple(SHAPES.values()),
+    seconds: float = 15.0,
+    rounds: int = 8,
+    ramp: float = RAMP,
+) -> list[dict[str, Any]]:
+    """A row a workload, with its limit in the same run: the smaller of the store alone and the broker alone."""
+    rows = []
+    for shape in shapes:
+        traffic = Traffic(city=City(), shape=shape, start=scene.start_of(shape))
+        registrations = traffic.city.registrations()
+        with scene.opened(running, registrations) as opened:
+            readings = round((seconds + ramp) * MOST[shape.name])
+            payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=readings)
+            result = run(opened, traffic, payloads, seconds=seconds, ramp=ramp)
+            drained = drain.run(running, traffic, payloads, seconds=min(seconds, 4.0), window=5_000)
+        with scene.opened(running, registrations) as opened, closing(store.Writer(opened, traffic)) as writer:
+            took = [writer.next() for _ in range(store.WARM + rounds)][store.WARM :]
+        alone = float(np.median([len(new) / spent for spent, new in took]))
+        limit = min(alone, drained.readings_per_s)
+        rows.append(
+            {
+                **as_row(result),
+                "ours_per_s": result.stored_per_s,
+                "limit_per_s": limit,
+                "ratio": result.stored_per_s / limit,
+                "limit": "the store alone" if limit == alone else "the broker, drained by a client that only acknowledges",
+                "store_per_s": alone,
+                "broker_per_s": drained.readings_per_s,
+                "rss": result.rss,
+            }
+        )
+    return rows
 
 
 def show(result: Result) -> None:

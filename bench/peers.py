@@ -12,7 +12,7 @@ import argparse
 import ctypes
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -44,9 +44,13 @@ VALUES (timestamptz 'epoch' + %s * interval '1 millisecond', now(), %s, %s, 0) O
 
 
 def measure(
-    running: scene.Servers, *, shapes: Sequence[Shape] = (LIVE, SINGLES), seconds: float = 5.0, ours: bool = True
+    running: scene.Servers,
+    *,
+    shapes: Sequence[Shape] = (LIVE, SINGLES),
+    seconds: float = 5.0,
+    ours: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row a peer and workload; `ratio` is how many times as many readings a second are ours."""
+    """A row a peer and workload; `ratio` is how many times as many readings a second are ours (measured here, unless given)."""
     rows = []
     for shape in shapes:
         city = City()
@@ -55,7 +59,7 @@ def measure(
             readings = round((seconds + end_to_end.RAMP) * end_to_end.MOST[shape.name])
             payloads = prepare(opened.place / "packets", traffic, city.sources, readings=readings)
             found = {peer: _run(opened, traffic, payloads, peer, seconds) for peer in PEERS}
-            mine = end_to_end.run(opened, traffic, payloads, seconds=seconds).stored_per_s if ours else 0.0
+            mine = ours[shape.name] if ours else end_to_end.run(opened, traffic, payloads, seconds=seconds).stored_per_s
         rows += [
             {
                 "name": f"{shape.name}, against paho and {peer}",

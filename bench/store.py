@@ -147,7 +147,7 @@ def compare(opened: scene.Scene, traffic: Traffic, rounds: int) -> Times:
             ours, new = writer.next()
             rows = encode_readings(new)
             partials = minutes.encode_partials(downsample(new, writer.registry.kind))
-            copied = timed(bare, partial(_copy, bare, _COPY_BARE, rows))
+            copied = timed(bare, partial(copy, bare, _COPY_BARE, rows))
             merged = timed(bare, partial(merge, bare, rows, partials))
             if number >= WARM:
                 times.rows.append(len(new))
@@ -176,15 +176,16 @@ def timed(connection: Connection, work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _copy(connection: Connection, statement: Query, rows: bytes) -> None:
-    with connection.cursor().copy(statement) as copy:
-        copy.write(rows)
+def copy(connection: Connection, statement: Query, rows: bytes) -> None:
+    """One COPY."""
+    with connection.cursor().copy(statement) as into:
+        into.write(rows)
 
 
 def merge(connection: Connection, rows: bytes, partials: bytes) -> None:
     """The bare COPY and merge."""
-    _copy(connection, _COPY_MERGED, rows)
-    _copy(connection, _COPY_MINUTES, partials)
+    copy(connection, _COPY_MERGED, rows)
+    copy(connection, _COPY_MINUTES, partials)
     connection.execute(_MERGE)
 
 
