@@ -105,7 +105,7 @@ def main() -> None:
     """Each workload for a few seconds."""
     with scene.servers() as running, tempfile.TemporaryDirectory(dir=running.settings.home) as place:
         for name in sys.argv[1:] or sorted(SHAPES):
-            traffic = Traffic(city=City(), shape=SHAPES[name], start=scene.start_of(SHAPES[name]))
+            traffic = Traffic(city=City(), shape=SHAPES[name], start=scene.start())
             payloads = prepare(
                 Path(place) / name, traffic, traffic.city.sources, readings=400_000 if name == "singles" else 8_000_000
             )

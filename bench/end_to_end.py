@@ -178,40 +178,45 @@ def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -
 
 
 def measure(
-    running: scene.Servers,
-    *,
-    shapes: Sequence[Shape] = tuple(SHAPES.values()),
-    seconds: float = 15.0,
-    rounds: int = 8,
-    ramp: float = RAMP,
+    running: scene.Servers, *, shapes: Sequence[Shape] = tuple(SHAPES.values()), seconds: float = 15.0, rounds: int = 8
 ) -> list[dict[str, Any]]:
-    """A row a workload, with its limit in the same run: the smaller of the store alone and the broker alone."""
+    """A row a workload."""
     rows = []
     for shape in shapes:
-        traffic = Traffic(city=City(), shape=shape, start=scene.start_of(shape))
-        registrations = traffic.city.registrations()
-        with scene.opened(running, registrations) as opened:
-            readings = round((seconds + ramp) * MOST[shape.name])
-            payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=readings)
-            result = run(opened, traffic, payloads, seconds=seconds, ramp=ramp)
-            drained = drain.run(running, traffic, payloads, seconds=min(seconds, 4.0), window=5_000)
-        with scene.opened(running, registrations) as opened, closing(store.Writer(opened, traffic)) as writer:
-            took = [writer.next() for _ in range(store.WARM + rounds)][store.WARM :]
-        alone = float(np.median([len(new) / spent for spent, new in took]))
-        limit = min(alone, drained.readings_per_s)
-        rows.append(
-            {
-                **as_row(result),
-                "ours_per_s": result.stored_per_s,
-                "limit_per_s": limit,
-                "ratio": result.stored_per_s / limit,
-                "limit": "the store alone" if limit == alone else "the broker, drained by a client that only acknowledges",
-                "store_per_s": alone,
-                "broker_per_s": drained.readings_per_s,
-                "rss": result.rss,
-            }
-        )
+        with scene.opened(running, City().registrations()) as opened:
+            rows.append(against_limit(opened, shape, seconds=seconds, alone=_alone(opened, shape, rounds)))
     return rows
+
+
+def against_limit(opened: scene.Scene, shape: Shape, *, seconds: float, alone: float | None, ramp: float = RAMP) -> dict[str, Any]:
+    """A workload beside its limit in the same run: the smaller of the store alone and the broker alone.
+
+    `alone`: readings a second that the store alone takes; None: the broker is the limit.
+    """
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot=f"whole-{shape.name}")
+    readings = round((seconds + ramp) * MOST[shape.name])
+    payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=readings)
+    result = run(opened, traffic, payloads, seconds=seconds, ramp=ramp)
+    drained = drain.run(opened.servers, traffic, payloads, seconds=min(seconds, 4.0), window=5_000).readings_per_s
+    limit = drained if alone is None else min(alone, drained)
+    return {
+        **as_row(result),
+        "ours_per_s": result.stored_per_s,
+        "limit_per_s": limit,
+        "ratio": result.stored_per_s / limit,
+        "limit": "the store alone" if limit == alone else "the broker, drained by a client that only acknowledges",
+        "store_per_s": alone,
+        "broker_per_s": drained,
+        "rss": result.rss,
+    }
+
+
+def _alone(opened: scene.Scene, shape: Shape, rounds: int) -> float:
+    """Readings a second that the store alone takes, by the median batch."""
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot="alone")
+    with closing(store.Writer(opened, traffic)) as writer:
+        took = [writer.next() for _ in range(store.WARM + rounds)][store.WARM :]
+    return float(np.median([len(new) / spent for spent, new in took]))
 
 
 def show(result: Result) -> None:
@@ -258,7 +263,7 @@ def main() -> int:
     traffic = Traffic(
         city=City(),
         shape=shape,
-        start=scene.start_of(shape),
+        start=scene.start(),
         grouped=told.grouped,
         late=not told.no_late,
         repeated=not told.no_duplicates,

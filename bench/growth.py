@@ -13,7 +13,6 @@ first size of its list, in the same run: `cost` is how many times as much a read
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Final
@@ -25,7 +24,7 @@ from psycopg.abc import Query
 
 from bench import end_to_end, scene, store
 from bench.sender import prepare
-from bench.workload import HELD, LIVE, METRICS_EACH, MINUTE, City, Traffic
+from bench.workload import LIVE, METRICS_EACH, MINUTE, City, Traffic
 from devices.aggregate import downsample
 from devices.batch import Batch, Int32
 from devices.catalogue import builtin
@@ -41,8 +40,6 @@ ALL_STORED: Final = (*STORED, 100_000_000)
 WORKERS: Final = (1, 2, 3)
 #: us between two readings of the stored past.
 _EVERY: Final = 10_000_000
-#: us: two days.
-_AGO: Final = 2880 * MINUTE
 _INTO: Final = "COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
 _ROLLUP: Final = "(series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY)"
 _INTO_1M: Final[Query] = f"COPY readings_1m {_ROLLUP}"
@@ -98,10 +95,12 @@ def _measured(
     boot: str = "growth",
 ) -> dict[str, Any]:
     # The store alone first, then the whole way, from where the store came to.
-    with closing(store.Writer(opened, Traffic(city=city, shape=LIVE, start=_next(opened), boot=f"{boot}-store"))) as writer:
+    with closing(
+        store.Writer(opened, Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=f"{boot}-store"))
+    ) as writer:
         took = [writer.next() for _ in range(store.WARM + _ROUNDS)][store.WARM :]
     alone = float(np.median([1e6 * spent / len(new) for spent, new in took]))
-    traffic = Traffic(city=city, shape=LIVE, start=_next(opened), boot=boot)
+    traffic = Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=boot)
     readings = round((seconds + end_to_end.RAMP) * end_to_end.MOST["live"])
     payloads = prepare(opened.place / "packets", traffic, city.sources, readings=readings)
     result = end_to_end.run(opened, traffic, payloads, seconds=seconds, workers=workers)
@@ -135,7 +134,9 @@ class _Past:
         series = np.array(sorted(snapshot.series.values()), np.int32)
         owner = snapshot.owner[series]
         self._gateways: Final = [(int(source), series[owner == source]) for source in np.unique(owner)]
-        self._end: Final = _start() // QUARTER * QUARTER - 2 * QUARTER  # a past that is soon forgotten makes no step
+        self._end: Final = (
+            scene.next_start(opened) // QUARTER * QUARTER - 2 * QUARTER
+        )  # a past that is soon forgotten makes no step
         self._steps = 0
         self._readings = 0
 
@@ -171,18 +172,6 @@ class _Past:
             transaction.merge_latest(batch, batch.time)
             transaction.add_ledger([Tally(minute=start, source=source, received=n, stored=n)], {})
         self._readings += n
-
-
-def _start() -> int:
-    """us since 1970 UTC at which live traffic begins: so long ago that the smallest city does not catch up with the clock."""
-    return (time.time_ns() // 1000 - _AGO) // MINUTE * MINUTE
-
-
-def _next(opened: scene.Scene) -> int:
-    """The same, behind all that is stored."""
-    row = opened.connection.execute("SELECT extract(epoch FROM max(time))::int8 FROM latest").fetchone()
-    assert row is not None
-    return _start() if row[0] is None else max(_start(), row[0] * 1_000_000 // MINUTE * MINUTE + 2 * HELD)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def measure(running: scene.Servers, *, rates: Sequence[int] = RATES, seconds: fl
     """A row a rate and percentile."""
     rows = []
     for rate in rates:
-        traffic = Traffic(city=City(), shape=SINGLES, start=scene.start_of(SINGLES))
+        traffic = Traffic(city=City(), shape=SINGLES, start=scene.start())
         with scene.opened(running, traffic.city.registrations()) as opened:
             wanted = round(rate * (seconds + _RAMP))
             payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=wanted)

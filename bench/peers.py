@@ -12,7 +12,7 @@ import argparse
 import ctypes
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,34 +43,29 @@ VALUES (timestamptz 'epoch' + %s * interval '1 millisecond', now(), %s, %s, 0) O
 """
 
 
-def measure(
-    running: scene.Servers,
-    *,
-    shapes: Sequence[Shape] = (LIVE, SINGLES),
-    seconds: float = 5.0,
-    ours: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
-    """A row a peer and workload; `ratio` is how many times as many readings a second are ours (measured here, unless given)."""
+def measure(running: scene.Servers, *, shapes: Sequence[Shape] = (LIVE, SINGLES), seconds: float = 5.0) -> list[dict[str, Any]]:
+    """A row a peer and workload."""
     rows = []
     for shape in shapes:
-        city = City()
-        traffic = Traffic(city=city, shape=shape, start=scene.start_of(shape))
-        with scene.opened(running, city.registrations()) as opened:
+        with scene.opened(running, City().registrations()) as opened:
+            traffic = Traffic(city=City(), shape=shape, start=scene.start())
             readings = round((seconds + end_to_end.RAMP) * end_to_end.MOST[shape.name])
-            payloads = prepare(opened.place / "packets", traffic, city.sources, readings=readings)
-            found = {peer: _run(opened, traffic, payloads, peer, seconds) for peer in PEERS}
-            mine = ours[shape.name] if ours else end_to_end.run(opened, traffic, payloads, seconds=seconds).stored_per_s
-        rows += [
-            {
-                "name": f"{shape.name}, against paho and {peer}",
-                "ours_per_s": mine,
-                "limit_per_s": theirs,
-                "ratio": mine / theirs,
-                "limit": f"peer: {peer}, raw readings only",
-            }
-            for peer, theirs in found.items()
-        ]
+            payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=readings)
+            ours = end_to_end.run(opened, traffic, payloads, seconds=seconds).stored_per_s
+            rows += [against(opened, traffic, payloads, peer, seconds=seconds, ours=ours) for peer in PEERS]
     return rows
+
+
+def against(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, *, seconds: float, ours: float) -> dict[str, Any]:
+    """One peer; `ratio` is how many times as many readings a second are ours."""
+    theirs = _run(opened, traffic, payloads, peer, seconds)
+    return {
+        "name": f"{traffic.shape.name}, against paho and {peer}",
+        "ours_per_s": ours,
+        "limit_per_s": theirs,
+        "ratio": ours / theirs,
+        "limit": f"peer: {peer}, raw readings only",
+    }
 
 
 def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, seconds: float) -> float:

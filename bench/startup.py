@@ -34,31 +34,35 @@ _PATIENCE: Final = 60.0
 
 def measure(running: scene.Servers, rounds: int = 5) -> list[dict[str, Any]]:
     """A row a command."""
-    rows = []
     with scene.opened(running, City().registrations()) as opened:
-        env = scene.environment(opened)
-        cases: dict[str, Callable[[], float]] = {
-            "--help": lambda: _ended([sys.executable, "-m", "citybeat", "--help"], env),
-            "ingest": lambda: _ready("ingest", ["--stats"], "CITYBEAT_INGEST_PORT", env),
-            "api": lambda: _ready("api", [], "CITYBEAT_API_PORT", env),
-        }
-        for name, ours in cases.items():
-            bare = [sys.executable, "-c", f"import {', '.join(LIBRARIES[name])}"]
-            pairs = []
-            for _ in range(rounds + 1):  # the first fills the page cache
-                limit = _ended(bare, env)
-                pairs.append((ours(), limit))
-                mqtt.forget(running.mqtt_url, env["CITYBEAT_CLIENT_ID"])
-            took, limits = zip(*pairs[1:], strict=True)
-            rows.append(
-                {
-                    "name": f"start-up, citybeat {name}",
-                    "ours_ms": 1000 * _median(took),
-                    "limit_ms": 1000 * _median(limits),
-                    "ratio": _median([limit / our for our, limit in pairs[1:]]),
-                    "limit": "an interpreter that imports the same libraries",
-                }
-            )
+        return measure_in(opened, rounds)
+
+
+def measure_in(opened: scene.Scene, rounds: int, only: Sequence[str] = tuple(LIBRARIES)) -> list[dict[str, Any]]:
+    """The same of some commands, with what is registered in a scene."""
+    env, rows = scene.environment(opened), []
+    cases: dict[str, Callable[[], float]] = {
+        "--help": lambda: _ended([sys.executable, "-m", "citybeat", "--help"], env),
+        "ingest": lambda: _ready("ingest", ["--stats"], "CITYBEAT_INGEST_PORT", env),
+        "api": lambda: _ready("api", [], "CITYBEAT_API_PORT", env),
+    }
+    for name in only:
+        bare = [sys.executable, "-c", f"import {', '.join(LIBRARIES[name])}"]
+        pairs = []
+        for _ in range(rounds + 1):  # the first fills the page cache
+            limit = _ended(bare, env)
+            pairs.append((cases[name](), limit))
+            mqtt.forget(opened.servers.mqtt_url, env["CITYBEAT_CLIENT_ID"])
+        took, limits = zip(*pairs[1:], strict=True)
+        rows.append(
+            {
+                "name": f"start-up, citybeat {name}",
+                "ours_ms": 1000 * _median(took),
+                "limit_ms": 1000 * _median(limits),
+                "ratio": _median([limit / our for our, limit in pairs[1:]]),
+                "limit": "an interpreter that imports the same libraries",
+            }
+        )
     return rows
 
 

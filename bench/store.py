@@ -42,6 +42,9 @@ from storage.write import encode_readings
 #: Batches that are written before any is counted: plans, caches, and late readings that have something to be late for.
 WARM: Final = 4
 _TABLES: Final[tuple[Query, ...]] = (
+    "DROP TABLE IF EXISTS bare",
+    "DROP TABLE IF EXISTS merged",
+    "DROP TABLE IF EXISTS merged_1m",
     "CREATE TABLE bare (LIKE readings INCLUDING ALL)",
     "SELECT create_hypertable('bare', by_range('time', INTERVAL '7 days'), create_default_indexes => false)",
     "CREATE TABLE merged (LIKE readings INCLUDING ALL)",
@@ -137,8 +140,9 @@ def batches(traffic: Traffic) -> Iterator[list[Message]]:
             batch, total = [], 0
 
 
-def compare(opened: scene.Scene, traffic: Traffic, rounds: int) -> Times:
+def compare(opened: scene.Scene, shape: Shape, rounds: int) -> Times:
     """Write batches three ways."""
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot=f"store-{shape.name}")
     make_tables(opened.connection)
     times = Times()
     with closing(Writer(opened, traffic)) as writer, closing(connect(opened.url, application="bench")) as bare:
@@ -213,9 +217,8 @@ def measure(
     """Two rows a workload: readings a second of ours and of each limit (medians), and the median of their ratios batch by batch."""
     found = []
     for shape in shapes:
-        traffic = Traffic(city=City(), shape=shape, start=scene.start_of(shape))
-        with scene.opened(running, traffic.city.registrations()) as opened:
-            found += rows_of(shape, compare(opened, traffic, rounds))
+        with scene.opened(running, City().registrations()) as opened:
+            found += rows_of(shape, compare(opened, shape, rounds))
     return found
 
 
