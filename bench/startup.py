@@ -22,11 +22,22 @@ from bench import mqtt, scene
 from bench.workload import City
 from stack.process import free_port
 
-#: The large ones of what each command has imported of others when it is ready.
+_ALL: Final = (
+    "cbor2",
+    "numpy",
+    "orjson",
+    "prometheus_client",
+    "psycopg",
+    "psycopg_pool",
+    "pydantic_settings",
+    "structlog",
+    "typer",
+)
+#: What each command has imported of others when it is ready, but for what these import; by command.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "--help": ("numpy", "orjson", "typer", "pydantic_settings", "psycopg"),
-    "ingest": ("numpy", "orjson", "cbor2", "typer", "pydantic_settings", "psycopg", "paho.mqtt.client", "prometheus_client"),
-    "api": ("numpy", "orjson", "cbor2", "typer", "pydantic_settings", "psycopg", "psycopg_pool", "fastapi", "uvicorn", "pyarrow"),
+    "--help": (*_ALL, "paho.mqtt.client"),
+    "ingest": (*_ALL, "paho.mqtt.client"),
+    "api": (*_ALL, "fastapi", "uvicorn", "pyarrow", "limits", "tsdownsample", "fastapi_offline"),
 }
 #: s for a command to be ready.
 _PATIENCE: Final = 60.0
