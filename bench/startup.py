@@ -8,7 +8,6 @@ The limit of each is a bare interpreter that imports the same third-party librar
 turn, medians. What remains is our own modules, the registry, and the connections.
 """
 
-import http.client
 import json
 import subprocess
 import sys
@@ -97,7 +96,7 @@ def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[st
         assert process.stdout is not None
         try:
             ready = not options or b'"ready": true' in process.stdout.readline()
-            while not ready or not _answers(port):
+            while not ready or not scene.answers(port):
                 if not ready or process.poll() is not None or time.perf_counter() - began > _PATIENCE:
                     log.seek(0)
                     raise RuntimeError(f"citybeat {name} did not get ready:\n{log.read().decode()}")
@@ -106,17 +105,6 @@ def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[st
         finally:
             process.terminate()
             process.communicate(timeout=30)
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":
