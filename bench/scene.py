@@ -37,6 +37,8 @@ CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
 #: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
 _BEFORE = 2880 * MINUTE
+#: Devices of one registration: a city's whole file, but no more than one value of JSON can hold.
+_TOGETHER = 20_000
 #: s until an ingest has to be subscribed.
 _START = 60.0
 
@@ -124,7 +126,8 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
         closing(connect(url, application="bench")) as connection,
         tempfile.TemporaryDirectory(dir=running.settings.home) as place,
     ):
-        registry.register(connection, devices)
+        for first in range(0, len(devices), _TOGETHER):
+            registry.register(connection, devices[first : first + _TOGETHER])
         # As a city that has been running: statistics of what changed last are not made while it is measured.
         for table in ("devices", "series", "sources"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
