@@ -1,0 +1,602 @@
+"""The load generator: many messages over a few connections, in one thread, and what the broker said to them, and when.
+
+Two ways. With a rate the loop is open: message k is due at k/rate after the start, whatever happened to those before it. What
+the broker, a full window or we ourselves hold back is sent as soon as it can be, and its latency counts from the time when it was
+due as well as from when it was sent: a stall is paid for by all messages that fell into it, not by one. Without a rate the loop
+is closed: each connection keeps its window full.
+
+The thread turns: it reads what came, sends what is due and has room, and sleeps. Under load it sleeps a millisecond or more even
+if something came meanwhile, since a look at a socket costs as much for one answer as for a hundred; latencies are known to
+within that turn.
+
+A lost connection is made again, and what had no answer is sent again (`simulator.link`); only if that fails for `patience` seconds,
+or the broker wants no more of us, the run ends early, and its report says why.
+"""
+
+import selectors
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+
+from devices.batch import Int64
+from simulator import packets
+from simulator.errors import PublishError, RefusedError
+from simulator.latency import Histogram
+from simulator.link import Acknowledged, Link, Supply, address
+from simulator.packets import UInt8, Version
+
+#: Messages of a connection without an answer. A thousand are two turns' worth of what a broker on the same machine takes.
+WINDOW: Final = 1000
+#: s that the last answers are waited for.
+DRAIN: Final = 15.0
+#: s that a lost connection is tried to be made again.
+PATIENCE: Final = 30.0
+_RETRY: Final = 1.0  # s between tries
+_RETRY_TIMEOUT: Final = 2.0  # s for one of them: everything else waits
+TOPIC: Final = "city/v1/{source}/readings"
+_SECOND: Final = 1_000_000_000  # ns
+#: s a turn takes at least, with a rate and without. At 5,000 messages/s over four connections turns of 1 ms take 0.27 of a core,
+#: of 2 ms half of that; it hardly depends on the rate.
+TURN_OPEN: Final = 0.002
+TURN_CLOSED: Final = 0.005
+#: ns below which a turn counts as none. Turns become shorter as long as windows are empty before they are over.
+_SHORT: Final = 50_000
+#: messages/s up to which a turn follows on each event: latencies are exact.
+_QUIET: Final = 2_000
+#: s of messages that are made ahead with a rate: no reading is older than that when it is sent.
+_AHEAD: Final = 0.05
+_AHEAD_MOST: Final = 4096
+#: Connections up to which select() is used, whose waits are exact to the microsecond; epoll's are to the millisecond.
+_FEW: Final = 64
+_LONG: Final = 0.1  # s: the longest sleep
+#: Share of a core from which on the generator itself is the limit.
+_BUSY: Final = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sender:
+    """One connection."""
+
+    source: str  # stands for {source} in the topic
+    password: str | None = field(repr=False, default=None)
+    username: str | None = None  # None: the source, if there is a password
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """When each message of each connection was due, sent and acknowledged: n messages, sorted by (sender, number)."""
+
+    sender: Int64  # (n,) index into the senders
+    number: Int64  # (n,) 0, 1, … of the sender, in the order of its supply
+    due_at: Int64  # (n,) ns, time.monotonic_ns
+    sent_at: Int64  # (n,)
+    acknowledged_at: Int64  # (n,) -1: never answered
+    reason: UInt8  # (n,) of MQTT 5; from 0x80 on it was refused; 0xff: never answered
+    epoch: int  # ns to add to get time since 1970 UTC
+
+    def of(self, sender: int) -> "Timings":
+        """Those of one sender."""
+        mine = self.sender == sender
+        kept = {name.name: getattr(self, name.name)[mine] for name in fields(self) if name.name != "epoch"}
+        return Timings(**kept, epoch=self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadProgress:
+    """The last second, about."""
+
+    elapsed: float  # s since the start
+    messages_per_s: float  # acknowledged
+    readings_per_s: float  # acknowledged
+    latency: dict[str, float]  # ms: from due (with a rate) or sent, to acknowledged
+    waiting: int  # messages without an answer
+    behind: int  # messages that are due and not sent
+    refused: int  # messages, since the start
+    connected: int  # connections
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """What was offered, and what became of it. Rates are of the time of sending; the last answers come after it."""
+
+    connections: int
+    wanted_per_s: float | None  # messages; None: as many as are taken
+    elapsed: float  # s of sending
+    sent: int  # messages
+    sent_readings: int
+    sent_bytes: int  # with MQTT's own
+    messages: int  # acknowledged
+    readings: int  # acknowledged
+    unheard: int  # of these messages: the broker said that nobody subscribes to them (MQTT 5 only)
+    refused_messages: int
+    refused_readings: int
+    refused: dict[str, int]  # messages, by the broker's reason
+    unacknowledged: int  # messages without an answer when the run ended
+    unsent: int  # messages that were due before the end and not sent
+    sent_per_s: float
+    messages_per_s: float  # acknowledged while sending
+    readings_per_s: float
+    bytes_per_s: float
+    latency: dict[str, float]  # ms from sent to acknowledged
+    latency_from_schedule: dict[str, float] | None  # ms from due to acknowledged; None: no rate
+    lateness: dict[str, float] | None  # ms from due to sent, whoever held it back
+    own_lateness: dict[str, float] | None  # ms of it that neither a full window nor a lost connection accounts for
+    cpu: float  # s of this process while sending
+    cpu_per_100k: float  # s for 100,000 messages
+    limits: dict[str, float]  # share of the connections' time: rate, broker, generator, connection
+    limited_by: str  # the largest of them, or the generator when it is at its end
+    reconnects: int
+    resent: int  # messages, after a lost connection
+    failure: str | None  # why the run ended early
+    complete: bool  # everything was answered, nothing refused, and the run did not fail
+    timings: Timings | None = field(repr=False, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, without `timings`."""
+        return {name: value for name, value in asdict(self).items() if name != "timings"}
+
+
+def offer(
+    *,
+    url: str,
+    senders: Sequence[Sender],
+    supplies: Sequence[Supply],
+    rate: float | None = None,
+    duration: float | None = None,
+    window: int = WINDOW,
+    version: Version = Version.V5,
+    topic: str = TOPIC,
+    ca: str | None = None,
+    keep: bool = False,
+    patience: float = PATIENCE,
+    turn: float | None = None,
+    progress: Callable[[LoadProgress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> LoadReport:
+    """Send until `duration` is over, `stop` is set, or the supplies have no more; then wait for the last answers.
+
+    Parameters
+    ----------
+    url : str
+        mqtt://host[:port], or mqtts://.
+    senders : sequence of Sender
+        A connection each.
+    supplies : sequence of Supply
+        What each sends: `traffic.Prepared`, `traffic.Traffic`, or another one.
+    rate : float, optional
+        Messages a second altogether, spread evenly over time and senders; none: as many as are taken.
+    duration : float, optional
+        Seconds.
+    window : int
+        Messages of a connection without an answer, at most; the broker's Receive Maximum lowers it.
+    version : Version
+    topic : str
+        With {source}.
+    ca : str, optional
+        File of certificates for mqtts.
+    keep : bool
+        Keep the times of every message: some 50 bytes each.
+    patience : float
+        Seconds that a lost connection is tried to be made again.
+    turn : float, optional
+        Seconds between looks at the sockets: latencies are known to within that, and longer turns take less of a processor.
+        0: at every event. Default: as the rate allows.
+    progress : callable, optional
+        Called about once a second, in this thread.
+    stop : threading.Event, optional
+
+    Returns
+    -------
+    LoadReport
+
+    Raises
+    ------
+    PublishError
+        The broker is away at the start, or refuses a sender.
+    ValueError
+        The URL, the rate or the window make no sense.
+    """
+    if len(senders) != len(supplies) or not senders:
+        raise ValueError("there must be one supply for each sender, and at least one")
+    if rate is not None and not rate > 0:
+        raise ValueError(f"a rate is above 0, not {rate}")
+    to = address(url, version=version, ca=ca)
+    links = [
+        Link(
+            to,
+            topic=topic.replace("{source}", sender.source),
+            username=sender.username or (None if sender.password is None else sender.source),
+            password=sender.password,
+            window=window,
+        )
+        for sender in senders
+    ]
+    if turn is None:
+        turn = TURN_CLOSED if rate is None else (0.0 if rate <= _QUIET else TURN_OPEN)
+    run = _Run(links, supplies, rate=rate, duration=duration, keep=keep, patience=patience, turn=turn, progress=progress, stop=stop)
+    try:
+        for link in links:
+            link.connect(time.monotonic_ns())
+        return run.go()
+    finally:
+        for link in links:
+            link.close()
+
+
+class _Tally:
+    """What was answered. Arrays are gathered and counted now and then: a histogram costs as much for one as for a thousand."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self.messages = self.readings = self.unheard = self.refused_messages = self.refused_readings = 0
+        self.refused: Counter[str] = Counter()
+        self.from_sent, self.from_due, self.late, self.own = Histogram(), Histogram(), Histogram(), Histogram()
+        self.lately = Histogram()  # since the last progress
+        self._sent: list[Int64] = []
+        self._due: list[Int64] = []
+        self._late: list[Int64] = []
+        self._own: list[Int64] = []
+        self.kept: list[tuple[int, Int64, Int64, Int64, int, UInt8]] | None = [] if keep else None
+
+    def answered(self, sender: int, told: Acknowledged, now: int) -> None:
+        count = len(told.number)
+        self._sent.append(now - told.sent)
+        self._due.append(now - told.due)
+        if self.kept is not None:
+            self.kept.append((sender, told.number, told.due, told.sent, now, told.reason))
+        readings = int(told.readings.sum())
+        if told.reason.any():
+            for code in np.unique(told.reason).tolist():
+                of_it = told.reason == code
+                if code == packets.NOBODY_LISTENS:
+                    self.unheard += int(of_it.sum())
+                elif code >= packets.FAILURE:
+                    messages, lost = int(of_it.sum()), int(told.readings[of_it].sum())
+                    self.refused[packets.reason_name(code)] += messages
+                    self.refused_messages += messages
+                    self.refused_readings += lost
+                    count, readings = count - messages, readings - lost
+        self.messages += count
+        self.readings += readings
+
+    def sent(self, due: Int64, now: int, since: int) -> None:
+        """Messages were handed over; we could have done it from `since` on."""
+        self._late.append(now - due)
+        self._own.append(now - np.maximum(due, since))
+
+    def flush(self) -> None:
+        for gathered, into in (
+            (self._sent, (self.from_sent,)),
+            (self._due, (self.from_due, self.lately)),
+            (self._late, (self.late,)),
+            (self._own, (self.own,)),
+        ):
+            if gathered:
+                whole = np.concatenate(gathered)
+                gathered.clear()
+                for histogram in into:
+                    histogram.add(whole)
+
+
+class _Run:
+    """One run. Arrays are indexed by link."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        supplies: Sequence[Supply],
+        *,
+        rate: float | None,
+        duration: float | None,
+        keep: bool,
+        patience: float,
+        turn: float,
+        progress: Callable[[LoadProgress], None] | None,
+        stop: threading.Event | None,
+    ) -> None:
+        n = len(links)
+        self._links, self._supplies, self._rate, self._duration = links, supplies, rate, duration
+        self._patience, self._progress, self._stop = patience, progress, stop
+        self._tally = _Tally(keep=keep)
+        self._selector: selectors.BaseSelector = selectors.SelectSelector() if n <= _FEW else selectors.DefaultSelector()
+        self._registered = np.zeros(n, np.int64)  # the events that a link is registered for
+        self._sent = np.zeros(n, np.int64)
+        self._room = np.zeros(n, np.int64)
+        self._full = np.zeros(n, np.bool_)  # the broker held it back when the last turn ended
+        self._opened = np.zeros(n, np.int64)  # ns: when it could last be sent again after it could not
+        self._down: dict[int, tuple[int, int]] = {}  # ns: lost since, next try at
+        self._ahead = _AHEAD_MOST if rate is None else max(1, min(_AHEAD_MOST, int(rate / n * _AHEAD)))
+        self._turn = self._longest = int(turn * _SECOND)
+        self._limits = {"rate": 0, "broker": 0, "generator": 0, "connection": 0}  # ns, of all connections together
+        self._reconnects = 0
+        self._failure: str | None = None
+        self._why = ""  # the last lost connection was lost
+        self._start = 0  # ns
+
+    # --- the loop
+
+    def go(self) -> LoadReport:
+        start = self._start = turned = tended = told = time.monotonic_ns()
+        epoch = time.time_ns() - start
+        cpu = time.process_time()
+        end = None if self._duration is None else start + int(self._duration * _SECOND)
+        for i in range(len(self._links)):
+            self._register(i)
+        marks = (0, 0)
+        while True:
+            now = time.monotonic_ns()
+            self._receive(now, now - turned)
+            turned = now
+            if self._over(now, end):
+                break
+            self._send(now, self._due(now), (now + epoch) // 1000)
+            self._mend(now)
+            if now - tended >= _SECOND:
+                tended = now
+                self._tend(now)
+            if now - told >= _SECOND:
+                marks, told = self._tell(now, told, marks), now
+            self._rest(now, end)
+        ended = time.monotonic_ns()
+        cpu = time.process_time() - cpu
+        messages, readings = self._tally.messages, self._tally.readings
+        due = 0 if self._rate is None else int(self._due(ended).sum())
+        self._drain()
+        return self._report((ended - start) / _SECOND, cpu, messages, readings, due, epoch)
+
+    def _over(self, now: int, end: int | None) -> bool:
+        stopped = self._stop is not None and self._stop.is_set()
+        exhausted = all(link.exhausted for link in self._links) and all(link.sent == link.numbered for link in self._links)
+        return stopped or self._failure is not None or exhausted or (end is not None and now >= end)
+
+    def _due(self, now: int) -> Int64:
+        """How many messages of each link should be sent by now."""
+        n = len(self._links)
+        if self._rate is None:
+            return np.full(n, np.iinfo(np.int64).max)
+        total = int((now - self._start) * self._rate / _SECOND) + 1
+        return (total - np.arange(n) + n - 1) // n
+
+    def _times(self, i: int, count: int) -> Int64:
+        """When the next messages of a link are due, ns."""
+        assert self._rate is not None
+        place: Int64 = (self._sent[i] + np.arange(count, dtype=np.int64)) * len(self._links) + i
+        return np.asarray(self._start + place * (_SECOND / self._rate), np.int64)
+
+    def _receive(self, now: int, passed: int) -> None:
+        was_full = self._full.copy()
+        ready = self._selector.select(0)
+        for key, events in ready:
+            i = key.data
+            link = self._links[i]
+            try:
+                if events & selectors.EVENT_READ:
+                    told = link.receive(now)
+                    if len(told.number):
+                        self._tally.answered(i, told, now)
+                if events & selectors.EVENT_WRITE:
+                    link.flush()
+                    self._register(i)
+            except OSError as exc:
+                self._lose(i, now, str(exc))
+            except PublishError as exc:
+                self._lose(i, now, str(exc))
+                self._failure = str(exc)
+            self._look(i, now)
+        # What held each connection since the last turn. A full window that is empty now was too long without us.
+        full = int(was_full.sum())
+        # Not so if we slept on the socket itself.
+        dry = sum(1 for i in np.flatnonzero(was_full).tolist() if not self._links[i].waiting) if self._turn > _SHORT else 0
+        down = len(self._down)
+        rest = len(self._links) - full - down
+        for limit, count in (
+            ("broker", full - dry),
+            ("generator", dry + (rest if self._rate is None else 0)),
+            ("rate", 0 if self._rate is None else rest),
+            ("connection", down),
+        ):
+            self._limits[limit] += count * passed
+        self._turn = self._turn // 2 if dry else min(self._longest, self._turn + self._turn // 64)
+
+    def _look(self, i: int, now: int) -> None:
+        """Note what a link has room for."""
+        link = self._links[i]
+        self._room[i] = link.room
+        full = link.full
+        if self._full[i] and not full:
+            self._opened[i] = now
+        self._full[i] = full and i not in self._down
+
+    def _send(self, now: int, due: Int64, clock: int) -> None:
+        lacking = due - self._sent
+        for i in np.flatnonzero((lacking > 0) & (self._room > 0)).tolist():
+            count = min(int(lacking[i]), int(self._room[i]))
+            self._send_of(i, np.full(count, now) if self._rate is None else self._times(i, count), now, clock)
+
+    def _send_of(self, i: int, times: Int64, now: int, clock: int) -> None:
+        link = self._links[i]
+        try:
+            went = link.send(times, self._supplies[i], self._ahead, now, clock)
+        except OSError as exc:
+            self._lose(i, now, str(exc))
+            went = times[: link.sent - int(self._sent[i])]
+        except PublishError as exc:
+            self._lose(i, now, str(exc))
+            self._failure = str(exc)
+            return
+        self._sent[i] = link.sent
+        if self._rate is not None and len(went):
+            self._tally.sent(went, now, int(self._opened[i]))
+        self._look(i, now)
+        self._register(i)
+
+    def _rest(self, now: int, end: int | None) -> None:
+        """Sleep until there is something to do."""
+        wake = now + int(_LONG * _SECOND)
+        if end is not None:
+            wake = min(wake, end)
+        if self._rate is not None:
+            may = self._room > 0
+            if may.any():
+                place = self._sent[may] * len(self._links) + np.flatnonzero(may)
+                wake = min(wake, self._start + int(int(place.min()) * (_SECOND / self._rate)) + 1)
+        if self._turn:
+            time.sleep(max(0, now + self._turn - time.monotonic_ns()) / _SECOND)
+        self._selector.select(max(0, wake - time.monotonic_ns()) / _SECOND)
+
+    def _drain(self) -> None:
+        """Wait for the last answers."""
+        deadline = time.monotonic_ns() + int(DRAIN * _SECOND)
+        nothing = np.empty(0, np.int64)
+        while self._failure is None and any(link.waiting for link in self._links):
+            now = time.monotonic_ns()
+            if now > deadline:
+                break
+            self._selector.select(_LONG / 10)
+            self._receive(now := time.monotonic_ns(), 0)
+            for i in np.flatnonzero(self._room > 0).tolist():  # what is to be sent again
+                self._send_of(i, nothing, now, 0)
+            self._mend(now)
+
+    # --- connections
+
+    def _register(self, i: int) -> None:
+        link = self._links[i]
+        wanted = 0 if link.wire is None else selectors.EVENT_READ | (selectors.EVENT_WRITE if link.wants_to_write else 0)
+        if wanted == self._registered[i]:
+            return
+        if wanted and self._registered[i]:
+            self._selector.modify(link.wire, wanted, i)  # type: ignore[arg-type]
+        elif wanted:
+            self._selector.register(link.wire, wanted, i)  # type: ignore[arg-type]
+        self._registered[i] = wanted
+        self._look(i, time.monotonic_ns())
+
+    def _lose(self, i: int, now: int, why: str) -> None:
+        link = self._links[i]
+        if link.wire is not None:
+            self._selector.unregister(link.wire)
+        self._registered[i] = 0
+        link.lose()
+        self._why = why
+        self._down.setdefault(i, (now, now))
+        self._look(i, now)
+
+    def _mend(self, now: int) -> None:
+        """Make lost connections again."""
+        for i, (since, again) in list(self._down.items()):
+            if now < again:
+                continue
+            try:
+                self._links[i].connect(now, _RETRY_TIMEOUT)
+            except RefusedError as exc:
+                self._failure = str(exc)
+            except PublishError as exc:
+                if now - since > self._patience * _SECOND:
+                    self._failure = f"{exc}; the connection was lost {self._patience:g} s ago: {self._why}"
+                self._down[i] = (since, now + int(_RETRY * _SECOND))
+            else:
+                self._reconnects += 1
+                del self._down[i]
+                self._opened[i] = time.monotonic_ns()
+                self._register(i)
+                self._send_of(i, np.empty(0, np.int64), now, 0)
+
+    def _tend(self, now: int) -> None:
+        self._tally.flush()
+        for i, link in enumerate(self._links):
+            try:
+                link.tend(now)
+            except OSError as exc:
+                self._lose(i, now, str(exc))
+
+    # --- what is told
+
+    def _tell(self, now: int, told: int, marks: tuple[int, int]) -> tuple[int, int]:
+        tally = self._tally
+        passed = (now - told) / _SECOND
+        if self._progress is not None:
+            self._progress(
+                LoadProgress(
+                    elapsed=(now - self._start) / _SECOND,
+                    messages_per_s=(tally.messages - marks[0]) / passed,
+                    readings_per_s=(tally.readings - marks[1]) / passed,
+                    latency=tally.lately.milliseconds(),
+                    waiting=sum(link.waiting for link in self._links),
+                    behind=0 if self._rate is None else int(np.maximum(self._due(now) - self._sent, 0).sum()),
+                    refused=tally.refused_messages,
+                    connected=len(self._links) - len(self._down),
+                )
+            )
+        tally.lately = Histogram()
+        return tally.messages, tally.readings
+
+    def _report(self, elapsed: float, cpu: float, messages: int, readings: int, due: int, epoch: int) -> LoadReport:
+        tally, links = self._tally, self._links
+        tally.flush()
+        sent = sum(link.sent for link in links)
+        waiting = sum(link.waiting for link in links)
+        whole = max(1, sum(self._limits.values()))
+        limits = {name: round(ns / whole, 4) for name, ns in self._limits.items()}
+        return LoadReport(
+            connections=len(links),
+            wanted_per_s=self._rate,
+            elapsed=elapsed,
+            sent=sent,
+            sent_readings=sum(link.sent_readings for link in links),
+            sent_bytes=sum(link.sent_bytes for link in links),
+            messages=tally.messages,
+            readings=tally.readings,
+            unheard=tally.unheard,
+            refused_messages=tally.refused_messages,
+            refused_readings=tally.refused_readings,
+            refused=dict(tally.refused),
+            unacknowledged=waiting,
+            unsent=max(0, due - sent),
+            sent_per_s=sent / elapsed,
+            messages_per_s=messages / elapsed,
+            readings_per_s=readings / elapsed,
+            bytes_per_s=sum(link.sent_bytes for link in links) / elapsed,
+            latency=tally.from_sent.milliseconds(),
+            latency_from_schedule=None if self._rate is None else tally.from_due.milliseconds(),
+            lateness=None if self._rate is None else tally.late.milliseconds(),
+            own_lateness=None if self._rate is None else tally.own.milliseconds(),
+            cpu=cpu,
+            cpu_per_100k=cpu / max(1, sent) * 100_000,
+            limits=limits,
+            limited_by=_limited_by(limits, cpu / elapsed),
+            reconnects=self._reconnects,
+            resent=sum(link.resent for link in links),
+            failure=self._failure,
+            complete=not waiting and not tally.refused_messages and self._failure is None,
+            timings=None if tally.kept is None else self._timings(tally.kept, epoch),
+        )
+
+    def _timings(self, kept: Sequence[tuple[int, Int64, Int64, Int64, int, UInt8]], epoch: int) -> Timings:
+        parts = [
+            (np.full(len(number), i), number, due, sent, np.full(len(number), at), reason)
+            for i, number, due, sent, at, reason in kept
+        ]
+        for i, link in enumerate(self._links):
+            number, due, sent = link.unanswered()
+            never = np.full(len(number), 0xFF, np.uint8)
+            parts.append((np.full(len(number), i), number, due, sent, np.full(len(number), -1), never))
+        sender, number, due, sent, at, reason = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((number, sender))
+        return Timings(
+            sender=sender[order],
+            number=number[order],
+            due_at=due[order],
+            sent_at=sent[order],
+            acknowledged_at=at[order],
+            reason=reason[order].astype(np.uint8),
+            epoch=epoch,
+        )
+
+
+def _limited_by(limits: dict[str, float], busy: float) -> str:
+    return "generator" if busy > _BUSY else max(limits, key=lambda name: limits[name])
