@@ -16,19 +16,19 @@ or the broker wants no more of us, the run ends early, and its report says why.
 import selectors
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from devices.batch import Int64
-from simulator import packets
+from simulator.address import address
 from simulator.errors import PublishError, RefusedError
 from simulator.latency import Histogram
-from simulator.link import Acknowledged, Link, Supply, address
-from simulator.packets import UInt8, Version
+from simulator.link import Link, Supply
+from simulator.packets import Version
+from simulator.tally import LoadProgress, LoadReport, Tally
 
 #: Messages of a connection without an answer. A thousand are two turns' worth of what a broker on the same machine takes.
 WINDOW: Final = 1000
@@ -54,8 +54,6 @@ _AHEAD_MOST: Final = 4096
 #: Connections up to which select() is used, whose waits are exact to the microsecond; epoll's are to the millisecond.
 _FEW: Final = 64
 _LONG: Final = 0.1  # s: the longest sleep
-#: Share of a core from which on the generator itself is the limit.
-_BUSY: Final = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,80 +63,6 @@ class Sender:
     source: str  # stands for {source} in the topic
     password: str | None = field(repr=False, default=None)
     username: str | None = None  # None: the source, if there is a password
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timings:
-    """When each message of each connection was due, sent and acknowledged: n messages, sorted by (sender, number)."""
-
-    sender: Int64  # (n,) index into the senders
-    number: Int64  # (n,) 0, 1, … of the sender, in the order of its supply
-    due_at: Int64  # (n,) ns, time.monotonic_ns
-    sent_at: Int64  # (n,)
-    acknowledged_at: Int64  # (n,) -1: never answered
-    reason: UInt8  # (n,) of MQTT 5; from 0x80 on it was refused; 0xff: never answered
-    epoch: int  # ns to add to get time since 1970 UTC
-
-    def of(self, sender: int) -> "Timings":
-        """Those of one sender."""
-        mine = self.sender == sender
-        kept = {name.name: getattr(self, name.name)[mine] for name in fields(self) if name.name != "epoch"}
-        return Timings(**kept, epoch=self.epoch)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadProgress:
-    """The last second, about."""
-
-    elapsed: float  # s since the start
-    messages_per_s: float  # acknowledged
-    readings_per_s: float  # acknowledged
-    latency: dict[str, float]  # ms: from due (with a rate) or sent, to acknowledged
-    waiting: int  # messages without an answer
-    behind: int  # messages that are due and not sent
-    refused: int  # messages, since the start
-    connected: int  # connections
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadReport:
-    """What was offered, and what became of it. Rates are of the time of sending; the last answers come after it."""
-
-    connections: int
-    wanted_per_s: float | None  # messages; None: as many as are taken
-    elapsed: float  # s of sending
-    sent: int  # messages
-    sent_readings: int
-    sent_bytes: int  # with MQTT's own
-    messages: int  # acknowledged
-    readings: int  # acknowledged
-    unheard: int  # of these messages: the broker said that nobody subscribes to them (MQTT 5 only)
-    refused_messages: int
-    refused_readings: int
-    refused: dict[str, int]  # messages, by the broker's reason
-    unacknowledged: int  # messages without an answer when the run ended
-    unsent: int  # messages that were due before the end and not sent
-    sent_per_s: float
-    messages_per_s: float  # acknowledged while sending
-    readings_per_s: float
-    bytes_per_s: float
-    latency: dict[str, float]  # ms from sent to acknowledged
-    latency_from_schedule: dict[str, float] | None  # ms from due to acknowledged; None: no rate
-    lateness: dict[str, float] | None  # ms from due to sent, whoever held it back
-    own_lateness: dict[str, float] | None  # ms of it that neither a full window nor a lost connection accounts for
-    cpu: float  # s of this process while sending
-    cpu_per_100k: float  # s for 100,000 messages
-    limits: dict[str, float]  # share of the connections' time: rate, broker, generator, connection
-    limited_by: str  # the largest of them, or the generator when it is at its end
-    reconnects: int
-    resent: int  # messages, after a lost connection
-    failure: str | None  # why the run ended early
-    complete: bool  # everything was answered, nothing refused, and the run did not fail
-    timings: Timings | None = field(repr=False, default=None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, without `timings`."""
-        return {name: value for name, value in asdict(self).items() if name != "timings"}
 
 
 def offer(
@@ -228,60 +152,6 @@ def offer(
             link.close()
 
 
-class _Tally:
-    """What was answered. Arrays are gathered and counted now and then: a histogram costs as much for one as for a thousand."""
-
-    def __init__(self, *, keep: bool) -> None:
-        self.messages = self.readings = self.unheard = self.refused_messages = self.refused_readings = 0
-        self.refused: Counter[str] = Counter()
-        self.from_sent, self.from_due, self.late, self.own = Histogram(), Histogram(), Histogram(), Histogram()
-        self.lately = Histogram()  # since the last progress
-        self._sent: list[Int64] = []
-        self._due: list[Int64] = []
-        self._late: list[Int64] = []
-        self._own: list[Int64] = []
-        self.kept: list[tuple[int, Int64, Int64, Int64, int, UInt8]] | None = [] if keep else None
-
-    def answered(self, sender: int, told: Acknowledged, now: int) -> None:
-        count = len(told.number)
-        self._sent.append(now - told.sent)
-        self._due.append(now - told.due)
-        if self.kept is not None:
-            self.kept.append((sender, told.number, told.due, told.sent, now, told.reason))
-        readings = int(told.readings.sum())
-        if told.reason.any():
-            for code in np.unique(told.reason).tolist():
-                of_it = told.reason == code
-                if code == packets.NOBODY_LISTENS:
-                    self.unheard += int(of_it.sum())
-                elif code >= packets.FAILURE:
-                    messages, lost = int(of_it.sum()), int(told.readings[of_it].sum())
-                    self.refused[packets.reason_name(code)] += messages
-                    self.refused_messages += messages
-                    self.refused_readings += lost
-                    count, readings = count - messages, readings - lost
-        self.messages += count
-        self.readings += readings
-
-    def sent(self, due: Int64, now: int, since: int) -> None:
-        """Messages were handed over; we could have done it from `since` on."""
-        self._late.append(now - due)
-        self._own.append(now - np.maximum(due, since))
-
-    def flush(self) -> None:
-        for gathered, into in (
-            (self._sent, (self.from_sent,)),
-            (self._due, (self.from_due, self.lately)),
-            (self._late, (self.late,)),
-            (self._own, (self.own,)),
-        ):
-            if gathered:
-                whole = np.concatenate(gathered)
-                gathered.clear()
-                for histogram in into:
-                    histogram.add(whole)
-
-
 class _Run:
     """One run. Arrays are indexed by link."""
 
@@ -301,7 +171,7 @@ class _Run:
         n = len(links)
         self._links, self._supplies, self._rate, self._duration = links, supplies, rate, duration
         self._patience, self._progress, self._stop = patience, progress, stop
-        self._tally = _Tally(keep=keep)
+        self._tally = Tally(keep=keep)
         self._selector: selectors.BaseSelector = selectors.SelectSelector() if n <= _FEW else selectors.DefaultSelector()
         self._registered = np.zeros(n, np.int64)  # the events that a link is registered for
         self._sent = np.zeros(n, np.int64)
@@ -346,11 +216,25 @@ class _Run:
         messages, readings = self._tally.messages, self._tally.readings
         due = 0 if self._rate is None else int(self._due(ended).sum())
         self._drain()
-        return self._report((ended - start) / _SECOND, cpu, messages, readings, due, epoch)
+        return self._tally.report(
+            [link.backlog for link in self._links],
+            elapsed=(ended - start) / _SECOND,
+            cpu=cpu,
+            rate=self._rate,
+            due=due,
+            acknowledged=(messages, readings),
+            sent_bytes=sum(link.sent_bytes for link in self._links),
+            limits=self._limits,
+            reconnects=self._reconnects,
+            failure=self._failure,
+            epoch=epoch,
+        )
 
     def _over(self, now: int, end: int | None) -> bool:
         stopped = self._stop is not None and self._stop.is_set()
-        exhausted = all(link.exhausted for link in self._links) and all(link.sent == link.numbered for link in self._links)
+        exhausted = all(link.exhausted for link in self._links) and all(
+            link.backlog.sent == link.backlog.numbered for link in self._links
+        )
         return stopped or self._failure is not None or exhausted or (end is not None and now >= end)
 
     def _due(self, now: int) -> Int64:
@@ -390,7 +274,7 @@ class _Run:
         # What held each connection since the last turn. A full window that is empty now was too long without us.
         full = int(was_full.sum())
         # Not so if we slept on the socket itself.
-        dry = sum(1 for i in np.flatnonzero(was_full).tolist() if not self._links[i].waiting) if self._turn > _SHORT else 0
+        dry = sum(1 for i in np.flatnonzero(was_full).tolist() if not self._links[i].backlog.waiting) if self._turn > _SHORT else 0
         down = len(self._down)
         rest = len(self._links) - full - down
         for limit, count in (
@@ -423,12 +307,12 @@ class _Run:
             went = link.send(times, self._supplies[i], self._ahead, now, clock)
         except OSError as exc:
             self._lose(i, now, str(exc))
-            went = times[: link.sent - int(self._sent[i])]
+            went = times[: link.backlog.sent - int(self._sent[i])]
         except PublishError as exc:
             self._lose(i, now, str(exc))
             self._failure = str(exc)
             return
-        self._sent[i] = link.sent
+        self._sent[i] = link.backlog.sent
         if self._rate is not None and len(went):
             self._tally.sent(went, now, int(self._opened[i]))
         self._look(i, now)
@@ -452,7 +336,7 @@ class _Run:
         """Wait for the last answers."""
         deadline = time.monotonic_ns() + int(DRAIN * _SECOND)
         nothing = np.empty(0, np.int64)
-        while self._failure is None and any(link.waiting for link in self._links):
+        while self._failure is None and any(link.backlog.waiting for link in self._links):
             now = time.monotonic_ns()
             if now > deadline:
                 break
@@ -526,7 +410,7 @@ class _Run:
                     messages_per_s=(tally.messages - marks[0]) / passed,
                     readings_per_s=(tally.readings - marks[1]) / passed,
                     latency=tally.lately.milliseconds(),
-                    waiting=sum(link.waiting for link in self._links),
+                    waiting=sum(link.backlog.waiting for link in self._links),
                     behind=0 if self._rate is None else int(np.maximum(self._due(now) - self._sent, 0).sum()),
                     refused=tally.refused_messages,
                     connected=len(self._links) - len(self._down),
@@ -534,69 +418,3 @@ class _Run:
             )
         tally.lately = Histogram()
         return tally.messages, tally.readings
-
-    def _report(self, elapsed: float, cpu: float, messages: int, readings: int, due: int, epoch: int) -> LoadReport:
-        tally, links = self._tally, self._links
-        tally.flush()
-        sent = sum(link.sent for link in links)
-        waiting = sum(link.waiting for link in links)
-        whole = max(1, sum(self._limits.values()))
-        limits = {name: round(ns / whole, 4) for name, ns in self._limits.items()}
-        return LoadReport(
-            connections=len(links),
-            wanted_per_s=self._rate,
-            elapsed=elapsed,
-            sent=sent,
-            sent_readings=sum(link.sent_readings for link in links),
-            sent_bytes=sum(link.sent_bytes for link in links),
-            messages=tally.messages,
-            readings=tally.readings,
-            unheard=tally.unheard,
-            refused_messages=tally.refused_messages,
-            refused_readings=tally.refused_readings,
-            refused=dict(tally.refused),
-            unacknowledged=waiting,
-            unsent=max(0, due - sent),
-            sent_per_s=sent / elapsed,
-            messages_per_s=messages / elapsed,
-            readings_per_s=readings / elapsed,
-            bytes_per_s=sum(link.sent_bytes for link in links) / elapsed,
-            latency=tally.from_sent.milliseconds(),
-            latency_from_schedule=None if self._rate is None else tally.from_due.milliseconds(),
-            lateness=None if self._rate is None else tally.late.milliseconds(),
-            own_lateness=None if self._rate is None else tally.own.milliseconds(),
-            cpu=cpu,
-            cpu_per_100k=cpu / max(1, sent) * 100_000,
-            limits=limits,
-            limited_by=_limited_by(limits, cpu / elapsed),
-            reconnects=self._reconnects,
-            resent=sum(link.resent for link in links),
-            failure=self._failure,
-            complete=not waiting and not tally.refused_messages and self._failure is None,
-            timings=None if tally.kept is None else self._timings(tally.kept, epoch),
-        )
-
-    def _timings(self, kept: Sequence[tuple[int, Int64, Int64, Int64, int, UInt8]], epoch: int) -> Timings:
-        parts = [
-            (np.full(len(number), i), number, due, sent, np.full(len(number), at), reason)
-            for i, number, due, sent, at, reason in kept
-        ]
-        for i, link in enumerate(self._links):
-            number, due, sent = link.unanswered()
-            never = np.full(len(number), 0xFF, np.uint8)
-            parts.append((np.full(len(number), i), number, due, sent, np.full(len(number), -1), never))
-        sender, number, due, sent, at, reason = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((number, sender))
-        return Timings(
-            sender=sender[order],
-            number=number[order],
-            due_at=due[order],
-            sent_at=sent[order],
-            acknowledged_at=at[order],
-            reason=reason[order].astype(np.uint8),
-            epoch=epoch,
-        )
-
-
-def _limited_by(limits: dict[str, float], busy: float) -> str:
-    return "generator" if busy > _BUSY else max(limits, key=lambda name: limits[name])

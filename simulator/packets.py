@@ -286,7 +286,8 @@ def welcome(version: Version, body: bytes) -> Welcome:
     """
     if len(body) < 2:
         raise ProtocolError("a CONNACK of less than two bytes")
-    if version is Version.V311:
+    # A broker that knows MQTT 3.1.1 alone answers in its own way that it does not know 5.
+    if version is Version.V311 or 0 < body[1] < FAILURE:
         return Welcome(reason=_OLD_REASONS.get(body[1], FAILURE))
     told = _properties(body[2:])
     return Welcome(

@@ -4,6 +4,8 @@ Pure: times are arguments. Identifiers are given out in a circle; one that is st
 an answer belongs to one message, in whatever order the broker answers.
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,8 @@ from devices.batch import Int64
 from simulator.packets import MAX_ID
 
 _NUMBER, _DUE, _SENT, _READINGS = range(4)
+#: Identifiers that are used, at least: so that answers out of order do not hold up a small window.
+_CIRCLE: Final = 1024
 
 
 class Window:
@@ -28,9 +32,12 @@ class Window:
         self.size = size
         self.waiting = 0  # packets without an answer
         self._next = 0  # the identifier - 1 that is given out next
+        self._circle = min(MAX_ID, max(_CIRCLE, 2 * size))  # not all of them: a table of them takes 2.5 MB
         # Number, due, sent and readings of a message, by identifier; a row, since they are read together. Number -1: free.
-        self._rows = np.full((MAX_ID + 1, 4), -1, np.int64)
-        self._last = np.zeros(MAX_ID + 1, np.int64)  # where in the answers an identifier stood last: finds those that come twice
+        self._rows = np.full((self._circle + 1, 4), -1, np.int64)
+        self._last = np.zeros(
+            self._circle + 1, np.int64
+        )  # where in the answers an identifier stood last: finds those that come twice
 
     @property
     def room(self) -> int:
@@ -51,7 +58,7 @@ class Window:
         (m,) int64, m <= n
         """
         count = min(len(numbers), self.room)
-        ids = np.arange(self._next, self._next + count, dtype=np.int64) % MAX_ID + 1
+        ids = np.arange(self._next, self._next + count, dtype=np.int64) % self._circle + 1
         busy = self._rows[ids, _NUMBER] >= 0
         if busy.any():
             ids = ids[: int(busy.argmax())]
@@ -62,7 +69,7 @@ class Window:
         rows[:, _SENT] = sent if isinstance(sent, int) else sent[:count]
         rows[:, _READINGS] = readings[:count]
         self._rows[ids] = rows
-        self._next = (self._next + count) % MAX_ID
+        self._next = (self._next + count) % self._circle
         self.waiting += count
         return ids
 
@@ -76,10 +83,11 @@ class Window:
         known : (n,) bool
             Which of `ids` had a message; m of them.
         """
+        given = np.where(ids <= self._circle, ids, 0)  # 0 is no identifier, and never has a message
         order = np.arange(len(ids))
-        self._last[ids] = order
-        rows = self._rows[ids]
-        known = (rows[:, _NUMBER] >= 0) & (self._last[ids] == order)
+        self._last[given] = order
+        rows = self._rows[given]
+        known = (rows[:, _NUMBER] >= 0) & (self._last[given] == order)
         if not known.all():
             ids, rows = ids[known], rows[known]
         self._rows[ids, _NUMBER] = -1
