@@ -96,8 +96,9 @@ class Link:
 
     @property
     def room(self) -> int:
-        """Messages that may be sent now: none while the socket is full, or there is no connection."""
-        return 0 if self._out is not None or self._socket is None else self.backlog.room
+        """Messages that may be sent now: none while the socket is full, there is no connection, or there are no messages."""
+        able = self._out is None and self._socket is not None and not (self.exhausted and self.backlog.empty)
+        return self.backlog.room if able else 0
 
     @property
     def full(self) -> bool:

@@ -27,6 +27,7 @@ from simulator.address import address
 from simulator.errors import PublishError, RefusedError
 from simulator.latency import Histogram
 from simulator.link import Link, Supply
+from simulator.pace import Pace
 from simulator.packets import Version
 from simulator.tally import LoadProgress, LoadReport, Tally
 
@@ -185,12 +186,12 @@ class _Run:
         self._reconnects = 0
         self._failure: str | None = None
         self._why = ""  # the last lost connection was lost
-        self._start = 0  # ns
 
     # --- the loop
 
     def go(self) -> LoadReport:
-        start = self._start = turned = tended = told = time.monotonic_ns()
+        start = turned = tended = told = time.monotonic_ns()
+        self._pace = Pace(self._rate, len(self._links), start)
         epoch = time.time_ns() - start
         cpu = time.process_time()
         end = None if self._duration is None else start + int(self._duration * _SECOND)
@@ -203,18 +204,18 @@ class _Run:
             turned = now
             if self._over(now, end):
                 break
-            self._send(now, self._due(now), (now + epoch) // 1000)
+            self._send(now, self._pace.due(now), (now + epoch) // 1000)
             self._mend(now)
             if now - tended >= _SECOND:
                 tended = now
                 self._tend(now)
             if now - told >= _SECOND:
-                marks, told = self._tell(now, told, marks), now
+                marks, told = self._tell(now, start, told, marks), now
             self._rest(now, end)
         ended = time.monotonic_ns()
         cpu = time.process_time() - cpu
         messages, readings = self._tally.messages, self._tally.readings
-        due = 0 if self._rate is None else int(self._due(ended).sum())
+        due = 0 if self._rate is None else int(self._pace.due(ended).sum())
         self._drain()
         return self._tally.report(
             [link.backlog for link in self._links],
@@ -236,20 +237,6 @@ class _Run:
             link.backlog.sent == link.backlog.numbered for link in self._links
         )
         return stopped or self._failure is not None or exhausted or (end is not None and now >= end)
-
-    def _due(self, now: int) -> Int64:
-        """How many messages of each link should be sent by now."""
-        n = len(self._links)
-        if self._rate is None:
-            return np.full(n, np.iinfo(np.int64).max)
-        total = int((now - self._start) * self._rate / _SECOND) + 1
-        return (total - np.arange(n) + n - 1) // n
-
-    def _times(self, i: int, count: int) -> Int64:
-        """When the next messages of a link are due, ns."""
-        assert self._rate is not None
-        place: Int64 = (self._sent[i] + np.arange(count, dtype=np.int64)) * len(self._links) + i
-        return np.asarray(self._start + place * (_SECOND / self._rate), np.int64)
 
     def _receive(self, now: int, passed: int) -> None:
         was_full = self._full.copy()
@@ -284,7 +271,7 @@ class _Run:
             ("connection", down),
         ):
             self._limits[limit] += count * passed
-        self._turn = self._turn // 2 if dry else min(self._longest, self._turn + self._turn // 64)
+        self._turn = self._turn // 2 if dry else min(self._longest, self._turn + self._turn // 64 + 1000)
 
     def _look(self, i: int, now: int) -> None:
         """Note what a link has room for."""
@@ -299,7 +286,7 @@ class _Run:
         lacking = due - self._sent
         for i in np.flatnonzero((lacking > 0) & (self._room > 0)).tolist():
             count = min(int(lacking[i]), int(self._room[i]))
-            self._send_of(i, np.full(count, now) if self._rate is None else self._times(i, count), now, clock)
+            self._send_of(i, self._pace.times(i, int(self._sent[i]), count, now), now, clock)
 
     def _send_of(self, i: int, times: Int64, now: int, clock: int) -> None:
         link = self._links[i]
@@ -323,11 +310,7 @@ class _Run:
         wake = now + int(_LONG * _SECOND)
         if end is not None:
             wake = min(wake, end)
-        if self._rate is not None:
-            may = self._room > 0
-            if may.any():
-                place = self._sent[may] * len(self._links) + np.flatnonzero(may)
-                wake = min(wake, self._start + int(int(place.min()) * (_SECOND / self._rate)) + 1)
+        wake = self._pace.next(self._sent, np.flatnonzero(self._room > 0), wake)
         if self._turn:
             time.sleep(max(0, now + self._turn - time.monotonic_ns()) / _SECOND)
         self._selector.select(max(0, wake - time.monotonic_ns()) / _SECOND)
@@ -400,18 +383,18 @@ class _Run:
 
     # --- what is told
 
-    def _tell(self, now: int, told: int, marks: tuple[int, int]) -> tuple[int, int]:
+    def _tell(self, now: int, start: int, told: int, marks: tuple[int, int]) -> tuple[int, int]:
         tally = self._tally
         passed = (now - told) / _SECOND
         if self._progress is not None:
             self._progress(
                 LoadProgress(
-                    elapsed=(now - self._start) / _SECOND,
+                    elapsed=(now - start) / _SECOND,
                     messages_per_s=(tally.messages - marks[0]) / passed,
                     readings_per_s=(tally.readings - marks[1]) / passed,
                     latency=tally.lately.milliseconds(),
                     waiting=sum(link.backlog.waiting for link in self._links),
-                    behind=0 if self._rate is None else int(np.maximum(self._due(now) - self._sent, 0).sum()),
+                    behind=0 if self._rate is None else int(np.maximum(self._pace.due(now) - self._sent, 0).sum()),
                     refused=tally.refused_messages,
                     connected=len(self._links) - len(self._down),
                 )
