@@ -202,9 +202,10 @@ class _Run:
             now = time.monotonic_ns()
             self._receive(now, now - turned)
             turned = now
-            if self._over(now, end):
+            over = self._over(now, end)
+            self._send(now, self._pace.due(now if end is None else min(now, end)), (now + epoch) // 1000)
+            if over:
                 break
-            self._send(now, self._pace.due(now), (now + epoch) // 1000)
             self._mend(now)
             if now - tended >= _SECOND:
                 tended = now
@@ -215,7 +216,7 @@ class _Run:
         ended = time.monotonic_ns()
         cpu = time.process_time() - cpu
         messages, readings = self._tally.messages, self._tally.readings
-        due = 0 if self._rate is None else int(self._pace.due(ended).sum())
+        due = 0 if self._rate is None else int(self._pace.due(now if end is None else min(now, end)).sum())
         self._drain()
         return self._tally.report(
             [link.backlog for link in self._links],
