@@ -73,6 +73,11 @@ class Backlog:
         return not self._stock
 
     @property
+    def repeats(self) -> bool:
+        """What is to be sent next was sent before."""
+        return bool(self._stock) and self._stock[0].again
+
+    @property
     def room(self) -> int:
         """Messages that may be sent now."""
         return self._window.room

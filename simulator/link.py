@@ -217,7 +217,9 @@ class Link:
         """
         begun = 0
         while self.flush() and self.backlog.room:
-            if self.backlog.empty and (begun >= len(due) or self.exhausted or not self._restock(supply, ahead, clock)):
+            if begun >= len(due) and not self.backlog.repeats:
+                break
+            if self.backlog.empty and (self.exhausted or not self._restock(supply, ahead, clock)):
                 break
             out, used = self.backlog.take(due[begun:], now)
             if not out:

@@ -203,7 +203,8 @@ class _Run:
             self._receive(now, now - turned)
             turned = now
             over = self._over(now, end)
-            self._send(now, self._pace.due(now if end is None else min(now, end)), (now + epoch) // 1000)
+            if self._failure is None:
+                self._send(now, self._pace.due(now if end is None else min(now, end - 1)), (now + epoch) // 1000)
             if over:
                 break
             self._mend(now)
@@ -216,7 +217,7 @@ class _Run:
         ended = time.monotonic_ns()
         cpu = time.process_time() - cpu
         messages, readings = self._tally.messages, self._tally.readings
-        due = 0 if self._rate is None else int(self._pace.due(now if end is None else min(now, end)).sum())
+        due = 0 if self._rate is None else int(self._pace.due(now if end is None else min(now, end - 1)).sum())
         self._drain()
         return self._tally.report(
             [link.backlog for link in self._links],
@@ -356,6 +357,8 @@ class _Run:
 
     def _mend(self, now: int) -> None:
         """Make lost connections again."""
+        if self._failure is not None:
+            return
         for i, (since, again) in list(self._down.items()):
             if now < again:
                 continue
