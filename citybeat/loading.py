@@ -101,6 +101,8 @@ def load(
             )
 
         if url is not None:
+            if "@" in url:
+                raise CitybeatError(f"--url: without user and password; give --username, and {PASSWORD} or --password-file")
             password = os.environ.get(PASSWORD) if password_file is None else password_file.read_text("utf-8").strip()
             report = offer(url, [_foreign(name, username, password) for name in names])
         else:

@@ -4,7 +4,7 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from simulator.errors import PublishError
+from simulator.errors import AddressError, PublishError
 from simulator.packets import Version
 
 
@@ -34,7 +34,7 @@ def address(url: str, *, version: Version = Version.V5, ca: str | None = None) -
 
     Raises
     ------
-    ValueError
+    AddressError
         The URL is none.
     PublishError
         The file of certificates cannot be used.
@@ -43,9 +43,9 @@ def address(url: str, *, version: Version = Version.V5, ca: str | None = None) -
         parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
-        raise ValueError(f"not the URL of an MQTT broker: {exc}") from None
+        raise AddressError(f"not the URL of an MQTT broker: {exc}") from None
     if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
-        raise ValueError("not the URL of an MQTT broker: mqtt://host:port is expected")  # it may hold a password: not shown
+        raise AddressError("not the URL of an MQTT broker: mqtt://host:port is expected")  # it may hold a password: not shown
     context = None
     if parts.scheme == "mqtts":
         try:

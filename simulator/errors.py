@@ -32,3 +32,7 @@ class ProtocolError(PublishError):
 
 class RefusedError(PublishError):
     """The broker will have none of us: to connect again is no use."""
+
+
+class AddressError(PublishError, ValueError):
+    """The URL of a broker is none."""

@@ -122,9 +122,9 @@ def offer(
     Raises
     ------
     PublishError
-        The broker is away at the start, or refuses a sender.
+        The broker is away at the start, or refuses a sender; the URL is none.
     ValueError
-        The URL, the rate or the window make no sense.
+        The rate or the window make no sense.
     """
     if len(senders) != len(supplies) or not senders:
         raise ValueError("there must be one supply for each sender, and at least one")
