@@ -6,12 +6,16 @@ lost connection what has no answer goes first, with the same bytes and the time 
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from devices.batch import Int64
 from simulator.packets import Answers, Packets, UInt8
 from simulator.window import Window
+
+#: Buffers that are kept without looking whether they still must be.
+_FEW: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,8 @@ class Backlog:
     def __init__(self, window: int) -> None:
         self._window = Window(window)
         self._stock: deque[_Stock] = deque()  # to be sent; the first one may be partly sent
-        self._kept: deque[_Stock] = deque()  # wholly sent, in the order of numbers, the last of them without an answer
+        self._kept: deque[_Stock] = deque()  # wholly sent, in the order of numbers; some of them have no answer
+        self._many = _FEW
         self.numbered = 0  # messages that came
         self.sent = 0  # messages that were handed out, each once
         self.sent_readings = 0
@@ -137,6 +142,9 @@ class Backlog:
         stock.at = first + len(ids)
         if not stock.left:
             self._kept.append(self._stock.popleft())
+            if len(self._kept) >= self._many:
+                self.forget()
+                self._many = max(_FEW, 2 * len(self._kept))
         return packets.data.data[int(packets.start[first]) : int(packets.start[stock.at])], used
 
     def answered(self, told: Answers) -> tuple[Acknowledged, int]:
@@ -164,7 +172,7 @@ class Backlog:
             self._stock.appendleft(_Stock(Packets.joined(parts), number, due, sent))
 
     def forget(self) -> None:
-        """Drop the bytes of what was answered; now and then."""
+        """Drop the bytes of what was answered: it is done in time without being asked for."""
         number = self._window.outstanding()[0]
         oldest = int(number[0]) if len(number) else self.numbered
         while self._kept and int(self._kept[0].number[-1]) < oldest:

@@ -306,14 +306,13 @@ class Link:
     # --- now and then
 
     def tend(self, now: int) -> None:
-        """Forget what was answered, and see that the broker lives: call it about once a second.
+        """See that the broker lives: call it about once a second.
 
         Raises
         ------
         OSError
             The broker has been silent for too long.
         """
-        self.backlog.forget()
         if self._socket is None:
             return
         if now - self._heard > 2 * self._keepalive * _SECOND:
