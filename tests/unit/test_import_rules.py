@@ -52,6 +52,7 @@ PURE = [
     ROOT / "storage/packed_rows.py",
     ROOT / "simulator/signals.py",
     ROOT / "simulator/city.py",
+    *(ROOT / f"simulator/{name}.py" for name in ("backlog", "latency", "pace", "packets", "tally", "traffic", "window")),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {
