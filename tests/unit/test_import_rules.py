@@ -27,7 +27,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
@@ -51,6 +51,10 @@ PURE = [
     ROOT / "storage/packed_rows.py",
     ROOT / "simulator/signals.py",
     ROOT / "simulator/city.py",
+    *(
+        ROOT / f"simulator/{name}.py"
+        for name in ("faults", "episodes", "values", "clocks", "malformed", "rows", "gateway", "measuring")
+    ),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {
