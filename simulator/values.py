@@ -146,7 +146,7 @@ def applies(kind: Fault, known: Sensors) -> Bools:
     elif kind in {Fault.DRIFT, Fault.OFFSET, Fault.NOISE}:
         found = np.isfinite(known.scale) & ~counter
     elif kind is Fault.STUCK:
-        found = np.asarray(known.stuck_after != FOREVER)
+        found = known.stuck_after != int(FOREVER)
     elif kind is Fault.RANGE:
         found = np.isfinite(known.low) | np.isfinite(known.high)
     elif kind is Fault.SENTINEL:
