@@ -14,6 +14,10 @@ class MapError(SimulatorError, ValueError):
     """A replay map cannot be used; the message names the origin, the line and the key."""
 
 
+class ScenarioError(SimulatorError, ValueError):
+    """A scenario cannot be used; the message names the origin, the line and the key."""
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 

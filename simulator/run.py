@@ -106,7 +106,7 @@ def run(
     first = schedule.opening(plan, line.start)
     rate = float((1.0 / city.series.interval).sum()) if len(city.series) else 0.0  # readings a simulated second
     step = int(max(SLICE / max(rate, 1.0), 0.1) * MICROSECOND)
-    sources = sorted({device.source for device in city.devices})
+    sources = city.sources
     dial = connect if connect is not None else partial(connect_publisher, url, stop=stop)
     done = line.start
     with connected(sources, passwords, dial) as feeds:
@@ -134,7 +134,7 @@ def run(
         complete = drain(feeds)
         _tell(progress, feeds, done, begun, 0.0)
         return RunReport(
-            devices=len(city.devices),
+            devices=len(city),
             seed=city.seed,
             elapsed=time.monotonic() - begun,
             simulated_from=line.start,
@@ -168,8 +168,7 @@ def _by_source(city: City, reports: Due, values: Float64) -> dict[str, list[dict
         readings[report][name] = value
     packed: dict[str, list[dict[str, Any]]] = {}
     for index, at, values_ in zip(reports.device.tolist(), reports.time.tolist(), readings, strict=True):
-        device = city.devices[index]
-        packed.setdefault(device.source, []).append(wire.encode_report(device.id, at, values_))
+        packed.setdefault(city.source(index), []).append(wire.encode_report(city.id(index), at, values_))
     return packed
 
 
