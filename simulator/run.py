@@ -219,8 +219,8 @@ class _Sender:
         feed = self._feeds[source]
         if isinstance(step, Break):
             # What has no answer would be sent again by the client, and nobody could say how often it arrives.
-            feed.transport.drain(DRAIN_TIMEOUT)
-            feed.transport.drop()
+            if feed.transport.drain(DRAIN_TIMEOUT):
+                feed.transport.drop()
         elif isinstance(step, Unsent):
             self._record(Entry(source=source, boot="", seq=None, rows=step.rows, sent_at=None, receipt=None))
         else:
