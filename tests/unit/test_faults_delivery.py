@@ -299,17 +299,19 @@ def test_a_clock_that_drifts_and_one_that_jumps():
 
 
 def test_a_clock_that_restarts_and_one_that_is_far_ahead_are_refused():
-    rows = reports(drive(FaultSpec(kind=Fault.CLOCK, mode="restart", from_=60.0)))
+    rows = reports(drive(FaultSpec(kind=Fault.CLOCK, mode="restart", from_=60.0), seconds=600))
     np.testing.assert_array_equal(rows["claimed"] - RESTART, rows["time"] - BEGIN - 60 * MICROSECOND)
     assert set(labels(rows)) == {("clock", "quarantined", "too_old")}
-    rows = reports(drive(FaultSpec(kind=Fault.CLOCK, offset=900.0)))
+    rows = reports(drive(FaultSpec(kind=Fault.CLOCK, offset=900.0), seconds=600))
     assert set(labels(rows)) == {("clock", "quarantined", "too_far_ahead")}
-    rows = reports(drive(FaultSpec(kind=Fault.CLOCK, offset=900.0), lag=3600 * MICROSECOND))  # simulated time is behind the clock
+    rows = reports(
+        drive(FaultSpec(kind=Fault.CLOCK, offset=900.0), seconds=600, lag=3600 * MICROSECOND)
+    )  # simulated time is behind the clock
     assert set(labels(rows)) == {("clock", "stored", "")}
 
 
 def test_nothing_is_so_far_ahead_that_nobody_knows_whether_it_is_refused():
-    steps = drive(FaultSpec(kind=Fault.CLOCK, offset=610.0, where=Where(share=0.5)))
+    steps = drive(FaultSpec(kind=Fault.CLOCK, offset=610.0, where=Where(share=0.5)), seconds=600)
     for source in SOURCES:
         for message in messages(steps, source):
             now = -(-int(message.rows["time"].max() - BEGIN) // (60 * MICROSECOND)) * 60 * MICROSECOND + BEGIN
@@ -324,13 +326,13 @@ def test_wrong_times_never_meet_others_of_their_series():
         FaultSpec(kind=Fault.CLOCK, mode=mode, offset=-600.0, rate=2.0, duration=1200.0, where=Where(share=0.5), **more)
         for mode, more in (("fixed", {}), ("drift", {}), ("jump", {"every": 100.0}))
     ]
-    rows = rows_of(drive(*specs, seconds=7200))
+    rows = rows_of(drive(*specs))
     seen = Counter(zip(rows["series"].tolist(), rows["claimed"].tolist(), strict=True))
     assert max(seen.values()) == 1
 
 
 def test_reports_without_a_time_go_alone():
-    found = [m for source in SOURCES for m in messages(drive(FaultSpec(kind=Fault.NO_TIME, chance=0.1)), source)]
+    found = [m for source in SOURCES for m in messages(drive(FaultSpec(kind=Fault.NO_TIME, chance=0.1), seconds=1200), source)]
     bare = [message for message in found if (message.rows["claimed"] == NEVER).any()]
     assert len(bare) > 50
     for message in bare:
@@ -342,10 +344,10 @@ def test_reports_without_a_time_go_alone():
 
 def test_of_two_faults_the_first_in_the_file_is_told():
     no_time, lost = FaultSpec(kind=Fault.NO_TIME), FaultSpec(kind=Fault.LOST)
-    assert set(labels(rows_of(drive(no_time, lost)))) == {("no_time", "lost", "")}
-    assert set(labels(rows_of(drive(lost, no_time)))) == {("lost", "lost", "")}
+    assert set(labels(rows_of(drive(no_time, lost, seconds=300)))) == {("no_time", "lost", "")}
+    assert set(labels(rows_of(drive(lost, no_time, seconds=300)))) == {("lost", "lost", "")}
     fixed, drift = FaultSpec(kind=Fault.CLOCK, offset=-7.0), FaultSpec(kind=Fault.CLOCK, mode="restart")
-    assert set(labels(rows_of(drive(fixed, drift)))) == {("clock", "stored", "")}
+    assert set(labels(rows_of(drive(fixed, drift, seconds=300)))) == {("clock", "stored", "")}
 
 
 # --- malformed messages
