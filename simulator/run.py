@@ -63,9 +63,9 @@ def run(
 ) -> RunReport:
     """Let a city send until `stop` is set or `duration` is over; then wait for the last acknowledgements, a bounded time.
 
-    Every device reports once within the first second, and from then on at its own interval. What is due is sent in the order
-    of its time, gateway by gateway, about ten times a second. If the broker is slower than the city, the city falls behind, and
-    catches up.
+    Every device reports once within the first second (of a large city within some), and from then on at its own interval. What is
+    due is sent in the order of its time, gateway by gateway, about ten times a second. If the broker is slower than the city, the
+    city falls behind, and catches up.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def run(
                 while done < now and not stop.is_set():
                     until = min(now, done + step)
                     reports = schedule.due(plan, done, until)
-                    if done < line.start + 2 * schedule.OPENING:
+                    if len(first.time) and done < first.time[-1]:
                         reports = schedule.merged(schedule.part(first, done, until), reports)
                     _send(city, reports, feeds)
                     done = until

@@ -49,8 +49,23 @@ PURE = [
     ROOT / "ingest/message.py",
     ROOT / "storage/pgcopy.py",
     ROOT / "storage/packed_rows.py",
-    ROOT / "simulator/signals.py",
-    ROOT / "simulator/city.py",
+    *(
+        ROOT / f"simulator/{name}.py"
+        for name in (
+            "almanac",
+            "at",
+            "city",
+            "holidays",
+            "makes",
+            "models",
+            "noise",
+            "scenario",
+            "schedule",
+            "shapes",
+            "signals",
+            "streets",
+        )
+    ),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {
