@@ -12,7 +12,7 @@ from devices import wire
 from devices.batch import MICROSECOND, Float64
 from simulator import schedule, signals
 from simulator.city import City
-from simulator.errors import PublishStoppedError
+from simulator.errors import PublishStoppedError, TimelineError
 from simulator.feed import Connector, Feed, Progress, SentReport, connected, drain
 from simulator.publisher import connect as connect_publisher
 from simulator.schedule import Due
@@ -94,11 +94,11 @@ def run(
     ------
     PublishError
         The broker is away at the start, refuses a source, or a connection's thread ended.
-    ValueError
+    TimelineError
         `speed`, `duration` or `start` make no sense.
     """
     if start is not None and start.tzinfo is None:
-        raise ValueError("start needs a time zone")
+        raise TimelineError("start needs a time zone")
     line = schedule.timeline(
         now=time.time_ns() // 1000, speed=speed, start=None if start is None else (start - _EPOCH) // _US, duration=duration
     )

@@ -16,6 +16,7 @@ from devices.batch import MICROSECOND, Bools, Float64, Int64
 from devices.catalogue import Kind, builtin
 from simulator import noise
 from simulator.city import City
+from simulator.errors import TimelineError
 from simulator.noise import Keys
 
 #: us. Every device makes itself known within this time of the start, whatever its interval.
@@ -185,16 +186,16 @@ def timeline(*, now: int, speed: float, start: int | None, duration: float | Non
 
     Raises
     ------
-    ValueError
+    TimelineError
         `speed` or `duration` is not above 0, or `start` is in the future.
     """
     if not speed > 0:
-        raise ValueError(f"speed must be above 0, not {speed}")
+        raise TimelineError(f"speed must be above 0, not {speed}")
     if duration is not None and not duration > 0:
-        raise ValueError(f"duration must be above 0 seconds, not {duration}")
+        raise TimelineError(f"duration must be above 0 seconds, not {duration}")
     if start is None:
         ahead = HISTORY if duration is None else round(duration * (speed - 1) * MICROSECOND)
         start = now - ahead if speed > 1 else now
     if start > now:
-        raise ValueError("simulated time cannot start in the future")
+        raise TimelineError("simulated time cannot start in the future")
     return Timeline(start=start, begun=now, speed=speed)
