@@ -1,6 +1,7 @@
 """`citybeat simulate`: the simulator, handed what it may not know: the registry and the brokers' passwords."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,8 @@ from citybeat.settings import Settings
 from devices.errors import CitybeatError
 from simulator import replay as replaying
 from simulator import run as running
-from simulator.feed import Progress
+from simulator.city import City
+from simulator.feed import Progress, Record
 from simulator.maps import load_map
 from simulator.scenario import Scenario, load_scenario
 from storage import migrate as migrations
@@ -36,6 +38,9 @@ def run(
     ] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until Ctrl-C.")] = None,
     start: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Where simulated time starts.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the truth of every reading here: docs/faults.md.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
 ) -> None:
     """Publish the readings of a simulated city. Options that are given replace what the scenario says."""
@@ -47,16 +52,20 @@ def run(
         with context.servers(settings) as servers:
             _migrated(servers.database_url)
             context.register(servers.database_url, layout.devices)
-            report = running.run(
-                layout,
-                url=_address(servers.mqtt_url),
-                passwords=context.passwords(settings, layout.sources),
-                stop=stop,
-                speed=plan.speed if speed is None else speed,
-                start=_moment(plan.start) if start is None else start,
-                duration=plan.duration if duration is None else duration,
-                progress=_emit_progress if as_json else _print_progress,
-            )
+            with _told(truth, layout) as record:
+                report = running.run(
+                    layout,
+                    url=_address(servers.mqtt_url),
+                    passwords=context.passwords(settings, layout.sources),
+                    stop=stop,
+                    speed=plan.speed if speed is None else speed,
+                    start=_moment(plan.start) if start is None else start,
+                    duration=plan.duration if duration is None else duration,
+                    progress=_emit_progress if as_json else _print_progress,
+                    faults=plan.faults,
+                    truth=record,
+                    scenario=plan.name,
+                )
         _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
 
 
@@ -92,6 +101,15 @@ def replay(
                 stop=stop,
             )
         _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
+
+
+def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | None]:
+    """The truth's file, if one is wanted."""
+    if path is None:
+        return nullcontext()
+    from simulator.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
+
+    return Truth(path, layout)
 
 
 def _scenario(named: str, *, devices: int | None = None, gateways: int | None = None, seed: int | None = None) -> Scenario:

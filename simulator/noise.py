@@ -114,7 +114,8 @@ def smooth(keys: Keys, time: Int64, period: int) -> Float64:
     x = (time - knot * period).astype(np.float64) / period
     salted = mix(keys, np.array([period], np.uint64))
     a, b = uniform(salted, np.stack([knot, knot + 1]))
-    return 2.0 * (a + (b - a) * (x * x * (3.0 - 2.0 * x))) - 1.0
+    smoothed: Float64 = 2.0 * (a + (b - a) * (x * x * (3.0 - 2.0 * x))) - 1.0
+    return smoothed
 
 
 def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
@@ -161,7 +162,7 @@ def _lattice(keys: Keys, place: tuple[Float64, ...], time: Int64, period: int) -
         weights = [weight * part for weight in weights for part in (1.0 - share, share)]
     # All corners are hashed at once: most arrays are short, and a call costs as much as a thousand numbers do.
     corners = uniform(mix(keys, np.array([period], np.uint64)), np.stack(steps))
-    total = corners[0] * weights[0]
+    total: Float64 = corners[0] * weights[0]
     for corner, weight in zip(corners[1:], weights[1:], strict=True):
         total += corner * weight
     return 2.0 * total - 1.0

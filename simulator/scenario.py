@@ -3,7 +3,7 @@
 Pure: a scenario is made from text. What a scenario says is checked here, once, and an error names file, line and key.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -17,6 +17,8 @@ from simulator import city as cities
 from simulator import holidays
 from simulator.city import City, Gateway
 from simulator.errors import ScenarioError
+from simulator.faults import FaultSpec
+from simulator.faults import read as read_fault
 from simulator.makes import BY_NAME, TYPES, DeviceType, scaled
 from simulator.streets import DISTRICTS, District
 from simulator.yamltext import Keys, parse
@@ -44,7 +46,7 @@ class Scenario:
     start: int | None = None  # us since 1970 UTC, where simulated time starts; None: `schedule.timeline` chooses
     duration: float | None = None  # s by the clock; None: until it is stopped
     speed: float = 1.0  # simulated seconds a second
-    faults: tuple[Any, ...] = ()  # what goes wrong, as `read_fault` made it; of several that fit, the first one happens
+    faults: tuple[FaultSpec, ...] = ()  # what goes wrong; of several that fit, the first one happens
 
     def summary(self) -> dict[str, Any]:
         """What is in it, for people; ready for JSON."""
@@ -70,7 +72,6 @@ def load_scenario(
     text: str,
     origin: str,
     *,
-    read_fault: Callable[[Keys], Any] | None = None,
     devices: int | None = None,
     gateways: int | None = None,
     seed: int | None = None,
@@ -83,9 +84,6 @@ def load_scenario(
         YAML; docs/scenarios.md has the keys.
     origin : str
         Where the text came from; stands in error messages.
-    read_fault : callable, optional
-        Makes something of an entry of `faults`, uses up all of its keys, and raises `keys.fail(…)` for what is wrong with it.
-        Without it a scenario with faults is an error.
     devices, gateways, seed : int, optional
         Instead of what the scenario says.
 
@@ -109,7 +107,7 @@ def load_scenario(
     types = _types(root.keys("intervals", None))
     layout = root.keys("city", Keys({}, {}, root.line).rooted(origin, "city", ScenarioError))
     described = _city(layout, devices, gateways)
-    faults = _faults(root, read_fault)
+    faults = tuple(read_fault(entry) for entry in root.sequence("faults")) if "faults" in root else ()
     root.finish()
     chosen = own_seed if seed is None else seed
     try:
@@ -274,14 +272,6 @@ def _at_least_a_tick(keys: Keys, make: DeviceType) -> DeviceType:
         if sensor.interval is not None and sensor.interval < SHORTEST:
             raise keys.fail(None, f"{make.name!r} would measure {sensor.metric} every {sensor.interval:g} s; at least {SHORTEST} s")
     return make
-
-
-def _faults(keys: Keys, read: Callable[[Keys], Any] | None) -> tuple[Any, ...]:
-    if "faults" not in keys:
-        return ()
-    if read is None:
-        raise keys.fail("faults", "no faults are expected here")
-    return tuple(read(entry) for entry in keys.sequence("faults"))
 
 
 def _known_type(keys: Keys, name: str) -> str:

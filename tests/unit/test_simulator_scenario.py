@@ -13,6 +13,7 @@ import pytest
 from simulator import holidays, schedule, yamltext
 from simulator.city import build
 from simulator.errors import MapError, ScenarioError
+from simulator.faults import Fault
 from simulator.holidays import DayKind
 from simulator.makes import BY_NAME, TYPES
 from simulator.scenario import MAX_DEVICES, Scenario, gateway_names, load_scenario
@@ -51,25 +52,19 @@ intervals:
       jitter: 0.1
       metrics: {totalActiveEnergyImport: 5m}
 faults:
-  - {kind: stuck, note: hello}
+  - {kind: stuck, from: 60, until: 3600}
 """
 
 
-def fault(keys: Keys) -> tuple[str, str]:
-    found = (keys.text("kind"), keys.text("note", ""))
-    keys.finish()
-    return found
-
-
 def load(text: str, **arguments) -> Scenario:
-    return load_scenario(text, "a.yaml", read_fault=fault, **arguments)
+    return load_scenario(text, "a.yaml", **arguments)
 
 
 def test_every_key_is_read():
     found = load(FULL)
     assert (found.name, found.seed, found.duration, found.speed) == ("Everything", 7, 5400.0, 2.5)
     assert found.start == int(datetime(2026, 2, 16, 11, 0, 0, 500_000, tzinfo=UTC).timestamp() * 1e6)
-    assert found.faults == (("stuck", "hello"),)
+    assert [(fault.kind, fault.from_, fault.until) for fault in found.faults] == [(Fault.STUCK, 60.0, 3600.0)]
     city = found.city
     assert [district.name for district in city.districts] == ["East", "West"]
     assert len(city) == 40
@@ -224,11 +219,6 @@ def test_mistakes_are_named_with_file_line_and_key(text: str, line: int, message
     assert abs(int(found[1]) - line) <= (1 if "scale: 0.000000001" in text or "no gateway" in message else 0), str(caught.value)
 
 
-def test_faults_without_a_reader_are_refused():
-    with pytest.raises(ScenarioError, match="line 2: faults: no faults are expected here"):
-        load_scenario("name: x\nfaults: [{kind: stuck}]\n", "a.yaml")
-
-
 def test_no_document_at_all_is_a_mistake_of_the_scenario():
     with pytest.raises(ScenarioError, match="a mapping is expected"):
         load("")
@@ -255,12 +245,12 @@ def test_every_key_of_the_reader_is_documented(monkeypatch: pytest.MonkeyPatch):
     take = Keys._take
 
     def taken(self: Keys, key: str, default: object):
-        if not self.where.endswith(("mix", "devices", "types", "metrics")):  # there, keys are names
+        if not self.where.endswith(("mix", "devices", "types", "metrics", "faults[0]")):  # names, and docs/faults.md
             asked.add(key)
         return take(self, key, default)
 
     monkeypatch.setattr(Keys, "_take", taken)
-    load_scenario(FULL, "a.yaml", read_fault=lambda keys: keys.where)
+    load_scenario(FULL, "a.yaml")
     assert {"name", "gateways", "quiet", "jitter", "metrics"} <= asked
     assert documented == asked
 
