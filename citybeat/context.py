@@ -3,6 +3,7 @@
 import getpass
 import json
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,3 +111,19 @@ def register(database_url: str, devices: Sequence[Device]) -> None:
 def emit(thing: Mapping[str, Any]) -> None:
     """One JSON object on one line of standard output: how `citybeat up` listens to the commands that it runs."""
     print(json.dumps(thing), flush=True)
+
+
+def check_port(who: str, host: str, port: int, setting: str) -> None:
+    """See that a port can be listened on.
+
+    Raises
+    ------
+    CitybeatError
+        It is taken, or is not ours to take; the message names the setting.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise CitybeatError(f"{who} cannot listen on {host}:{port} ({exc.strerror}); set {setting}") from exc

@@ -22,7 +22,7 @@ from simulator.scenario import Scenario, load_scenario
 from storage import migrate as migrations
 from storage.database import connect
 
-app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True)
+app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
