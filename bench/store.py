@@ -57,7 +57,7 @@ def _compare(url: str, connection: Connection, series: Any, kind: Any, per_minut
             began = time.perf_counter()
             with store.batch(uuid4(), [1]) as transaction:
                 transaction.insert(batch, newest)
-                transaction.merge_rollups(batch, kind)
+                transaction.merge_rollups(batch, kind, newest)
                 transaction.merge_latest(batch, batch.time)
             ours.append(time.perf_counter() - began)
     connection.execute("TRUNCATE readings, readings_1m, readings_15m, marks_15m, latest, bare")

@@ -27,6 +27,10 @@ class ScenarioError(SimulatorError, ValueError):
     """A scenario cannot be used; the message names the origin, the line and the key."""
 
 
+class TimelineError(SimulatorError, ValueError):
+    """Simulated time cannot run as it is asked to."""
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 

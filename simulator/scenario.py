@@ -243,13 +243,13 @@ def _types(keys: Keys | None) -> list[DeviceType]:
     scale = _above_zero(keys, "scale", keys.number("scale", 1)) or 1.0
     jitter = _jitter(keys, 0.0)
     own = keys.keys("types", None)
-    changed = dict(BY_NAME)
+    changed: dict[str, DeviceType] = {}
     for name in own or ():
-        changed[_known_type(own, name)] = _type(own.keys(name), BY_NAME[name], scale, jitter)
+        make = BY_NAME[_known_type(own, name)]
+        changed[name] = _type(own.keys(name), make, scale, jitter)
     keys.finish()
-    rest = changed.keys() - set(own or ())
     try:
-        changed |= {name: replace(scaled(BY_NAME[name], scale), jitter=jitter) for name in rest}
+        changed = {make.name: replace(scaled(make, scale), jitter=jitter) for make in TYPES if make.name not in changed} | changed
     except DeviceError as exc:
         raise keys.fail("scale", str(exc)) from None
     return [_at_least_a_tick(keys, changed[type_.name]) for type_ in TYPES]
