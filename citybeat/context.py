@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import typer
 from pydantic import ValidationError
@@ -22,6 +22,9 @@ from simulator.errors import SimulatorError
 from stack import Servers, StackError
 from storage import migrate, registration, registry
 from storage.database import Connection, connect
+
+#: Devices that are registered in one transaction: it holds the registry's lock, and its rows in memory.
+SLICE: Final = 10_000
 
 
 def say(line: str) -> None:
@@ -98,10 +101,11 @@ def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | 
 
 
 def register(database_url: str, devices: Sequence[Device]) -> None:
-    """Register devices, with a connection of its own: what the simulator is handed."""
+    """Register devices, with a connection of its own: what the simulator is handed. Those of a large city go in slices."""
     with connect(database_url, application="registration") as connection:
         registration.act_as(connection, "simulator")
-        registry.register(connection, devices)
+        for start in range(0, len(devices), SLICE):
+            registry.register(connection, devices[start : start + SLICE])
 
 
 def emit(thing: Mapping[str, Any]) -> None:

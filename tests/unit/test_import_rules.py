@@ -28,7 +28,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
@@ -50,8 +50,32 @@ PURE = [
     ROOT / "ingest/message.py",
     ROOT / "storage/pgcopy.py",
     ROOT / "storage/packed_rows.py",
-    ROOT / "simulator/signals.py",
-    ROOT / "simulator/city.py",
+    *(ROOT / f"simulator/{name}.py" for name in ("backlog", "latency", "pace", "packets", "tally", "traffic", "window")),
+    *(
+        ROOT / f"simulator/{name}.py"
+        for name in (
+            "almanac",
+            "at",
+            "city",
+            "clocks",
+            "episodes",
+            "faults",
+            "gateway",
+            "holidays",
+            "makes",
+            "malformed",
+            "measuring",
+            "models",
+            "noise",
+            "rows",
+            "scenario",
+            "schedule",
+            "shapes",
+            "signals",
+            "streets",
+            "values",
+        )
+    ),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {
