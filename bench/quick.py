@@ -17,8 +17,8 @@ from bench.workload import CATCH_UP, LIVE, SINGLES, City, Traffic
 
 OUT: Final = Path(".citybeat") / "bench-quick.json"
 _MERGED: Final = "a bare COPY of the same rows, and their minutes merged"
-#: The least that a ratio may be, by name of its row and what it is of; "": whatever the limit was. About two thirds of the lowest
-#: of seven runs on two cores with a load of 5 to 7, that is with other people's work on both of them; beside each, what came of them.
+#: The least that a ratio may be, by name of its row and what it is of; "": whatever the limit was. About two thirds of the
+#: lowest of seven runs on two cores with a load of 5 to 7, that is with others at work on both; beside each, what came of them.
 BARS: Final = {
     ("hot path, messages of 100 reports of one value", ""): 0.31,  # 0.47 to 0.66
     ("hot path, messages of 10 reports of one value", ""): 0.27,  # 0.40 to 0.49
