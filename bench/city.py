@@ -173,5 +173,5 @@ def _hour(rng: np.random.Generator, series: Int32, every: Int64, first: int) -> 
 
 
 def _copy(connection: Connection, into: str, rows: bytes) -> None:
-    with connection.cursor().copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:  # type: ignore[call-overload]  # psycopg wants a literal; the names are ours
+    with connection.cursor().copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
         copy.write(rows)
