@@ -65,7 +65,9 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
+    """What the ledger said when it had changed."""
+
     at: float
     messages: int
     received: int
@@ -97,7 +99,7 @@ def run(
         peaks, log = ingest.peaks(), ingest.tail()
     totals = accounts.totals(opened.connection) - before
     wrong = _wrong(opened, totals, payloads, sent)
-    first, last = _steady(looks, ramp)
+    first, last = steady(looks, ramp)
     took = last.at - first.at
     return Result(
         workload=traffic.shape.name,
@@ -124,9 +126,9 @@ def _watch(
     window: int,
     ramp: float,
     seconds: float,
-) -> tuple[list[_Look], int]:
+) -> tuple[list[Look], int]:
     """Let it send, and look at the ledger whenever that has changed."""
-    looks: list[_Look] = []
+    looks: list[Look] = []
     total, began, spooled = len(sender.sent_at), time.monotonic(), 0
     sender.allow(window)
     flood = window >= total
@@ -140,7 +142,7 @@ def _watch(
         counted = accounts.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
             cpu = {name: machine.cpu(pid) for name, pid in pids.items()}
-            looks.append(_Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
+            looks.append(Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
             sender.allow(counted.messages + window)
         spooled = max(spooled, ingest.said.get("spooled") or 0)
         sender.check()
@@ -149,7 +151,8 @@ def _watch(
     return looks, spooled
 
 
-def _steady(looks: Sequence[_Look], ramp: float) -> tuple[_Look, _Look]:
+def steady(looks: Sequence[Look], ramp: float) -> tuple[Look, Look]:
+    """Between which looks a run is counted."""
     after = [look for look in looks if look.at >= looks[0].at + ramp]
     if len(after) < _COMMITS - 1:
         told = ", ".join(f"{look.messages:,} after {look.at - looks[0].at:.1f} s" for look in looks[-20:])

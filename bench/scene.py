@@ -100,6 +100,7 @@ def servers(name: str = "bench") -> Iterator[Servers]:
     """Servers, for as long as the block takes."""
     settings = stack.StackSettings(home=home() / name, root=root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as running:
+        _clear(running.database_url)
         yield Servers(settings=settings, database_url=running.database_url, mqtt_url=running.mqtt_url)
 
 
@@ -132,6 +133,13 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
         for table in ("devices", "series", "sources"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
         yield Scene(servers=running, url=url, connection=connection, place=Path(place))
+
+
+def _clear(url: str) -> None:
+    """Drop what measurements that were killed have left; they can be large. A home has one measurement at a time."""
+    with closing(connect(url, application="bench")) as connection:
+        for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^bench_[0-9a-f]{8}$'").fetchall():
+            _drop(connection, name)
 
 
 def _drop(connection: Connection, name: str) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from bench import growth, machine, mqtt, quick, startup
+from bench import end_to_end, growth, machine, mqtt, quick, startup
 from bench.sender import prepare
 from bench.workload import LIVE, SINGLES, City, Traffic
 from ingest.line import packet_end, publication
@@ -110,3 +110,17 @@ def test_books_and_memory_are_judged_too():
 def test_a_bar_whose_row_is_gone_is_an_error():
     with pytest.raises(ValueError, match="expected 1"):
         quick.missed([])
+
+
+def looks(*at):
+    return [end_to_end.Look(when, 10 * i, 1000 * i, 990 * i, {}) for i, when in enumerate(at)]
+
+
+def test_what_counts_begins_behind_the_ramp_and_ends_with_the_last_commit_that_was_seen():
+    first, last = end_to_end.steady(looks(5.0, 6.0, 7.9, 8.1, 9.0, 10.0, 11.0), ramp=3.0)
+    assert (first.at, last.at) == (8.1, 11.0)
+
+
+def test_too_few_commits_give_no_figure():
+    with pytest.raises(RuntimeError, match="too few"):
+        end_to_end.steady(looks(5.0, 6.0, 8.1, 9.0, 10.0), ramp=3.0)
