@@ -8,7 +8,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from bench import api, dashboards, end_to_end, export, growth, hotpath, latency, outbox, peers, scene, startup, store, table
+from bench import (
+    api,
+    dashboards,
+    end_to_end,
+    export,
+    gateway,
+    growth,
+    hotpath,
+    latency,
+    load,
+    outbox,
+    peers,
+    scene,
+    startup,
+    store,
+    table,
+)
 from bench.city import served
 
 OUT: Final = Path(".citybeat") / "bench.json"
@@ -38,9 +54,11 @@ def parts(*, full: bool) -> Mapping[str, Callable[[], Rows]]:
     """What is measured, by name, in the order in which it is."""
     return {
         "hotpath": hotpath.measure,
+        "gateway": gateway.measure,
         "store": _with_servers(store.measure),
         "end_to_end": _with_servers(end_to_end.measure),
         "latency": _with_servers(latency.measure),
+        "load": lambda: load.measure(scene.home()),
         "peers": _with_servers(peers.measure),
         "startup": _with_servers(startup.measure),
         "growth": _with_servers(lambda running: _growth(running, full=full)),
@@ -56,6 +74,8 @@ def _show(name: str, rows: Rows) -> None:
     elif name == "questions":
         api.show([row for row in rows if "direct_ms" in row])
         table.show([row for row in rows if "direct_ms" not in row])
+    elif name == "load":
+        load.show(rows)
     else:
         table.show(rows)
     print(flush=True)
