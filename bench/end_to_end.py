@@ -14,13 +14,16 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine, scene
+import numpy as np
+
+from bench import drain, machine, scene, store
 from bench.sender import Payloads, Sender, prepare
-from bench.workload import MINUTE, SHAPES, City, Shape, Traffic
+from bench.workload import SHAPES, City, Shape, Traffic
 from storage import accounts
 from storage.accounts import Totals
 
@@ -34,8 +37,6 @@ MOST = {"live": 200_000, "catchup": 350_000, "singles": 35_000}
 WINDOW = {100: 1_000, 1: 9_000}
 #: s for the rest to be committed when the sender has ended.
 _DRAIN = 60.0
-#: How long before now event time begins, so that it never catches up with the clock: us.
-_BEFORE = {"live": 720 * MINUTE, "catchup": 60 * MINUTE, "singles": 720 * MINUTE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,6 @@ class _Look:
     cpu: Mapping[str, float]
 
 
-def start_of(shape: Shape) -> int:
-    """us since 1970 UTC at which the event time of a run that begins now begins."""
-    return (time.time_ns() // 1000 - _BEFORE[shape.name]) // MINUTE * MINUTE
-
-
 def run(
     opened: scene.Scene,
     traffic: Traffic,
@@ -89,14 +85,15 @@ def run(
     """Send, and count. `window` 0: flood."""
     window = WINDOW[traffic.shape.size] if window is None else window
     passwords = opened.servers.passwords(traffic.city.sources)
+    before = accounts.totals(opened.connection)
     with scene.ingesting(opened, workers, settings) as ingest:
         with Sender(opened.servers.mqtt_url, passwords, payloads) as sender:
             pids = {"publisher": sender.pid, **opened.servers.pids(), "ingest": ingest.pid}
-            looks, spooled = _watch(opened, sender, ingest, pids, window or len(payloads), ramp, seconds)
+            looks, spooled = _watch(opened, before, sender, ingest, pids, window or len(payloads), ramp, seconds)
             sent = sender.sent
-        _drain(opened, ingest, sent)
+        _drain(opened, ingest, before.messages + sent)
         peaks, log = ingest.peaks(), ingest.tail()
-    totals = accounts.totals(opened.connection)
+    totals = accounts.totals(opened.connection) - before
     wrong = _wrong(opened, totals, payloads, sent)
     first, last = _steady(looks, ramp)
     took = last.at - first.at
@@ -117,20 +114,28 @@ def run(
 
 
 def _watch(
-    opened: scene.Scene, sender: Sender, ingest: scene.Ingest, pids: Mapping[str, int], window: int, ramp: float, seconds: float
+    opened: scene.Scene,
+    before: Totals,
+    sender: Sender,
+    ingest: scene.Ingest,
+    pids: Mapping[str, int],
+    window: int,
+    ramp: float,
+    seconds: float,
 ) -> tuple[list[_Look], int]:
     """Let it send, and look at the ledger whenever that has changed."""
     looks: list[_Look] = []
     total, began, spooled = len(sender.sent_at), time.monotonic(), 0
     sender.allow(window)
-    while sender.sent < total:
+    flood = window >= total
+    while sender.sent < total or (flood and (not looks or looks[-1].messages < total)):
         now = time.monotonic()
         if looks and now - looks[0].at > ramp + seconds:
             sender.allow(0)
             break
         if not looks and now - began > 60:
             raise TimeoutError(f"nothing is committed:\n{ingest.tail()}")
-        counted = accounts.totals(opened.connection)
+        counted = accounts.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
             cpu = {name: machine.cpu(pid) for name, pid in pids.items()}
             looks.append(_Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
@@ -145,13 +150,14 @@ def _watch(
 def _steady(looks: Sequence[_Look], ramp: float) -> tuple[_Look, _Look]:
     after = [look for look in looks if look.at >= looks[0].at + ramp]
     if len(after) < 3:
-        raise RuntimeError("the run was too short: payloads for longer are needed")
+        told = ", ".join(f"{look.messages:,} after {look.at - looks[0].at:.1f} s" for look in looks[-20:])
+        raise RuntimeError(f"too few commits for a figure: messages {told}")
     return after[0], after[-1]
 
 
-def _drain(opened: scene.Scene, ingest: scene.Ingest, sent: int) -> None:
+def _drain(opened: scene.Scene, ingest: scene.Ingest, messages: int) -> None:
     deadline = time.monotonic() + _DRAIN
-    while accounts.totals(opened.connection).messages < sent and time.monotonic() < deadline:
+    while accounts.totals(opened.connection).messages < messages and time.monotonic() < deadline:
         ingest.check()
         time.sleep(0.05)
 
@@ -161,7 +167,7 @@ def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -
     found = accounts.discrepancies(opened.connection)
     readings = int(payloads.packets["readings"][:sent].sum())
     for name, ours, theirs in (("messages", sent, totals.messages), ("readings", readings, totals.received)):
-        if ours != theirs:
+        if ours != theirs and not (totals.redelivered and ours < theirs):  # what is delivered again is counted again
             found.append(f"{ours:,} {name} were sent, {theirs:,} received")
     if totals.stored + totals.duplicate != totals.received:
         found.append(f"not stored and no duplicates: {totals.received - totals.stored - totals.duplicate:,} readings")
@@ -169,6 +175,48 @@ def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -
     if bad is None or bad[0]:
         found.append(f"readings that are not good: {bad}")
     return found
+
+
+def measure(
+    running: scene.Servers, *, shapes: Sequence[Shape] = tuple(SHAPES.values()), seconds: float = 15.0, rounds: int = 8
+) -> list[dict[str, Any]]:
+    """A row a workload."""
+    rows = []
+    for shape in shapes:
+        with scene.opened(running, City().registrations()) as opened:
+            rows.append(against_limit(opened, shape, seconds=seconds, alone=_alone(opened, shape, rounds)))
+    return rows
+
+
+def against_limit(opened: scene.Scene, shape: Shape, *, seconds: float, alone: float | None, ramp: float = RAMP) -> dict[str, Any]:
+    """A workload beside its limit in the same run: the smaller of the store alone and the broker alone.
+
+    `alone`: readings a second that the store alone takes; None: the broker is the limit.
+    """
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot=f"whole-{shape.name}")
+    readings = round((seconds + ramp) * MOST[shape.name])
+    payloads = prepare(opened.place / "packets", traffic, traffic.city.sources, readings=readings)
+    result = run(opened, traffic, payloads, seconds=seconds, ramp=ramp)
+    drained = drain.run(opened.servers, traffic, payloads, seconds=min(seconds, 4.0), window=5_000).readings_per_s
+    limit = drained if alone is None else min(alone, drained)
+    return {
+        **as_row(result),
+        "ours_per_s": result.stored_per_s,
+        "limit_per_s": limit,
+        "ratio": result.stored_per_s / limit,
+        "limit": "the store alone" if limit == alone else "the broker, drained by a client that only acknowledges",
+        "store_per_s": alone,
+        "broker_per_s": drained,
+        "rss": result.rss,
+    }
+
+
+def _alone(opened: scene.Scene, shape: Shape, rounds: int) -> float:
+    """Readings a second that the store alone takes, by the median batch."""
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot="alone")
+    with closing(store.Writer(opened, traffic)) as writer:
+        took = [writer.next() for _ in range(store.WARM + rounds)][store.WARM :]
+    return float(np.median([len(new) / spent for spent, new in took]))
 
 
 def show(result: Result) -> None:
@@ -215,7 +263,7 @@ def main() -> int:
     traffic = Traffic(
         city=City(),
         shape=shape,
-        start=start_of(shape),
+        start=scene.start(),
         grouped=told.grouped,
         late=not told.no_late,
         repeated=not told.no_duplicates,

@@ -23,6 +23,7 @@ from psycopg import sql
 
 import stack
 from bench import machine, mqtt
+from bench.workload import HELD, MINUTE
 from devices.catalogue import builtin
 from devices.device import Device
 from stack.model import MOSQUITTO, TIMESCALEDB
@@ -32,6 +33,8 @@ from storage.database import Connection, connect
 #: As settings have them.
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
+#: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
+_BEFORE = 2880 * MINUTE
 #: s until an ingest has to be subscribed.
 _START = 60.0
 
@@ -63,6 +66,18 @@ class Scene:
     url: str
     connection: Connection
     place: Path  # a directory that goes with the scene
+
+
+def start() -> int:
+    """us since 1970 UTC at which event time begins."""
+    return (time.time_ns() // 1000 - _BEFORE) // MINUTE * MINUTE
+
+
+def next_start(opened: Scene) -> int:
+    """The same, behind all that is stored, and so far behind that nothing is late for it."""
+    row = opened.connection.execute("SELECT extract(epoch FROM max(time))::int8 FROM latest").fetchone()
+    assert row is not None
+    return start() if row[0] is None else max(start(), row[0] * 1_000_000 // MINUTE * MINUTE + 2 * HELD)
 
 
 def home() -> Path:

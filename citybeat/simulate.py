@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from citybeat import context
+from citybeat import context, loading
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
@@ -23,6 +23,7 @@ from storage import migrate as migrations
 from storage.database import connect
 
 app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True, add_completion=False)
+app.command()(loading.load)
 
 
 @app.command()

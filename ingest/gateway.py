@@ -79,6 +79,7 @@ class Gateway:
         #: Of this one. Acknowledgements go by it, not by whatever paho has when they are sent: that may be the next one already.
         self._line: Line | None = None
         self._topics: Final[dict[bytes, str]] = {}
+        self._received_at = 0  # us since 1970 UTC, of the last message
         #: What was taken and is not acknowledged, by packet identifier.
         self._open: Final[dict[int, Message]] = {}
         #: Of both. Held while acknowledging, so that no acknowledgement of an old connection slips into a new one.
@@ -244,18 +245,20 @@ class Gateway:
 
     def _receive(self, found: Sequence[Publication]) -> None:
         """What one read of the network brought."""
-        now, epoch = time.time_ns() // 1000, self._epoch
+        # No two messages at one time: readings without a time of their own get their message's, and are told apart by it.
+        first, epoch = max(time.time_ns() // 1000, self._received_at + 1), self._epoch
+        self._received_at = first + len(found) - 1
         messages = [
             Message(
                 topic=self._topic(each.topic),
                 payload=each.payload,
-                received_at=now,
+                received_at=received_at,
                 redelivered=each.dup,
                 qos=each.qos,
                 mid=each.mid,
                 epoch=epoch,
             )
-            for each in found
+            for received_at, each in enumerate(found, first)
         ]
         messages = [message for message in messages if not self._is_about_the_broker(message)]
         with self._lock:

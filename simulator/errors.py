@@ -41,3 +41,15 @@ class PublishError(SimulatorError):
 
 class PublishStoppedError(PublishError):
     """The caller asked to stop while a message was waiting for room; the message was not sent."""
+
+
+class ProtocolError(PublishError):
+    """What was received or is to be sent is no MQTT."""
+
+
+class RefusedError(PublishError):
+    """The broker will have none of us: to connect again is no use."""
+
+
+class AddressError(PublishError, ValueError):
+    """The URL of a broker is none."""

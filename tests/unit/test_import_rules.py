@@ -50,6 +50,7 @@ PURE = [
     ROOT / "ingest/message.py",
     ROOT / "storage/pgcopy.py",
     ROOT / "storage/packed_rows.py",
+    *(ROOT / f"simulator/{name}.py" for name in ("backlog", "latency", "pace", "packets", "tally", "traffic", "window")),
     *(
         ROOT / f"simulator/{name}.py"
         for name in (
