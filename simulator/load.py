@@ -190,6 +190,8 @@ class _Run:
     # --- the loop
 
     def go(self) -> LoadReport:
+        for link, supply in zip(self._links, self._supplies, strict=True):
+            link.prepare(supply, self._ahead, time.time_ns() // 1000)
         start = turned = tended = told = time.monotonic_ns()
         self._pace = Pace(self._rate, len(self._links), start)
         epoch = time.time_ns() - start

@@ -80,7 +80,24 @@ def test_an_identifier_without_an_answer_is_not_given_out_again():
     assert len(window.take(numbers(0, 1000), numbers(0, 1000), 0, numbers(0, 1000))) == 1
 
 
+def test_what_waits_is_kept_as_long_as_it_waits():
+    backlog = Backlog(10)
+    backlog.add(FRAME.pack([i.to_bytes(8, "big") for i in range(4)]))
+    backlog.take(numbers(0, 4), 1)
+    told, _ = backlog.answered(acks([1, 3]))
+    assert told.number.tolist() == [0, 2]
+    backlog.forget()
+    backlog.again(10)
+    out, used = backlog.take(numbers(0, 0), 2)
+    assert [int.from_bytes(out[at + HEAD : at + HEAD + 8], "big") for at in range(0, len(out), HEAD + 8)] == [1, 3]
+    assert used == 0
+    assert not backlog.answered(acks([1, 2]))[1]
+    backlog.forget()
+    assert not backlog._kept
+
+
 def test_identifiers_go_round_for_ever():
+    assert len(Window(65_535).take(*[numbers(0, 65_535)] * 4)) == 65_535
     window = Window(1000)
     for first in range(0, 200_000, 1000):
         ids = window.take(numbers(first, 1000), numbers(0, 1000), 0, numbers(0, 1000))
