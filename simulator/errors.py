@@ -14,6 +14,23 @@ class MapError(SimulatorError, ValueError):
     """A replay map cannot be used; the message names the origin, the line and the key."""
 
 
+class FaultError(SimulatorError, ValueError):
+    """A fault's parameters do not fit its kind, or each other."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key  # of the scenario's entry
+        self.problem = problem
+
+
+class ScenarioError(SimulatorError, ValueError):
+    """A scenario cannot be used; the message names the origin, the line and the key."""
+
+
+class TimelineError(SimulatorError, ValueError):
+    """Simulated time cannot run as it is asked to."""
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 
