@@ -113,7 +113,7 @@ def reader(servers):
 
 @pytest.mark.parametrize("version", Version)
 def test_what_is_acknowledged_arrives_once_and_in_order(servers, sources, version):
-    each = {sender.source: payloads(20_000, sender.source) for sender in sources}
+    each = {sender.source: payloads(5000, sender.source) for sender in sources}
     with listening(servers.mqtt_url, "city/v1/+/readings", reader(servers)) as heard:
         report = offer(
             url=servers.mqtt_url,
@@ -124,7 +124,7 @@ def test_what_is_acknowledged_arrives_once_and_in_order(servers, sources, versio
         )
         wanted = {payload for one in each.values() for payload in one}
         got = [payload for payload in heard.wait_for(wanted) if payload in wanted]
-    assert (report.messages, report.readings, report.sent, report.sent_readings) == (60_000, 180_000, 60_000, 180_000)
+    assert (report.messages, report.readings, report.sent, report.sent_readings) == (15_000, 45_000, 15_000, 45_000)
     assert report.complete
     assert (report.unacknowledged, report.refused, report.unheard, report.resent, report.failure) == (0, {}, 0, 0, None)
     assert len(got) == len(wanted)
@@ -133,7 +133,7 @@ def test_what_is_acknowledged_arrives_once_and_in_order(servers, sources, versio
     assert report.sent_bytes > sum(map(len, wanted))
     for i in range(3):
         told = report.timings.of(i)
-        assert told.number.tolist() == list(range(20_000))
+        assert told.number.tolist() == list(range(5000))
         assert (told.acknowledged_at >= told.sent_at).all()
         assert (np.diff(told.sent_at) >= 0).all()
         assert set(told.reason.tolist()) == {0}
@@ -162,9 +162,9 @@ def test_made_up_readings_keep_to_a_rate(servers, sources):
     assert report.limited_by == "rate"
     assert report.latency["p50"] <= report.latency_from_schedule["p50"]
     assert report.latency_from_schedule["max"] + 0.1 >= report.lateness["max"] >= report.own_lateness["max"] * 0.99
-    assert len(progress) == 2
+    assert 1 <= len(progress) <= 2
     assert progress[0].connected == 3
-    assert sum(second.messages_per_s for second in progress) == pytest.approx(2 * rate, rel=0.2)
+    assert progress[0].messages_per_s == pytest.approx(rate, rel=0.3)
 
 
 def test_nobody_listens_is_told_apart(own_broker):
@@ -239,8 +239,10 @@ def test_a_small_receive_maximum_is_kept(own_broker, version):
 
 def test_a_packet_that_is_too_large_is_told_and_not_sent(own_broker):
     broker = own_broker("allow_anonymous true", "max_packet_size 1000")
-    report = offer(url=broker.url, senders=[Sender(source="a")], supplies=[Prepared([b"x" * 500, b"x" * 1500])])
-    assert "a packet of 1" in report.failure
+    with pytest.raises(PublishError, match=r"a packet of 15\d\d bytes is too large: .* takes at most 1000 bytes"):
+        offer(url=broker.url, senders=[Sender(source="a")], supplies=[Prepared([b"x" * 500, b"x" * 1500])])
+    later = Prepared([b"x" * 500] * 1000 + [b"x" * 1500])
+    report = offer(url=broker.url, senders=[Sender(source="a")], supplies=[later])
     assert "takes at most 1000 bytes" in report.failure
     assert not report.complete
     assert report.reconnects == 0
@@ -453,19 +455,16 @@ def test_answers_out_of_order_and_in_every_form_are_taken():
 
     def behave(link):
         nonlocal most
-        rng = np.random.default_rng(1)
+        rng, seen = np.random.default_rng(1), 0
+        forms = [b"\x40\x02%b", b"\x40\x03%b\x00", b"\x40\x04%b\x00\x00", b"\x40\x09%b\x00\x05\x1f\x00\x02ok"]
         for found in taken(link):
+            seen += len(found)
             waiting.extend(mid for mid, _ in found)
             most = max(most, len(waiting))
             rng.shuffle(waiting)
             out = b""
-            # All but some are answered, until nothing new comes; forms are those of a broker that gives reasons and says pages.
-            while len(waiting) > 5 or (out and waiting):
-                mid = waiting.pop().to_bytes(2, "big")
-                form = [b"\x40\x02%b", b"\x40\x03%b\x00", b"\x40\x04%b\x00\x00", b"\x40\x09%b\x00\x05\x1f\x00\x02ok"][
-                    rng.integers(4)
-                ]
-                out += form % mid + (b"\xd0\x00" if rng.integers(9) == 0 else b"")
+            while len(waiting) > (3 if seen < 5000 else 0):  # some are always kept waiting
+                out += forms[rng.integers(4)] % waiting.pop().to_bytes(2, "big") + (b"\xd0\x00" if rng.integers(9) == 0 else b"")
             for at in range(0, len(out), 7):  # cut anywhere
                 link.send(out[at : at + 7])
 
