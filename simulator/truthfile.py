@@ -1,0 +1,163 @@
+"""Reads a truth file: Parquet, block by block, to arrays of codes (`simulator/labels.py`). docs/scoring.md has the columns."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from devices.batch import MICROSECOND, NEVER
+from simulator.errors import TruthError
+from simulator.labels import DELIVERIES, FAULTS, LABELS, OUTCOMES, REASONS, Labels, Names
+
+#: Key of the file's metadata.
+KEY: Final = b"citybeat"
+#: Rows of a block: 8 MB as labels.
+BLOCK: Final = 131_072
+_WORDS: Final = ("source", "boot", "device", "metric", "fault", "delivery", "outcome", "reason")
+_TIMES: Final = ("time", "claimed", "sent_at")
+_NUMBERS: Final = ("seq", "index", "event")
+_COLUMNS: Final = (*_WORDS, *_TIMES, *_NUMBERS, "value", "acknowledged")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What a truth file says of its run."""
+
+    started: int  # us since 1970 UTC, by the sender's clock
+    ended: int  # the same
+    seed: int
+    scenario: str
+    last_seq: Mapping[tuple[str, str], int]  # the highest number sent, by (source, boot)
+
+
+class TruthFile:
+    """A truth file that is open.
+
+    Raises
+    ------
+    TruthError
+        This and below: the file cannot be read, or is no truth file; the message names what is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=list(_WORDS), memory_map=True)
+        except (OSError, pa.ArrowException) as exc:
+            raise TruthError(f"{path}: {exc}") from exc
+        absent = sorted(set(_COLUMNS) - set(self._file.schema_arrow.names))
+        if absent:
+            raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
+        self.rows: int = self._file.metadata.num_rows
+        self.about = _about(self._file.schema_arrow.metadata or {}, path)
+        self._places: dict[str, dict[Any, int]] = {"series": {}, "boot": {}, "source": {}, "device": {}, "metric": {}, "start": {}}
+
+    @property
+    def names(self) -> Names:
+        """What the codes of the blocks that were read so far stand for."""
+        devices, metrics, boots, sources = (list(self._places[name]) for name in ("device", "metric", "boot", "source"))
+        return Names(
+            series=[(devices[device], metrics[metric]) for device, metric in self._places["series"]],
+            boots=[(sources[source], boots[boot]) for source, boot in self._places["start"]],
+            sources=sources,
+        )
+
+    def blocks(self) -> Iterator[Labels]:
+        """All rows, in the file's order."""
+        try:
+            for batch in self._file.iter_batches(BLOCK, columns=list(_COLUMNS)):
+                yield self._block(batch)
+        except (OSError, pa.ArrowException) as exc:
+            raise TruthError(f"{self._path}: {exc}") from exc
+
+    def _block(self, batch: Any) -> Labels:
+        rows = np.empty(batch.num_rows, LABELS)
+        columns = {name: batch.column(name) for name in _COLUMNS}
+        for name in _TIMES:
+            rows[name] = _integers(columns[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()), int(NEVER))
+        for name in _NUMBERS:
+            rows[name] = _integers(columns[name], -1)
+        rows["value"] = columns["value"].cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        rows["acknowledged"] = columns["acknowledged"].fill_null(False).to_numpy(zero_copy_only=False)
+        for name, words in (("fault", FAULTS), ("delivery", DELIVERIES), ("outcome", OUTCOMES)):
+            rows[name] = self._coded(columns[name], name, {word: code for code, word in enumerate(words)})
+        rows["reason"] = self._coded(columns["reason"], "reason", {"": -1, **{word: code for code, word in enumerate(REASONS)}})
+        source, boot, device, metric = (self._placed(columns[name], name) for name in ("source", "boot", "device", "metric"))
+        rows["source"] = source
+        rows["boot"] = self._pairs(source, boot, "start")
+        rows["series"] = self._pairs(device, metric, "series")
+        return rows
+
+    def _coded(self, column: Any, name: str, codes: Mapping[str, int]) -> NDArray[np.int64]:
+        words, which = _words(column)
+        unknown = [word for word in words if word not in codes]
+        if unknown:
+            raise TruthError(f"{self._path}: column {name!r}: {unknown[0]!r} is none of {', '.join(filter(None, codes))}")
+        return np.array([codes[word] for word in words], np.int64)[which]
+
+    def _placed(self, column: Any, name: str) -> NDArray[np.int64]:
+        """Each row's place in the list of words of this name, which grows."""
+        words, which = _words(column)
+        known = self._places[name]
+        return np.array([known.setdefault(word, len(known)) for word in words], np.int64)[which]
+
+    def _pairs(self, left: NDArray[np.int64], right: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+        """The same of pairs."""
+        keys, which = np.unique(left << np.int64(32) | right, return_inverse=True)
+        known = self._places[name]
+        return np.array([known.setdefault((key >> 32, key & 0xFFFFFFFF), len(known)) for key in keys.tolist()], np.int64)[which]
+
+
+def _integers(column: Any, null: int) -> NDArray[np.int64]:
+    filled: NDArray[np.int64] = column.cast(pa.int64()).fill_null(null).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _words(column: Any) -> tuple[list[str], NDArray[np.int64]]:
+    """The words of a column of text, and which one each row has; null is the empty word. Only words that some row has."""
+    if not isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_encode()
+    which = _integers(pc.fill_null(column.indices, -1), -1)
+    words = ["", *(word or "" for word in column.dictionary.to_pylist())]
+    present, places = np.unique(which + 1, return_inverse=True)
+    return [words[place] for place in present.tolist()], places.astype(np.int64)
+
+
+def _about(metadata: Mapping[bytes, bytes], path: Path) -> About:
+    try:
+        said = json.loads(metadata[KEY])
+        if said["version"] != 1:
+            raise TruthError(f"{path}: a truth file of version {said['version']}; this program reads version 1")
+        return About(
+            started=_us(said["started"]),
+            ended=_us(said["ended"]),
+            seed=int(said["seed"]),
+            scenario=str(said["scenario"]),
+            last_seq=_last_seqs(said["sources"]),
+        )
+    except KeyError as exc:
+        raise TruthError(f"{path}: no truth file: its metadata lack {exc.args[0]!r}") from exc
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise TruthError(f"{path}: its metadata cannot be read: {exc}") from exc
+
+
+def _us(said: Any) -> int:
+    """A time of the metadata: us since 1970 UTC, or RFC 3339."""
+    if isinstance(said, int):
+        return said
+    moment = datetime.fromisoformat(said)
+    if moment.tzinfo is None:
+        raise ValueError(f"{said!r} has no offset")
+    return round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * MICROSECOND)
+
+
+def _last_seqs(sources: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    return {(source, boot): -1 if last is None else int(last) for source, boots in sources.items() for boot, last in boots.items()}
