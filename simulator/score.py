@@ -234,11 +234,9 @@ class Scorer:
         self.findings.add("in quarantine for another reason", truth, rows[other], words, "{}, and should be {}")
         metric = self._sensors.metric[truth["series"][rows]]
         for delivery in (Delivery.CLOCK, Delivery.NO_TIME, Delivery.MALFORMED, Delivery.CONFLICT):
-            mine = truth["delivery"][rows] == CODE[f"delivery {delivery}"]
-            if delivery is Delivery.CONFLICT:
-                mine |= conflict[rows]
-            else:
-                mine &= ~conflict[rows]
+            mine = conflict[rows]
+            if delivery is not Delivery.CONFLICT:
+                mine = ~mine & (truth["delivery"][rows] == CODE[f"delivery {delivery}"])
             kind = self._kind(delivery)
             kind.count(same[mine], metric[mine], self._sensors.metrics)
             kind.claims += int((reason[mine] >= 0).sum())

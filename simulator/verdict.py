@@ -178,7 +178,8 @@ def verdict(scorer: Scorer, accounts: Sequence[Account], *, scenario: str, seed:
 def _claims(scorer: Scorer, accounts: Sequence[Account]) -> None:
     """What the database claims by flags and accounts, beside what is known reading by reading."""
     for fault, flag in ((Fault.RANGE, Flag.RANGE), (Fault.SPIKE, Flag.STEP), (Fault.STEP, Flag.STEP), (Fault.STUCK, Flag.STUCK)):
-        if fault in scorer.kinds:
+        # Without such faults a flag has nothing to be precise about: what it stands on is a false alarm.
+        if fault in scorer.kinds and (scorer.kinds[fault].of or scorer.kinds[fault].left_out):
             raised = scorer.flags[flag]
             scorer.kinds[fault].claims, scorer.kinds[fault].right = raised.right + raised.wrong, raised.right
     # A reading that came again, and a message that cannot be read, leave no row of their own: they are counted, source by source.
