@@ -160,4 +160,8 @@ def _us(said: Any) -> int:
 
 
 def _last_seqs(sources: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    return {(source, boot): -1 if last is None else int(last) for source, boots in sources.items() for boot, last in boots.items()}
+    return {
+        (source, boot): -1 if last is None else int(last)
+        for source, said in sources.items()
+        for boot, last in zip(said["boots"], said["last_seq"], strict=True)
+    }

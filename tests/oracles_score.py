@@ -1,4 +1,4 @@
-"""The slow and obvious twin of `simulator/score.py`: one reading after the other, in dictionaries. docs/scoring.md in another language."""
+"""The slow and obvious twin of `simulator/score.py`: one reading after the other, in dictionaries."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -22,15 +22,27 @@ class Tally:
 @dataclass
 class Result:
     kinds: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
-    flags: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))  # flagged, right, aftermath, wrong
+    flags: dict[str, list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0])
+    )  # flagged, right, aftermath, wrong
     clean: int = 0
     alarms: int = 0
     aftermath: int = 0
     findings: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def score(truth: Any, stored: Any, *, memory: int, interval: int, stuck_after: int, may_repeat: list[float], late: int, future: int,
-          refused: dict[tuple[int, int, int], int]) -> Result:
+def score(
+    truth: Any,
+    stored: Any,
+    *,
+    memory: int,
+    interval: int,
+    stuck_after: int,
+    may_repeat: list[float],
+    late: int,
+    future: int,
+    refused: dict[tuple[int, int, int], int],
+) -> Result:
     """As `Scorer`, of sensors that are all alike; `refused` has reasons by (boot, seq, index)."""
     out = Result()
     rows = [_row(row) for row in truth]

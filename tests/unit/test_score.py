@@ -184,7 +184,9 @@ def test_equal_readings_without_a_time_are_told_apart_by_order():
 
 def test_books_name_what_differs():
     truth = minutes(7)
-    truth["outcome"] = [CODE[f"outcome {name}"] for name in ("stored", "stored", "stored", "missing", "lost", "duplicate", "stored")]
+    truth["outcome"] = [
+        CODE[f"outcome {name}"] for name in ("stored", "stored", "stored", "missing", "lost", "duplicate", "stored")
+    ]
     truth["claimed"][5] = truth["time"][5] = truth["time"][0]
     truth["acknowledged"][6] = False
     stored = kept(truth)[[0, 1, 3]]
@@ -304,7 +306,9 @@ def test_as_the_slow_twin(run, stuck_after):
     assert fast == {name: (kind.of, kind.found, kind.left_out) for name, kind in slow.kinds.items() if kind.of or kind.left_out}
     assert {finding.what: finding.count for finding in scorer.findings.all()} == {k: v for k, v in slow.findings.items() if v}
     assert {
-        flag.name: [raised.flagged, raised.right, raised.aftermath, raised.wrong] for flag, raised in scorer.flags.items() if raised.flagged
+        flag.name: [raised.flagged, raised.right, raised.aftermath, raised.wrong]
+        for flag, raised in scorer.flags.items()
+        if raised.flagged
     } == {name: counts for name, counts in slow.flags.items() if counts[0]}
     assert (scorer.clean.readings, scorer.clean.alarms, scorer.clean.aftermath) == (slow.clean, slow.alarms, slow.aftermath)
     for name, kind in scorer.kinds.items():
