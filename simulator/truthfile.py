@@ -57,7 +57,7 @@ class TruthFile:
         if absent:
             raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
         self.rows: int = self._file.metadata.num_rows
-        self.about = _about(self._file.schema_arrow.metadata or {}, path)
+        self.about = _about(self._file.metadata.metadata or {}, path)
         self._places: dict[str, dict[Any, int]] = {"series": {}, "boot": {}, "source": {}, "device": {}, "metric": {}, "start": {}}
 
     @property

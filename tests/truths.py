@@ -30,6 +30,8 @@ def write(path, rows, *, started, sources, **about):
         **{name: column(name, pa.float64()) for name in ("value", "true_value")},
         "acknowledged": column("acknowledged", pa.bool_()),
     }
-    table = pa.table(columns).replace_schema_metadata({"citybeat": json.dumps(metadata)})
-    pyarrow.parquet.write_table(table, path, row_group_size=50)
+    table = pa.table(columns)
+    with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table, row_group_size=50)
+        writer.add_key_value_metadata({"citybeat": json.dumps(metadata)})
     return path
