@@ -52,8 +52,8 @@ class Expected:
         self._messages: Final[dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]]] = {}  # by start: what became of each number
         self.rows = 0
 
-    def add(self, rows: Labels, names: Names) -> None:
-        """Take in rows; every message's reading 0 is among the rows of one call or another."""
+    def add(self, rows: Labels, boots: Sequence[tuple[str, str]]) -> None:
+        """Take in rows, of these starts; every message's reading 0 is among the rows of one call or another."""
         self.rows += len(rows)
         quarantined = rows["outcome"] == CODE[f"outcome {Outcome.QUARANTINED}"]
         unread = rows["outcome"] == CODE[f"outcome {Outcome.UNDECODABLE}"]
@@ -70,7 +70,7 @@ class Expected:
             mine = numbered & (rows["boot"] == boot)
             seqs = rows["seq"][mine]
             known = self._messages.get(boot)
-            size = max(int(seqs.max()), self._last.get(names.boots[boot], -1)) + 1
+            size = max(int(seqs.max()), self._last.get(boots[boot], -1)) + 1
             if known is None or len(known) < size:
                 grown = np.zeros(size, np.uint8)
                 if known is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from devices.batch import MICROSECOND, NEVER
 from simulator.errors import TruthError
 from simulator.labels import DELIVERIES, FAULTS, LABELS, OUTCOMES, REASONS, Labels, Names
+from simulator.matching import join
 
 #: Key of the file's metadata.
 KEY: Final = b"citybeat"
@@ -58,17 +59,21 @@ class TruthFile:
             raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
         self.rows: int = self._file.metadata.num_rows
         self.about = _about(self._file.metadata.metadata or {}, path)
-        self._places: dict[str, dict[Any, int]] = {"series": {}, "boot": {}, "source": {}, "device": {}, "metric": {}, "start": {}}
+        self._words: dict[str, dict[str, int]] = {name: {} for name in ("source", "boot", "device", "metric")}
+        self._pairs: dict[str, _Pairs] = {name: _Pairs() for name in ("start", "series")}
 
     @property
     def names(self) -> Names:
         """What the codes of the blocks that were read so far stand for."""
-        devices, metrics, boots, sources = (list(self._places[name]) for name in ("device", "metric", "boot", "source"))
-        return Names(
-            series=[(devices[device], metrics[metric]) for device, metric in self._places["series"]],
-            boots=[(sources[source], boots[boot]) for source, boot in self._places["start"]],
-            sources=sources,
-        )
+        devices, metrics = list(self._words["device"]), list(self._words["metric"])
+        series = [(devices[device], metrics[metric]) for device, metric in self._pairs["series"].all()]
+        return Names(series=series, boots=self.boots, sources=list(self._words["source"]))
+
+    @property
+    def boots(self) -> list[tuple[str, str]]:
+        """The same of the codes of starts: source and boot."""
+        sources, boots = list(self._words["source"]), list(self._words["boot"])
+        return [(sources[source], boots[boot]) for source, boot in self._pairs["start"].all()]
 
     def blocks(self) -> Iterator[Labels]:
         """All rows, in the file's order."""
@@ -92,8 +97,8 @@ class TruthFile:
         rows["reason"] = self._coded(columns["reason"], "reason", {"": -1, **{word: code for code, word in enumerate(REASONS)}})
         source, boot, device, metric = (self._placed(columns[name], name) for name in ("source", "boot", "device", "metric"))
         rows["source"] = source
-        rows["boot"] = self._pairs(source, boot, "start")
-        rows["series"] = self._pairs(device, metric, "series")
+        rows["boot"] = self._pairs["start"].places(source, boot)
+        rows["series"] = self._pairs["series"].places(device, metric)
         return rows
 
     def _coded(self, column: Any, name: str, codes: Mapping[str, int]) -> NDArray[np.int64]:
@@ -106,14 +111,34 @@ class TruthFile:
     def _placed(self, column: Any, name: str) -> NDArray[np.int64]:
         """Each row's place in the list of words of this name, which grows."""
         words, which = _words(column)
-        known = self._places[name]
+        known = self._words[name]
         return np.array([known.setdefault(word, len(known)) for word in words], np.int64)[which]
 
-    def _pairs(self, left: NDArray[np.int64], right: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-        """The same of pairs."""
-        keys, which = np.unique(left << np.int64(32) | right, return_inverse=True)
-        known = self._places[name]
-        return np.array([known.setdefault((key >> 32, key & 0xFFFFFFFF), len(known)) for key in keys.tolist()], np.int64)[which]
+
+class _Pairs:
+    """Pairs of places, numbered as they come: of a day of a city there are thousands, in millions of rows."""
+
+    def __init__(self) -> None:
+        self._keys = np.empty(0, np.int64)  # ascending
+        self._place = np.empty(0, np.int64)
+
+    def places(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of each pair; new ones get the next."""
+        wanted = left << np.int64(32) | right
+        place = join(self._keys, wanted)
+        new = np.unique(wanted[place < 0])
+        if len(new):
+            keys = np.append(self._keys, new)
+            order = np.argsort(keys)
+            self._place = np.append(self._place, len(self._keys) + np.arange(len(new)))[order]
+            self._keys = keys[order]
+            place = join(self._keys, wanted)
+        return self._place[place]
+
+    def all(self) -> list[tuple[int, int]]:
+        """The pairs in the order of their numbers."""
+        keys = self._keys[np.argsort(self._place)].tolist()
+        return [(key >> 32, key & 0xFFFFFFFF) for key in keys]
 
 
 def _integers(column: Any, null: int) -> NDArray[np.int64]:
