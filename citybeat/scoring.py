@@ -21,10 +21,11 @@ from devices.registry import MEMORY, Registry
 from ingest.decode import decode
 from ingest.message import Message
 from simulator.books import COUNTS, Account, Actual, Expected
-from simulator.labels import LABELS, REASONS, Names, delivered, timed
+from simulator.labels import LABELS, Names, delivered, timed
 from simulator.matching import STORED
 from simulator.parts import Parts
 from simulator.refusals import Refusals
+from simulator.rows import REASON_CODES
 from simulator.score import Limits, Scorer, Sensors
 from simulator.truthfile import TruthFile
 from simulator.verdict import KindScore, Score, Spread, verdict
@@ -161,7 +162,6 @@ def _accounts(
 ) -> tuple[dict[str, Actual], Refusals]:
     """What the database counts, by source, and what it keeps of what it refused, by message and reading."""
     boots = {pair: place for place, pair in enumerate(names.boots)}
-    codes = {reason.value: code for code, reason in enumerate(REASONS)}
     entries: list[tuple[int, int, int, int]] = []
     reasons: dict[str, Counter[Reason]] = {}
     for page in scoring.refused(connection, names.sources, since=started // MINUTE * MINUTE):
@@ -174,7 +174,7 @@ def _accounts(
             place = boots.get((row.source, boot), -1)
             for index, reason in row.refused:
                 if index is not None:
-                    entries.append((place, seq, index, codes[reason]))
+                    entries.append((place, seq, index, REASON_CODES[Reason(reason)]))
                     reasons.setdefault(row.source, Counter())[Reason(reason)] += 1
     columns = np.array(entries, np.int64).reshape(-1, 4)
     refusals = Refusals(

@@ -1,20 +1,22 @@
 """`citybeat simulate`: the simulator, handed what it may not know: the registry and the brokers' passwords."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from citybeat import context, scoring
+from citybeat import context
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
 from simulator import city
 from simulator import replay as replaying
 from simulator import run as running
-from simulator.feed import Progress
+from simulator.city import City
+from simulator.feed import Progress, Record
 from simulator.maps import load_map
 from simulator.score import Limits
 from storage import migrate as migrations
@@ -31,6 +33,9 @@ def run(
     speed: Annotated[float, typer.Option(help="Simulated seconds a second; simulated time is never ahead of the clock.")] = 1.0,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until Ctrl-C.")] = None,
     start: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Where simulated time starts.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the truth of every reading here: docs/faults.md.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
 ) -> None:
     """Publish the readings of a simulated city."""
@@ -42,16 +47,18 @@ def run(
         with context.servers(settings) as servers:
             _migrated(servers.database_url)
             context.register(servers.database_url, layout.devices)
-            report = running.run(
-                layout,
-                url=_address(servers.mqtt_url),
-                passwords=context.passwords(settings, sorted({device.source for device in layout.devices})),
-                stop=stop,
-                speed=speed,
-                start=start,
-                duration=duration,
-                progress=_emit_progress if as_json else _print_progress,
-            )
+            with _told(truth, layout) as record:
+                report = running.run(
+                    layout,
+                    url=_address(servers.mqtt_url),
+                    passwords=context.passwords(settings, sorted({device.source for device in layout.devices})),
+                    stop=stop,
+                    speed=speed,
+                    start=start,
+                    duration=duration,
+                    progress=_emit_progress if as_json else _print_progress,
+                    truth=record,
+                )
         _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
 
 
@@ -90,6 +97,8 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Compare what a run really sent with what the database has: how good the flags are, and whether the books agree."""
+    from citybeat import scoring  # noqa: PLC0415 - pyarrow takes a while to load
+
     with failures():
         settings = Settings()
         accepted = settings.limits()
@@ -107,6 +116,15 @@ def score(
         else:
             scoring.show(found)
         raise typer.Exit(1 if bars and not found.ok else 0)
+
+
+def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | None]:
+    """The truth's file, if one is wanted."""
+    if path is None:
+        return nullcontext()
+    from simulator.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
+
+    return Truth(path, layout)
 
 
 def _address(mqtt_url: str) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from devices.batch import Int64
 from devices.errors import Reason
-from simulator.labels import CODE, OUTCOMES, REASONS, Labels, Names, Outcome, delivered
+from simulator.labels import Labels, Names, delivered
+from simulator.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
 from simulator.telling import NAMED, Findings
 
 #: What is compared of each source, in readings but for the last two.
@@ -55,13 +56,13 @@ class Expected:
     def add(self, rows: Labels, boots: Sequence[tuple[str, str]]) -> None:
         """Take in rows, of these starts; every message's reading 0 is among the rows of one call or another."""
         self.rows += len(rows)
-        quarantined = rows["outcome"] == CODE[f"outcome {Outcome.QUARANTINED}"]
-        unread = rows["outcome"] == CODE[f"outcome {Outcome.UNDECODABLE}"]
+        quarantined = rows["outcome"] == OUTCOME_CODES[Outcome.QUARANTINED]
+        unread = rows["outcome"] == OUTCOME_CODES[Outcome.UNDECODABLE]
         for source in np.unique(rows["source"]).tolist():
             mine = rows["source"] == source
             counts = np.bincount(rows["outcome"][mine], minlength=len(OUTCOMES))
             self._outcomes[source] = self._outcomes.get(source, np.int64(0)) + counts
-            reasons = np.bincount(np.maximum(rows["reason"][mine & quarantined], 0), minlength=len(REASONS))
+            reasons = np.bincount(rows["reason"][mine & quarantined], minlength=len(REASONS))
             self._reasons[source] = self._reasons.get(source, np.int64(0)) + reasons
             self._unread[source] = self._unread.get(source, 0) + int((mine & unread & (rows["index"] == 0)).sum())
         became = np.where(delivered(rows), _READ, np.where(unread, _UNREAD, _LOST)).astype(np.uint8)
@@ -80,7 +81,7 @@ class Expected:
 
     def received(self) -> int:
         """Readings of all sources that the ledger must have."""
-        gone = [CODE[f"outcome {name}"] for name in (Outcome.UNDECODABLE, Outcome.LOST)]
+        gone = [OUTCOME_CODES[Outcome.UNDECODABLE], OUTCOME_CODES[Outcome.LOST]]
         return sum(int(counts.sum() - counts[gone].sum()) for counts in self._outcomes.values())
 
     def settle(
@@ -106,7 +107,7 @@ class Expected:
         accounts = []
         for place, source in enumerate(names.sources):
             outcomes = self._outcomes[place]
-            truth = {outcome: int(outcomes[CODE[f"outcome {outcome}"]]) for outcome in COUNTS[1:6]}
+            truth = {name: int(outcomes[OUTCOME_CODES[Outcome(name)]]) for name in COUNTS[1:6]}
             truth = {"received": sum(truth.values()), **truth, "undecodable": self._unread[place], "lost": lost[source][0]}
             said = actual.get(source, Actual(counts={}, reasons={}, overflow=0))
             database = {**{name: said.counts.get(name, 0) for name in COUNTS[:-1]}, "lost": lost[source][1]}
@@ -125,7 +126,7 @@ class Expected:
 
     def _reasons_of(self, place: int, source: str, said: Actual, findings: Findings) -> None:
         wanted = self._reasons[place]
-        for code, reason in enumerate(REASONS):
+        for reason, code in REASON_CODES.items():
             have, want = said.reasons.get(reason, 0), int(wanted[code])
             # What found no room in quarantine is counted, and its reason is not known.
             if reason is not Reason.CONFLICT and not want - said.overflow <= have <= want:

@@ -14,6 +14,15 @@ class MapError(SimulatorError, ValueError):
     """A replay map cannot be used; the message names the origin, the line and the key."""
 
 
+class FaultError(SimulatorError, ValueError):
+    """A fault's parameters do not fit its kind, or each other."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key  # of the scenario's entry
+        self.problem = problem
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 

@@ -13,9 +13,19 @@ from typing import Any, Final, Protocol, Self
 
 from devices import wire
 from simulator.errors import PublishError
+from simulator.rows import Rows
 
 #: s. How long the last acknowledgements are waited for.
 DRAIN_TIMEOUT: Final = 15.0
+
+
+class Receipt:
+    """What the broker said to one message."""
+
+    __slots__ = ("acknowledged",)
+
+    def __init__(self) -> None:
+        self.acknowledged: bool | None = None  # None: nothing yet
 
 
 class Transport(Protocol):
@@ -29,11 +39,14 @@ class Transport(Protocol):
     refused_readings: int
     refused: Counter[str]  # messages, by the broker's reason
 
-    def publish(self, channel: str, payload: bytes, *, readings: int) -> None:
+    def publish(self, channel: str, payload: bytes, *, readings: int) -> Receipt:
         """Send a payload; block while too much is unacknowledged."""
 
     def drain(self, timeout: float) -> bool:
         """Wait until everything is answered; False after `timeout` seconds."""
+
+    def drop(self) -> None:
+        """Break the connection as a bad network does; it comes back by itself."""
 
     def close(self) -> None:
         """Say goodbye and disconnect."""
@@ -44,8 +57,8 @@ class SourceReport:
     """What one source sent, and what the broker said to it."""
 
     source: str
-    boot: str  # distinguishes this start of the source from others
-    last_seq: int | None  # the highest number sent; None: nothing was sent
+    boot: str  # distinguishes this start of the source from others; of several, the last one
+    last_seq: int | None  # the highest number used up in it; None: nothing was sent
     messages: int  # acknowledged
     readings: int  # acknowledged
     refused_messages: int
@@ -53,6 +66,7 @@ class SourceReport:
     refused: dict[str, int]  # messages, by the broker's reason
     unacknowledged_messages: int  # sent, and neither acknowledged nor refused when the run ended
     unacknowledged_readings: int
+    boots: tuple[tuple[str, int | None], ...] = ()  # all starts, each with the highest number used up in it
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -143,6 +157,7 @@ class Feed:
         self.boot = boot
         self.transport = transport
         self._seq = 0
+        self._boots: dict[str, int | None] = {boot: None}
 
     @property
     def next_seq(self) -> int:
@@ -151,9 +166,16 @@ class Feed:
 
     def send(self, readings: Any, count: int) -> None:
         """Send a report, a list of reports, or columns, with `count` readings in it. A number is used up only by what was sent."""
-        payload = wire.encode(readings, seq=self._seq, boot=self.boot)
-        self.transport.publish("readings", payload, readings=count)
-        self._seq += 1
+        self.transport.publish("readings", wire.encode(readings, seq=self._seq, boot=self.boot), readings=count)
+        self.used(self.boot, self._seq)
+
+    def used(self, boot: str, seq: int) -> None:
+        """A number is used up, under this boot or a new one."""
+        self.boot = boot if boot not in self._boots else self.boot
+        highest = self._boots.get(boot)
+        self._boots[boot] = seq if highest is None else max(seq, highest)
+        last = self._boots[self.boot]
+        self._seq = 0 if last is None else last + 1
 
     def report(self) -> SourceReport:
         """The accounts so far."""
@@ -169,7 +191,30 @@ class Feed:
             refused=dict(link.refused),
             unacknowledged_messages=link.sent - link.acknowledged_messages - link.refused_messages,
             unacknowledged_readings=link.sent_readings - link.acknowledged_readings - link.refused_readings,
+            boots=tuple(self._boots.items()),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A message with its readings; or readings that never went into one."""
+
+    source: str
+    boot: str  # "": in no message
+    seq: int | None  # None: it has none, or none that can be read
+    rows: Rows
+    sent_at: int | None  # us since 1970 UTC; None: never
+    receipt: Receipt | None  # None: nothing was sent
+
+
+class Record(Protocol):
+    """Who is told the truth (`simulator.truth`)."""
+
+    def add(self, entry: Entry) -> None:
+        """A message that was sent, or was not."""
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """What is to be said of the run; the last call holds."""
 
 
 Connector = Callable[[str, str | None], Transport]  # source, password

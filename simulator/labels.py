@@ -4,8 +4,7 @@ A reading that was sent twice has two rows. Names of sensors and of starts (sour
 grow while the file is read.
 """
 
-import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,64 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devices.batch import NEVER
-from devices.errors import Reason
-
-
-class Fault(enum.StrEnum):
-    """What is wrong with a reading's value."""
-
-    NONE = ""
-    STUCK = "stuck"
-    SPIKE = "spike"
-    STEP = "step"
-    DRIFT = "drift"
-    OFFSET = "offset"
-    NOISE = "noise"
-    RANGE = "range"
-    SENTINEL = "sentinel"
-    UNIT = "unit"
-    RESET = "reset"
-    DROPOUT = "dropout"
-
-
-class Delivery(enum.StrEnum):
-    """What is wrong with a reading's way, or with the time that it carries."""
-
-    NONE = ""
-    LATE = "late"
-    LOST = "lost"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    REORDERED = "reordered"
-    CLOCK = "clock"
-    NO_TIME = "no_time"
-    MALFORMED = "malformed"
-    REBOOT = "reboot"
-    FLAP = "flap"
-
-
-class Outcome(enum.StrEnum):
-    """What must become of a reading."""
-
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    MISSING = "missing"
-    QUARANTINED = "quarantined"
-    UNDECODABLE = "undecodable"  # its message could not be read
-    LOST = "lost"  # it never reached the broker
-
-
-#: Codes: places in these.
-FAULTS: Final = tuple(Fault)
-DELIVERIES: Final = tuple(Delivery)
-OUTCOMES: Final = tuple(Outcome)
-REASONS: Final = tuple(Reason)
-CODE: Final[Mapping[str, int]] = {
-    **{f"fault {fault}": code for code, fault in enumerate(FAULTS)},
-    **{f"delivery {delivery}": code for code, delivery in enumerate(DELIVERIES)},
-    **{f"outcome {outcome}": code for code, outcome in enumerate(OUTCOMES)},
-}
+from simulator.rows import OUTCOME_CODES, Outcome
 
 #: One row of a truth file. Packed, not aligned: a day of a city goes through files of it.
 LABELS: Final = np.dtype(
@@ -84,11 +26,11 @@ LABELS: Final = np.dtype(
         ("claimed", "<i8"),  # us, what the payload says; NEVER: nothing
         ("sent_at", "<i8"),  # us; NEVER: never
         ("value", "<f8"),  # as sent; NaN: nothing numeric
-        ("fault", "<i1"),
+        ("fault", "<i1"),  # code, as of `simulator.rows`; as the three below
         ("event", "<i4"),  # which episode of the fault; -1: none
         ("delivery", "<i1"),
         ("outcome", "<i1"),
-        ("reason", "<i1"),  # place in REASONS; -1: none
+        ("reason", "<i1"),
         ("acknowledged", "?"),
     ]
 )
@@ -111,7 +53,7 @@ def labels(n: int, **columns: Any) -> Labels:
     ----------
     n : int
     **columns : scalar or (n,) array
-        By name; `fault`, `delivery` and `outcome` as codes.
+        By name.
 
     Examples
     --------
@@ -119,7 +61,7 @@ def labels(n: int, **columns: Any) -> Labels:
     [1, 2]
     """
     rows = np.zeros(n, LABELS)
-    rows["seq"], rows["event"], rows["reason"], rows["acknowledged"] = np.arange(n), -1, -1, True
+    rows["seq"], rows["event"], rows["acknowledged"] = np.arange(n), -1, True
     for name, column in columns.items():
         rows[name] = column
     for name in ("claimed", "sent_at"):
@@ -130,7 +72,7 @@ def labels(n: int, **columns: Any) -> Labels:
 
 def delivered(rows: Labels) -> NDArray[np.bool_]:
     """Which rows came in a message that could be read: the ledger has them as received."""
-    out: NDArray[np.bool_] = (rows["outcome"] != CODE["outcome lost"]) & (rows["outcome"] != CODE["outcome undecodable"])
+    out: NDArray[np.bool_] = ~np.isin(rows["outcome"], [OUTCOME_CODES[Outcome.LOST], OUTCOME_CODES[Outcome.UNDECODABLE]])
     return out
 
 

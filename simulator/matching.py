@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from devices.batch import NEVER, Bools, Float64, Int64
 from devices.flags import Flag
-from simulator.labels import CODE, Labels, timed
+from simulator.labels import Labels, timed
+from simulator.rows import OUTCOME_CODES, Outcome
 
 #: One stored reading as the database has it.
 STORED: Final = np.dtype([("series", "<i4"), ("time", "<i8"), ("received_at", "<i8"), ("value", "<f8"), ("flags", "<i2")])
@@ -35,7 +36,7 @@ def match(truth: Labels, stored: Rows) -> Matched:
     own = timed(truth)
     at = np.full(len(truth), -1, np.int64)
     at[own] = _places(stored["series"], stored["time"], truth["series"][own], truth["claimed"][own])
-    wanted = truth["outcome"] == CODE["outcome stored"]
+    wanted = truth["outcome"] == OUTCOME_CODES[Outcome.STORED]
     hit = np.where(wanted, at, -1)
     without = np.flatnonzero(wanted & ~own)
     if len(without):

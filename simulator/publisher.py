@@ -8,6 +8,7 @@ window here keeps to it.
 
 import contextlib
 import secrets
+import socket
 import ssl
 import threading
 import time
@@ -23,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from devices.device import check_source
 from simulator.errors import PublishError, PublishStoppedError
+from simulator.feed import Receipt
 
 #: Messages without an answer, at most. More adds memory and no speed: on one machine the broker answers within a millisecond.
 WINDOW: Final = 1000
@@ -93,7 +95,7 @@ class Publisher:
         self._largest: int | None = None  # bytes a packet, as the broker says
         self._stop = stop
         self._changed = threading.Condition()  # guards what follows and the counts
-        self._waiting: dict[int, int] = {}  # readings of each message without an answer, by mid
+        self._waiting: dict[int, tuple[int, Receipt]] = {}  # readings of each message without an answer, by mid
         self._early: dict[int, ReasonCode] = {}  # answers that came before publish() returned
         self._statuses: set[int] = set()  # mids of status messages
         self._up = False
@@ -117,7 +119,7 @@ class Publisher:
 
     # --- sending
 
-    def publish(self, channel: str, payload: bytes, *, readings: int) -> None:
+    def publish(self, channel: str, payload: bytes, *, readings: int) -> Receipt:
         """Send a payload to `city/v1/{source}/{channel}`; wait while the window is full.
 
         Parameters
@@ -126,6 +128,11 @@ class Publisher:
         payload : bytes
         readings : int
             How many are in it; counted when the broker acknowledges.
+
+        Returns
+        -------
+        Receipt
+            It is told what the broker answers.
 
         Raises
         ------
@@ -144,13 +151,22 @@ class Publisher:
         info = self._client.publish(topic, payload, qos=1)
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             raise PublishError(f"{self.source}: {mqtt.error_string(info.rc)}")
+        receipt = Receipt()
         with self._changed:
             self.sent += 1
             self.sent_readings += readings
-            self._waiting[info.mid] = readings
+            self._waiting[info.mid] = readings, receipt
             early = self._early.pop(info.mid, None)
             if early is not None:
                 self._count(info.mid, early)
+        return receipt
+
+    def drop(self) -> None:
+        """Break the connection as a bad network does, without a goodbye. paho connects again, and repeats what has no answer."""
+        broken = self._client.socket()
+        if isinstance(broken, socket.socket):
+            with contextlib.suppress(OSError):  # it is gone already
+                broken.shutdown(socket.SHUT_RDWR)
 
     def drain(self, timeout: float) -> bool:
         """Wait until every message is acknowledged or refused.
@@ -264,13 +280,15 @@ class Publisher:
     # --- under the lock
 
     def _count(self, mid: int, reason: ReasonCode) -> None:
-        readings = self._waiting.pop(mid)
+        readings, receipt = self._waiting.pop(mid)
         # A broker to which nobody subscribes takes a message, forgets it, and says so: that is no success.
         if reason.is_failure or reason.value == _NOBODY_LISTENS:
             self.refused_messages += 1
             self.refused_readings += readings
             self.refused[reason.getName()] += 1
+            receipt.acknowledged = False
         else:
+            receipt.acknowledged = True
             self.acknowledged_messages += 1
             self.acknowledged_readings += readings
 

@@ -19,7 +19,7 @@ class Refusals:
     seq, index : (n,) int64
         Which message, which reading of it.
     reason : (n,) int64
-        Place in `simulator.labels.REASONS`.
+        Code, as of `simulator.rows`.
     last_seq : sequence of int
         By start, the highest number that was sent: what is beyond it is none of the truth's.
     """
@@ -45,7 +45,7 @@ class Refusals:
         self.taken: Final = np.zeros(len(boot), np.bool_)
 
     def take(self, boot: Int64, seq: Int64, index: Int64) -> Int64:
-        """Why each of these readings was refused (place in REASONS; -1: it was not), noting that it was asked for."""
+        """Why each of these readings was refused (code; -1: it was not), noting that it was asked for."""
         inside = (seq >= 0) & (seq < self._seqs) & (index >= 0) & (index < self._indexes)
         wanted = np.where(inside, self._keys(boot.astype(np.int64), np.where(inside, seq, 0), np.where(inside, index, 0)), -1)
         place = join(self._distinct, wanted)

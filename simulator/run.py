@@ -1,32 +1,33 @@
-"""The shell that lets a city send: reads the clock, asks `schedule` what is due and `signals` what it shows, packs messages."""
+"""The shell that lets a city send: `schedule` says what is due, `measuring` what it says, `gateway` how it goes."""
 
+import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from devices import wire
-from devices.batch import MICROSECOND, Float64
-from simulator import schedule, signals
+from devices.batch import MICROSECOND
+from simulator import measuring, schedule
 from simulator.city import City
 from simulator.errors import PublishStoppedError
-from simulator.feed import Connector, Feed, Progress, SentReport, connected, drain
+from simulator.faults import FaultSpec
+from simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
+from simulator.gateway import Break, Gateway, Step, Unsent, unsent
+from simulator.measuring import Placed
 from simulator.publisher import connect as connect_publisher
+from simulator.rows import OUTCOME_CODES, Outcome
 from simulator.schedule import Due
 
-#: Reports a message, at most; a gateway sends what is due, and seldom fills it.
-BATCH: Final = 100
-#: Every such message of a source goes as columns instead of reports, so that both forms are used all the time.
-COLUMNS_EVERY: Final = 4
 #: s between looks at the clock: how long a gateway gathers.
 GATHER: Final = 0.1
 #: s between calls of `progress`.
 PROGRESS: Final = 0.5
 #: Readings computed at once, about: bounds memory when simulated time runs fast.
 SLICE: Final = 20_000
+_UNDECODABLE: Final = OUTCOME_CODES[Outcome.UNDECODABLE]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = datetime.resolution
 
@@ -60,6 +61,9 @@ def run(
     duration: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     connect: Connector | None = None,
+    faults: Sequence[FaultSpec] = (),
+    truth: Record | None = None,
+    scenario: str = "",
 ) -> RunReport:
     """Let a city send until `stop` is set or `duration` is over; then wait for the last acknowledgements, a bounded time.
 
@@ -85,6 +89,12 @@ def run(
         Called about twice a second, in this thread.
     connect : callable, optional
         Instead of MQTT: (source, password) to a Transport.
+    faults : sequence of FaultSpec
+        What goes wrong, with times after the start.
+    truth : Record, optional
+        Told of every reading; it is left open.
+    scenario : str
+        What the truth calls this run.
 
     Returns
     -------
@@ -109,9 +119,14 @@ def run(
     sources = sorted({device.source for device in city.devices})
     dial = connect if connect is not None else partial(connect_publisher, url, stop=stop)
     done = line.start
+    placed = measuring.place(faults, city, begin=line.start)
     with connected(sources, passwords, dial) as feeds:
         begun = time.monotonic()
         told = begun
+        sender = _Sender(city=city, placed=placed, feeds=feeds, gateways=_gateways(city, placed, feeds), truth=truth)
+        about = {"seed": city.seed, "scenario": scenario, "started": line.start, "faults": [spec.as_dict() for spec in faults]}
+        if truth is not None:
+            truth.describe(about)
         try:
             while not stop.is_set():
                 elapsed = time.monotonic() - begun
@@ -122,15 +137,19 @@ def run(
                     reports = schedule.due(plan, done, until)
                     if done < line.start + 2 * schedule.OPENING:
                         reports = schedule.merged(schedule.part(first, done, until), reports)
-                    _send(city, reports, feeds)
+                    sender.send(reports)
                     done = until
                     told = _tell(progress, feeds, done, begun, told)
                 if over:
                     break
                 told = _tell(progress, feeds, done, begun, told)
                 stop.wait(GATHER)
+            sender.finish()
         except PublishStoppedError:
-            pass  # `stop` was set while a full window was waited for
+            sender.give_up()  # `stop` was set while a full window was waited for
+        finally:
+            if truth is not None:
+                truth.describe({**about, "ended": done, **sender.accounts()})
         complete = drain(feeds)
         _tell(progress, feeds, done, begun, 0.0)
         return RunReport(
@@ -144,39 +163,97 @@ def run(
         )
 
 
-def _send(city: City, reports: Due, feeds: Mapping[str, Feed]) -> None:
-    """Compute what is due and hand it to the gateways, each its devices' reports in the order of their times."""
-    if not len(reports.device):
-        return
-    values = signals.sample(city.series, reports.series, reports.time[reports.report])
-    for source, packed in _by_source(city, reports, values).items():
-        feed = feeds[source]
-        for i in range(0, len(packed), BATCH):
-            batch = packed[i : i + BATCH]
-            count = sum(len(report["values"]) for report in batch)
-            if feed.next_seq % COLUMNS_EVERY == COLUMNS_EVERY - 1:
-                feed.send(_as_columns(batch), count)
-            else:
-                feed.send(batch[0] if len(batch) == 1 else batch, count)
+class _Sender:
+    """What a run needs to send what is due."""
+
+    def __init__(
+        self, *, city: City, placed: Placed, feeds: Mapping[str, Feed], gateways: Mapping[str, Gateway], truth: Record | None
+    ) -> None:
+        self._city = city
+        self._placed = placed
+        self._feeds = feeds
+        self._gateways = gateways
+        self._truth = truth
+        self._malformed = 0
+
+    def send(self, reports: Due) -> None:
+        """Compute what is due and hand it to the gateways, each its devices' reports in the order of their times."""
+        if not len(reports.device):
+            return
+        bundles, silent = measuring.measured(self._city, self._placed, reports)
+        for source, rows in silent.items():
+            self._record(Entry(source=source, boot="", seq=None, rows=unsent(rows), sent_at=None, receipt=None))
+        for source, bundle in bundles.items():
+            self._take(source, self._gateways[source].take(bundle))
+
+    def finish(self) -> None:
+        """The end: gateways send what they still keep."""
+        for source, gateway in self._gateways.items():
+            self._take(source, gateway.finish())
+
+    def give_up(self) -> None:
+        """The end, when nothing can be sent any more."""
+        for source, gateway in self._gateways.items():
+            self._take(source, gateway.give_up())
+
+    def accounts(self) -> dict[str, Any]:
+        """What the truth's metadata says of sources and messages."""
+        sources = {}
+        for source, feed in self._feeds.items():
+            boots = feed.report().boots
+            sources[source] = {"boots": [boot for boot, _ in boots], "last_seq": [last for _, last in boots]}
+        sent = sum(feed.transport.sent for feed in self._feeds.values())
+        return {"sources": sources, "messages": {"sent": sent, "malformed": self._malformed}}
+
+    def _take(self, source: str, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self._do(source, step)
+
+    def _do(self, source: str, step: Step) -> None:
+        feed = self._feeds[source]
+        if isinstance(step, Break):
+            # What has no answer would be sent again by the client, and nobody could say how often it arrives.
+            feed.transport.drain(DRAIN_TIMEOUT)
+            feed.transport.drop()
+        elif isinstance(step, Unsent):
+            self._record(Entry(source=source, boot="", seq=None, rows=step.rows, sent_at=None, receipt=None))
+        else:
+            sent_at, receipt = None, None
+            if step.sent:
+                readable = (step.rows["index"] >= 0) & (step.rows["outcome"] != _UNDECODABLE)
+                receipt = feed.transport.publish(step.channel, step.payload, readings=int(readable.sum()))
+                sent_at = time.time_ns() // 1000
+                self._malformed += step.malformed
+            feed.used(step.boot, step.seq)
+            seq = step.seq if step.numbered else None
+            self._record(Entry(source=source, boot=step.boot, seq=seq, rows=step.rows, sent_at=sent_at, receipt=receipt))
+
+    def _record(self, entry: Entry) -> None:
+        if self._truth is not None:
+            self._truth.add(entry)
 
 
-def _by_source(city: City, reports: Due, values: Float64) -> dict[str, list[dict[str, Any]]]:
-    metrics = city.series.metrics
-    names = [metrics[code] for code in city.series.metric[reports.series].tolist()]
-    readings: list[dict[str, float | None]] = [{} for _ in range(len(reports.device))]
-    for report, name, value in zip(reports.report.tolist(), names, values.tolist(), strict=True):
-        readings[report][name] = value
-    packed: dict[str, list[dict[str, Any]]] = {}
-    for index, at, values_ in zip(reports.device.tolist(), reports.time.tolist(), readings, strict=True):
-        device = city.devices[index]
-        packed.setdefault(device.source, []).append(wire.encode_report(device.id, at, values_))
-    return packed
+def _gateways(city: City, placed: Placed, feeds: Mapping[str, Feed]) -> dict[str, Gateway]:
+    """A gateway for each feed; the first start has the feed's boot."""
+    of = {device.source: device.id for device in reversed(city.devices)}  # a device of each
 
+    def boots(first: str) -> Callable[[], str]:
+        names = iter([first])
+        return lambda: next(names, "") or secrets.token_hex(4)
 
-def _as_columns(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    rows = [(report["device"], metric, report["ts"], v) for report in batch for metric, v in report["values"].items()]
-    device, metric, ts, value = (list(column) for column in zip(*rows, strict=True))
-    return {"device": device, "metric": metric, "ts": ts, "value": value}
+    return {
+        source: Gateway(
+            source,
+            seed=city.seed,
+            faults=placed.gateways,
+            known=placed.known,
+            events=placed.events,
+            boot=boots(feed.boot),
+            now=lambda: time.time_ns() // 1000,
+            foreign=next((device for other, device in of.items() if other != source), None),
+        )
+        for source, feed in feeds.items()
+    }
 
 
 def _tell(progress: Callable[[Progress], None] | None, feeds: Mapping[str, Feed], at: int, begun: float, told: float) -> float:

@@ -13,15 +13,17 @@ import numpy as np
 from devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int32, Int64
 from devices.errors import Reason
 from devices.flags import BAD, Flag
-from simulator.labels import CODE, FAULTS, OUTCOMES, REASONS, Delivery, Fault, Labels, Names, Outcome, timed
+from simulator.faults import VALUES, Fault
+from simulator.labels import Labels, Names, timed
 from simulator.matching import Matched, Rows, match, overtaken, past
 from simulator.refusals import Refusals
+from simulator.rows import FAULT_CODES, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
 from simulator.telling import NAMED, Findings
 
 #: What the sensor does wrong, so that its value, or its time, is not what a working one would have sent. Missing values never
 #: become anybody's past.
-_FAULTY: Final = [CODE[f"fault {f}"] for f in FAULTS if f not in {Fault.NONE, Fault.SENTINEL, Fault.DROPOUT}]
-_CLOCKS: Final = [CODE["delivery clock"], CODE["delivery no_time"]]
+_FAULTY: Final = [FAULT_CODES[fault] for fault in VALUES - {Fault.SENTINEL, Fault.DROPOUT}]
+_CLOCKS: Final = [FAULT_CODES[Fault.CLOCK], FAULT_CODES[Fault.NO_TIME]]
 #: What says that a value jumped: one that leaves the range is RANGE, and is not looked at further.
 _JUMP: Final = np.int16(Flag.STEP | Flag.RANGE)
 #: Faults of which whole episodes are looked for, and which flags find them.
@@ -119,7 +121,7 @@ class _Judged:
 
     def of(self, fault: Fault) -> Int64:
         """Rows with this fault, by series, episode and time."""
-        rows = np.flatnonzero(self.truth["fault"] == CODE[f"fault {fault}"])
+        rows = np.flatnonzero(self.truth["fault"] == FAULT_CODES[fault])
         return rows[np.lexsort((self.time[rows], self.truth["event"][rows], self.series[rows]))]
 
     def firsts(self, rows: Int64) -> Int64:
@@ -190,7 +192,7 @@ class Scorer:
     # --- accounts, to the reading ---------------------------------------------------------------------------------------------
 
     def _books(self, truth: Labels, matched: Matched) -> None:
-        wanted = truth["outcome"] == CODE["outcome stored"]
+        wanted = truth["outcome"] == OUTCOME_CODES[Outcome.STORED]
         tell = self.findings.add
         absent = np.flatnonzero(wanted & (matched.hit < 0))
         acknowledged = truth["acknowledged"][absent]
@@ -223,9 +225,9 @@ class Scorer:
 
     def _refused(self, truth: Labels) -> None:
         """What is in quarantine, reading by reading, of messages that have a number."""
-        quarantined, conflict = (truth["outcome"] == CODE[f"outcome {name}"] for name in (Outcome.QUARANTINED, Outcome.CONFLICT))
+        quarantined, conflict = (truth["outcome"] == OUTCOME_CODES[outcome] for outcome in (Outcome.QUARANTINED, Outcome.CONFLICT))
         rows = np.flatnonzero((quarantined | conflict) & (truth["seq"] >= 0))
-        truth_reason = np.where(conflict[rows], REASONS.index(Reason.CONFLICT), truth["reason"][rows])
+        truth_reason = np.where(conflict[rows], REASON_CODES[Reason.CONFLICT], truth["reason"][rows])
         reason = self._refusals.take(truth["boot"][rows], truth["seq"][rows], truth["index"][rows])
         same = reason == truth_reason
         self.findings.add("should be in quarantine, and is not", truth, rows[reason < 0])
@@ -233,10 +235,10 @@ class Scorer:
         words = np.array(REASONS)[np.stack([reason[other], truth_reason[other]], axis=1)]
         self.findings.add("in quarantine for another reason", truth, rows[other], words, "{}, and should be {}")
         metric = self._sensors.metric[truth["series"][rows]]
-        for delivery in (Delivery.CLOCK, Delivery.NO_TIME, Delivery.MALFORMED, Delivery.CONFLICT):
+        for delivery in (Fault.CLOCK, Fault.NO_TIME, Fault.MALFORMED, Fault.CONFLICT):
             mine = conflict[rows]
-            if delivery is not Delivery.CONFLICT:
-                mine = ~mine & (truth["delivery"][rows] == CODE[f"delivery {delivery}"])
+            if delivery is not Fault.CONFLICT:
+                mine = ~mine & (truth["delivery"][rows] == FAULT_CODES[delivery])
             kind = self._kind(delivery)
             kind.count(same[mine], metric[mine], self._sensors.metrics)
             kind.claims += int((reason[mine] >= 0).sum())
@@ -244,9 +246,7 @@ class Scorer:
 
     def _missing(self, truth: Labels, matched: Matched) -> None:
         for fault in (Fault.SENTINEL, Fault.DROPOUT):
-            rows = np.flatnonzero(
-                (truth["fault"] == CODE[f"fault {fault}"]) & (truth["outcome"] == CODE[f"outcome {Outcome.MISSING}"])
-            )
+            rows = np.flatnonzero((truth["fault"] == FAULT_CODES[fault]) & (truth["outcome"] == OUTCOME_CODES[Outcome.MISSING]))
             at = matched.at[rows]
             found = at < 0
             if len(matched.uses):
@@ -305,12 +305,12 @@ class Scorer:
             self.notes.add(f"{flag.name} and should not be", rows.truth, np.flatnonzero(raised & ~due))
             self.notes.add(f"should be {flag.name}, and is not", rows.truth, np.flatnonzero(~raised & due))
             if flag is Flag.LATE:
-                late = self._kind(Delivery.LATE)
+                late = self._kind(Fault.LATE)
                 late.count(raised[due], self._sensors.metric[rows.series[due]], self._sensors.metrics)
                 late.claims += int(raised.sum())
                 late.right += int((raised & due).sum())
-        for delivery, flags in ((Delivery.CLOCK, Flag.FUTURE), (Delivery.NO_TIME, Flag.CLOCK)):
-            mine = rows.truth["delivery"] == CODE[f"delivery {delivery}"]
+        for delivery, flags in ((Fault.CLOCK, Flag.FUTURE), (Fault.NO_TIME, Flag.CLOCK)):
+            mine = rows.truth["delivery"] == FAULT_CODES[delivery]
             kind = self._kind(delivery)
             kind.count(right[mine], self._sensors.metric[rows.series[mine]], self._sensors.metrics)
             raised = (rows.flags & np.int16(flags)) != 0

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from devices.batch import MICROSECOND, NEVER
 from simulator.errors import TruthError
-from simulator.labels import DELIVERIES, FAULTS, LABELS, OUTCOMES, REASONS, Labels, Names
+from simulator.labels import LABELS, Labels, Names
 from simulator.matching import join
+from simulator.rows import FAULTS, OUTCOMES, REASONS
 
 #: Key of the file's metadata.
 KEY: Final = b"citybeat"
@@ -92,9 +93,8 @@ class TruthFile:
             rows[name] = _integers(columns[name], -1)
         rows["value"] = columns["value"].cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
         rows["acknowledged"] = columns["acknowledged"].fill_null(False).to_numpy(zero_copy_only=False)
-        for name, words in (("fault", FAULTS), ("delivery", DELIVERIES), ("outcome", OUTCOMES)):
+        for name, words in (("fault", FAULTS), ("delivery", FAULTS), ("outcome", OUTCOMES), ("reason", REASONS)):
             rows[name] = self._coded(columns[name], name, {word: code for code, word in enumerate(words)})
-        rows["reason"] = self._coded(columns["reason"], "reason", {"": -1, **{word: code for code, word in enumerate(REASONS)}})
         source, boot, device, metric = (self._placed(columns[name], name) for name in ("source", "boot", "device", "metric"))
         rows["source"] = source
         rows["boot"] = self._pairs["start"].places(source, boot)

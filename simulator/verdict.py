@@ -8,7 +8,7 @@ import numpy as np
 
 from devices.flags import Flag
 from simulator.books import COUNTS, Account
-from simulator.labels import Delivery, Fault
+from simulator.faults import Fault
 from simulator.score import Kind, Scorer
 from simulator.telling import Finding
 
@@ -35,14 +35,14 @@ UNITS: Final[Mapping[str, str]] = {
     Fault.UNIT: "episodes",
     Fault.RESET: "episodes",
     Fault.DROPOUT: "readings",
-    Delivery.LATE: "readings",
-    Delivery.CLOCK: "readings",
-    Delivery.NO_TIME: "readings",
-    Delivery.DUPLICATE: "readings",
-    Delivery.CONFLICT: "readings",
-    Delivery.MALFORMED: "readings",
+    Fault.LATE: "readings",
+    Fault.CLOCK: "readings",
+    Fault.NO_TIME: "readings",
+    Fault.DUPLICATE: "readings",
+    Fault.CONFLICT: "readings",
+    Fault.MALFORMED: "readings",
     "malformed messages": "messages",
-    Delivery.LOST: "messages",
+    Fault.LOST: "messages",
 }
 _ALL: Final = Bar(recall=1.0, precision=1.0)
 BARS: Final[Mapping[str, Bar]] = {
@@ -52,12 +52,12 @@ BARS: Final[Mapping[str, Bar]] = {
     Fault.STEP: Bar(recall=0.95, precision=0.95),
     Fault.STUCK: Bar(recall=0.99),
     "stuck readings": Bar(recall=0.99),
-    Delivery.LATE: _ALL,
-    Delivery.CLOCK: _ALL,
-    Delivery.NO_TIME: _ALL,
-    Delivery.DUPLICATE: _ALL,
-    Delivery.CONFLICT: _ALL,
-    Delivery.MALFORMED: _ALL,
+    Fault.LATE: _ALL,
+    Fault.CLOCK: _ALL,
+    Fault.NO_TIME: _ALL,
+    Fault.DUPLICATE: _ALL,
+    Fault.CONFLICT: _ALL,
+    Fault.MALFORMED: _ALL,
     "malformed messages": _ALL,
 }
 #: Of clean readings.
@@ -184,9 +184,9 @@ def _claims(scorer: Scorer, accounts: Sequence[Account]) -> None:
             scorer.kinds[fault].claims, scorer.kinds[fault].right = raised.right + raised.wrong, raised.right
     # A reading that came again, and a message that cannot be read, leave no row of their own: they are counted, source by source.
     leaving: tuple[tuple[str, str], ...] = (
-        (Delivery.DUPLICATE, "duplicate"),
+        (Fault.DUPLICATE, "duplicate"),
         ("malformed messages", "undecodable"),
-        (Delivery.LOST, "lost"),
+        (Fault.LOST, "lost"),
     )
     for name, count in leaving:
         kind = Kind()
@@ -196,7 +196,7 @@ def _claims(scorer: Scorer, accounts: Sequence[Account]) -> None:
             kind.found += min(account.truth[count], account.database[count])
         kind.right = kind.found
         scorer.kinds[name] = kind
-    counted: tuple[tuple[str, str], ...] = ((Fault.SENTINEL, "missing"), (Delivery.CONFLICT, "conflict"))
+    counted: tuple[tuple[str, str], ...] = ((Fault.SENTINEL, "missing"), (Fault.CONFLICT, "conflict"))
     for name, count in counted:
         if name in scorer.kinds:
             kind = scorer.kinds[name]

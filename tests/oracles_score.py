@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devices.batch import FOREVER, NEVER
-from simulator.labels import DELIVERIES, FAULTS, OUTCOMES, REASONS
+from simulator.rows import FAULTS, OUTCOMES, REASONS
 
 RANGE, STEP, STUCK, SUSPECT, LATE, FUTURE, CLOCK = 1, 2, 4, 8, 16, 32, 64
 BAD = 1 | 2 | 4 | 128
@@ -91,8 +91,8 @@ def score(
 def _row(row: Any) -> dict[str, Any]:
     plain = {name: row[name].item() for name in row.dtype.names}
     return plain | {
-        "fault": FAULTS[plain["fault"]].value,
-        "delivery": DELIVERIES[plain["delivery"]].value,
+        "fault": FAULTS[plain["fault"]],
+        "delivery": FAULTS[plain["delivery"]],
         "outcome": OUTCOMES[plain["outcome"]].value,
     }
 
@@ -120,8 +120,8 @@ def _books(out: Result, rows: Any, there: Any, uses: Any, refused: dict[tuple[in
             said.add(place)
         if row["outcome"] in {"quarantined", "conflict"} and row["seq"] >= 0:
             number = row["boot"], row["seq"], row["index"]
-            want = REASONS[row["reason"]].value if row["outcome"] == "quarantined" else "conflict"
-            have = REASONS[refused[number]].value if number in refused else None
+            want = REASONS[row["reason"]] if row["outcome"] == "quarantined" else "conflict"
+            have = REASONS[refused[number]] if number in refused else None
             asked.add(number)
             out.findings["should be in quarantine, and is not"] += have is None
             out.findings["in quarantine for another reason"] += have is not None and have != want

@@ -27,7 +27,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truthfile.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py", "simulator/truthfile.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
@@ -51,13 +51,11 @@ PURE = [
     ROOT / "storage/packed_rows.py",
     ROOT / "simulator/signals.py",
     ROOT / "simulator/city.py",
-    ROOT / "simulator/labels.py",
-    ROOT / "simulator/matching.py",
-    ROOT / "simulator/telling.py",
-    ROOT / "simulator/refusals.py",
-    ROOT / "simulator/score.py",
-    ROOT / "simulator/books.py",
-    ROOT / "simulator/verdict.py",
+    *(
+        ROOT / f"simulator/{name}.py"
+        for name in ("faults", "episodes", "values", "clocks", "malformed", "rows", "gateway", "measuring")
+    ),
+    *(ROOT / f"simulator/{name}.py" for name in ("labels", "matching", "telling", "refusals", "score", "books", "verdict")),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {

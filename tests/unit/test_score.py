@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from devices.batch import FOREVER, MICROSECOND, MINUTE, NEVER
 from devices.errors import Reason
 from devices.flags import Flag
-from simulator.labels import CODE, DELIVERIES, FAULTS, OUTCOMES, REASONS, Names, labels
+from simulator.faults import VALUES
+from simulator.labels import Names, labels
 from simulator.matching import STORED, match, overtaken
 from simulator.refusals import Refusals
+from simulator.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
 from simulator.score import Limits, Scorer, Sensors
 from simulator.verdict import verdict
 from tests import oracles_score
@@ -61,7 +63,7 @@ def scored(truth, stored, refusals=None, limits=LIMITS, **known):
 
 
 def code(*names):
-    return [CODE[f"fault {name}"] for name in names]
+    return [FAULTS.index(name) for name in names]
 
 
 def bits(*flags):
@@ -146,7 +148,7 @@ def test_stuck(first, found, readings, delay):
 
 
 def test_what_may_repeat_or_ends_before_the_threshold_is_not_stuck():
-    truth = minutes(20, fault=CODE["fault stuck"], event=[*[0] * 15, *[1] * 5])
+    truth = minutes(20, fault=FAULTS.index("stuck"), event=[*[0] * 15, *[1] * 5])
     truth["value"][:15], truth["value"][15:] = 0.0, 3.0
     stuck = scored(truth, kept(truth)).kinds["stuck"]
     assert (stuck.of, stuck.left_out) == (0, 2)
@@ -155,7 +157,7 @@ def test_what_may_repeat_or_ends_before_the_threshold_is_not_stuck():
 
 
 def test_late_is_arithmetic_of_what_is_stored():
-    truth = minutes(4, delivery=CODE["delivery late"])
+    truth = minutes(4, delivery=FAULTS.index("late"))
     received_at = truth["time"] + np.array([299, 300, 301, 9999]) * MICROSECOND
     scorer = scored(truth, kept(truth, received_at=received_at, flags=bits(0, 0, 16, 16)))
     assert (scorer.kinds["late"].of, scorer.kinds["late"].found, scorer.kinds["late"].claims) == (2, 2, 2)
@@ -165,7 +167,7 @@ def test_late_is_arithmetic_of_what_is_stored():
 
 
 def test_clocks_and_readings_without_a_time():
-    truth = minutes(4, delivery=[CODE["delivery clock"]] * 2 + [CODE["delivery no_time"]] * 2)
+    truth = minutes(4, delivery=[FAULTS.index("clock")] * 2 + [FAULTS.index("no_time")] * 2)
     truth["claimed"] = truth["time"] + 60 * MICROSECOND
     truth["claimed"][2:] = NEVER
     scorer = scored(truth, kept(truth, flags=bits(32, 0, 64, 64)))
@@ -184,9 +186,7 @@ def test_equal_readings_without_a_time_are_told_apart_by_order():
 
 def test_books_name_what_differs():
     truth = minutes(7)
-    truth["outcome"] = [
-        CODE[f"outcome {name}"] for name in ("stored", "stored", "stored", "missing", "lost", "duplicate", "stored")
-    ]
+    truth["outcome"] = [OUTCOME_CODES[name] for name in ("stored", "stored", "stored", "missing", "lost", "duplicate", "stored")]
     truth["claimed"][5] = truth["time"][5] = truth["time"][0]
     truth["acknowledged"][6] = False
     stored = kept(truth)[[0, 1, 3]]
@@ -209,11 +209,11 @@ def test_books_name_what_differs():
 
 
 def test_what_is_in_quarantine_by_message_and_reading():
-    quarantined, conflict = CODE["outcome quarantined"], CODE["outcome conflict"]
-    bad_name, too_old = REASONS.index(Reason.BAD_NAME), REASONS.index(Reason.TOO_OLD)
-    truth = minutes(4, outcome=[quarantined, quarantined, quarantined, conflict], reason=[bad_name, bad_name, bad_name, -1])
-    truth["delivery"] = [CODE[f"delivery {name}"] for name in ("malformed", "malformed", "malformed", "conflict")]
-    said = np.array([[0, 0, 0, bad_name], [0, 1, 0, too_old], [0, 3, 0, REASONS.index(Reason.CONFLICT)], [0, 9, 2, too_old]])
+    quarantined, conflict = OUTCOME_CODES["quarantined"], OUTCOME_CODES["conflict"]
+    bad_name, too_old = REASON_CODES[Reason.BAD_NAME], REASON_CODES[Reason.TOO_OLD]
+    truth = minutes(4, outcome=[quarantined, quarantined, quarantined, conflict], reason=[bad_name, bad_name, bad_name, 0])
+    truth["delivery"] = [FAULTS.index(name) for name in ("malformed", "malformed", "malformed", "conflict")]
+    said = np.array([[0, 0, 0, bad_name], [0, 1, 0, too_old], [0, 3, 0, REASON_CODES[Reason.CONFLICT]], [0, 9, 2, too_old]])
     scorer = scored(truth, kept(truth)[:0], Refusals(*said.T, [100, 100]))
     assert {finding.what: (finding.count, finding.examples) for finding in scorer.findings.all()} == {
         "should be in quarantine, and is not": (1, ("a t 2026-01-01T00:02:00Z [gw b0 message 2, reading 0]",)),
@@ -249,21 +249,21 @@ def runs(draw):
     n = draw(st.integers(1, 120))
     wild = draw(st.booleans())
     truth = labels(n, series=np.sort(rng.integers(0, 3, n)), time=START + np.arange(n) * MINUTE, value=rng.integers(0, 4, n) * 1.0)
-    kinds = rng.integers(0, len(FAULTS), max(1, n // 4)) * (rng.random(max(1, n // 4)) < 0.5)
+    kinds = rng.integers(0, 1 + len(VALUES), max(1, n // 4)) * (rng.random(max(1, n // 4)) < 0.5)
     truth["fault"] = np.repeat(kinds, 8)[:n] if n else kinds
     truth["event"] = np.where(truth["fault"] > 0, np.arange(n) // 8, -1)
     if not wild:
-        truth["value"][truth["fault"] == CODE["fault stuck"]] = 3.0
-    truth["delivery"] = np.where(rng.random(n) < 0.3, rng.integers(0, len(DELIVERIES), n), 0)
+        truth["value"][truth["fault"] == FAULTS.index("stuck")] = 3.0
+    truth["delivery"] = np.where(rng.random(n) < 0.3, rng.integers(1 + len(VALUES), len(FAULTS), n), 0)
     truth["outcome"] = np.where(rng.random(n) < 0.2, rng.integers(0, len(OUTCOMES), n), 0)
     missing = np.isin(truth["fault"], code("sentinel", "dropout")) & (rng.random(n) < 0.8)
-    truth["outcome"][missing] = CODE["outcome missing"]
-    truth["reason"] = np.where(truth["outcome"] == CODE["outcome quarantined"], rng.integers(0, len(REASONS), n), -1)
+    truth["outcome"][missing] = OUTCOME_CODES["missing"]
+    truth["reason"] = np.where(truth["outcome"] == OUTCOME_CODES["quarantined"], rng.integers(1, len(REASONS), n), 0)
     truth["boot"], truth["seq"], truth["index"] = rng.integers(0, 2, n), np.arange(n) // 3, np.arange(n) % 3
     truth["seq"][rng.random(n) < 0.05] = -1
     truth["acknowledged"] = rng.random(n) < 0.9
-    truth["claimed"][truth["delivery"] == CODE["delivery no_time"]] = NEVER
-    skewed = truth["delivery"] == CODE["delivery clock"]
+    truth["claimed"][truth["delivery"] == FAULTS.index("no_time")] = NEVER
+    skewed = truth["delivery"] == FAULTS.index("clock")
     truth["claimed"][skewed] += rng.integers(-20, 20, int(skewed.sum())) * MINUTE
     stored = kept(truth, flags=rng.choice([0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 2 | 16, 4 | 64], n))
     stored["received_at"] += rng.integers(0, 3, n) * rng.integers(0, 400, n) * MICROSECOND
@@ -276,8 +276,8 @@ def runs(draw):
     stored["time"][rng.random(len(stored)) < 0.03] += 1
     _, first = np.unique(stored[["series", "time"]], return_index=True)  # it has a key
     refused = {}
-    for row in truth[np.isin(truth["outcome"], [CODE["outcome quarantined"], CODE["outcome conflict"]]) & (truth["seq"] >= 0)]:
-        right = int(row["reason"]) if row["outcome"] == CODE["outcome quarantined"] else REASONS.index(Reason.CONFLICT)
+    for row in truth[np.isin(truth["outcome"], [OUTCOME_CODES["quarantined"], OUTCOME_CODES["conflict"]]) & (truth["seq"] >= 0)]:
+        right = int(row["reason"]) if row["outcome"] == OUTCOME_CODES["quarantined"] else REASON_CODES[Reason.CONFLICT]
         if rng.random() < 0.8:
             refused[int(row["boot"]), int(row["seq"]), int(row["index"])] = right if rng.random() < 0.9 else 3
     if rng.random() < 0.3:

@@ -1,0 +1,477 @@
+"""What a faulty sensor shows instead of the truth: a function of (seed, series, time, fault), like the truth itself. Pure.
+
+**Scales.** Faults are as large as is meaningful for each series, from the catalogue and the sensor's registration:
+
+- `limit`: what may change between two of its readings (`step_floor + step_rate * interval`); infinite: no change is too large;
+- `scale`: the smaller of `limit` and 5 % of the plausible range; NaN: neither is finite.
+
+Spikes and steps are at least 1.8 times the limit, so that whatever the truth did meanwhile the change is too large, and stay within
+the plausible range. Where there is no room for that (a sound level may change by more than its whole range), the reading is left
+alone. So is every series for which a kind makes no sense: `applies` says which.
+
+The first fault of the scenario that hits a reading is the one that it has. The law of `simulator.noise` holds here too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from devices import registry
+from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int64
+from devices.catalogue import Catalogue, Kind, builtin
+from devices.registry import KIND_CODES, Registry, SeriesRow
+from devices.units import UnitError, conversion
+from simulator import episodes, noise
+from simulator.city import City
+from simulator.episodes import Found, Window
+from simulator.faults import VALUES, Fault, FaultSpec
+from simulator.noise import Keys
+from simulator.shapes import steps
+
+#: Limits that a spike or a step is, at least: one for the change itself, the rest for what the truth may have changed meanwhile.
+LEAST: Final = 1.8
+#: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
+_MARGIN: Final = 0.001
+_PARTS: Final = 1000.0  # values are rounded to 1/1000 of the unit
+_RANGE_PART: Final = 0.05  # see `scale`
+#: By kind: what `magnitude` is unless given. An offset below the limit is one that nobody notices.
+MAGNITUDES: Final = {Fault.SPIKE: 3.0, Fault.STEP: 3.0, Fault.DRIFT: 1.0, Fault.OFFSET: 0.5, Fault.NOISE: 2.0}
+_HOUR: Final = 3600 * MICROSECOND
+#: Intervals. Ten after its last good reading a series' past is forgotten, and a new level accepted: for a step that ends before, no
+#: reading after it is flagged.
+_STEP_INTERVALS: Final = 8
+_NOISE_INTERVALS: Final = 20
+#: Intervals that a stuck sensor stays so beyond its threshold: more than ten, so that its past is forgotten when it works again.
+_STUCK_INTERVALS: Final = 12
+#: What a sensor sends that was set to another unit than it was registered with.
+WRONG_UNITS: Final = {
+    "Cel": "[degF]",
+    "1": "%",
+    "km/h": "m/s",
+    "m/s": "km/h",
+    "hPa": "Pa",
+    "m": "cm",
+    "mm": "cm",
+    "W": "kW",
+    "W/m2": "kW/m2",
+    "ug/m3": "mg/m3",
+    "mg/m3": "ug/m3",
+    "s": "ms",
+    "kW.h": "W.h",
+    "m3": "L",
+    "V": "mV",
+    "A": "mA",
+    "deg": "rad",
+}
+_COUNTER: Final = KIND_CODES[Kind.COUNTER]
+_DIRECTION: Final = KIND_CODES[Kind.DIRECTION]
+Sample = Callable[[Int64, Int64], Float64]  # what series show at times
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensors:
+    """What faults must know of a city's s series: arrays by series."""
+
+    low: Float64  # plausible range
+    high: Float64
+    limit: Float64
+    scale: Float64
+    interval: Int64  # us
+    kind: Int64  # KIND_CODES
+    stuck_after: Int64  # us; FOREVER: never
+    may_repeat: Float64  # (s, k), padded with NaN
+    sentinels: Float64  # (s, k) codes for "missing", padded with NaN
+    codes: Float64  # all of them
+    unit_scale: Float64  # value * scale + offset is the number in another unit; NaN: there is none
+    unit_offset: Float64
+
+
+def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
+    """Look up what the registry would say of a city's sensors."""
+    kinds = builtin() if kinds is None else kinds
+    listed = list(chain.from_iterable(device.sensors for device in city.devices))
+    numbers = {sensor: i for i, sensor in enumerate(dict.fromkeys(listed), start=1)}  # few differ
+    known: Registry = registry.build(
+        version=1,
+        sources={},
+        devices={},
+        rows=[
+            SeriesRow(id=i, device=str(i), source=1, retired=False, metric=kinds[sensor.metric], sensor=sensor)
+            for sensor, i in numbers.items()
+        ],
+    )
+    of = np.array([numbers[sensor] for sensor in listed], np.int64)
+    units = np.full((len(numbers) + 1, 2), np.nan)
+    for sensor, i in numbers.items():
+        units[i] = _other_unit(kinds[sensor.metric].unit, high=float(known.high[i]))
+    interval = np.rint(city.series.interval * MICROSECOND).astype(np.int64)
+    low, high = known.low[of], known.high[of]
+    limit = known.step_floor[of] + known.step_rate[of] * interval
+    scale = np.minimum(limit, _RANGE_PART * (high - low))
+    return Sensors(
+        low=low,
+        high=high,
+        limit=limit,
+        scale=np.where(np.isfinite(scale), scale, np.nan),
+        interval=interval,
+        kind=known.kind[of].astype(np.int64),
+        stuck_after=known.stuck_after[of],
+        may_repeat=known.may_repeat[of],
+        sentinels=known.sentinels[of],
+        codes=known.codes[np.isfinite(known.codes)],
+        unit_scale=units[of, 0],
+        unit_offset=units[of, 1],
+    )
+
+
+def _other_unit(unit: str, *, high: float) -> tuple[float, float]:
+    if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is no share
+        return np.nan, np.nan
+    try:
+        by = conversion(unit, WRONG_UNITS[unit])
+    except UnitError:
+        return np.nan, np.nan
+    return by.scale, by.offset
+
+
+def applies(kind: Fault, known: Sensors) -> Bools:
+    """Which series a kind makes sense for: (s,) bool."""
+    counter = known.kind == _COUNTER
+    found: Bools = np.ones(len(counter), np.bool_)
+    if kind in {Fault.SPIKE, Fault.STEP}:
+        found = np.isfinite(known.limit) & (known.high - known.low >= LEAST * known.limit)
+    elif kind in {Fault.DRIFT, Fault.OFFSET, Fault.NOISE}:
+        found = np.isfinite(known.scale) & ~counter
+    elif kind is Fault.STUCK:
+        found = known.stuck_after != int(FOREVER)
+    elif kind is Fault.RANGE:
+        found = np.isfinite(known.low) | np.isfinite(known.high)
+    elif kind is Fault.SENTINEL:
+        found = np.isfinite(known.sentinels).any(axis=1)
+    elif kind is Fault.UNIT:
+        found = np.isfinite(known.unit_scale)
+    elif kind is Fault.RESET:
+        found = counter
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueFault:
+    """A specification, placed in a city."""
+
+    number: int  # of the specification
+    spec: FaultSpec
+    keys: Keys  # (s,)
+    where: Bools  # (s,) which series it may hit
+    window: Window
+    chance: Float64 | None  # (s,) of each reading; None: episodes
+    duration: Int64  # (s,) us
+
+
+def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int) -> list[ValueFault]:
+    """Which series each fault of a value hits, and when; `begin` is the run's start, in us since 1970 UTC."""
+    return [_placed(i, spec, city, known, begin) for i, spec in enumerate(specs) if spec.kind in VALUES]
+
+
+def keys_of(spec: int, city: City) -> Keys:
+    """Keys of a specification's randomness, by series."""
+    return noise.mix(city.series.key, np.array([noise.key(city.seed, "fault", spec)], np.uint64))
+
+
+def series_chosen(spec: FaultSpec, keys: Keys, city: City) -> Bools:
+    """Which series a specification's `where` chooses: (s,) bool."""
+    where = spec.where
+    devices = np.array([where.holds(device) for device in city.devices], np.bool_)
+    chosen: Bools = np.repeat(devices, np.diff(city.first).astype(np.int64))
+    if where.metrics:
+        wanted = np.array([name in where.metrics for name in city.series.metrics], np.bool_)
+        chosen &= wanted[city.series.metric]
+    return chosen & (noise.uniform(keys, np.array([-1], np.int64)) < where.share)
+
+
+def _placed(number: int, spec: FaultSpec, city: City, known: Sensors, begin: int) -> ValueFault:
+    keys = keys_of(number, city)
+    where = series_chosen(spec, keys, city) & applies(spec.kind, known)
+    if spec.kind is Fault.SENTINEL and spec.code is not None:
+        where &= (known.sentinels == spec.code).any(axis=1)
+    chance: Float64 | None = None
+    if spec.chance is not None:
+        chance = np.full(len(keys), spec.chance)
+    elif spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS:
+        chance = np.minimum(spec.rate * known.interval / _HOUR, 1.0)
+    return ValueFault(
+        number=number,
+        spec=spec,
+        keys=keys,
+        where=where,
+        window=episodes.window(begin, from_=spec.from_, until=spec.until, rate=None if chance is not None else spec.rate),
+        chance=chance,
+        duration=_duration(spec, known),
+    )
+
+
+_MOMENTS: Final = frozenset({Fault.SPIKE, Fault.RANGE, Fault.SENTINEL, Fault.DROPOUT})
+
+
+def _duration(spec: FaultSpec, known: Sensors) -> Int64:
+    if spec.duration is not None:
+        return np.full(len(known.low), round(spec.duration * MICROSECOND), np.int64)
+    if spec.kind is Fault.STUCK:
+        return np.minimum(known.stuck_after, episodes.NO_END) + _STUCK_INTERVALS * known.interval
+    if spec.kind is Fault.STEP:
+        return _STEP_INTERVALS * known.interval
+    if spec.kind is Fault.NOISE:
+        return _NOISE_INTERVALS * known.interval
+    if spec.kind is Fault.RESET:
+        return np.ones(len(known.low), np.int64)
+    return np.full(len(known.low), _HOUR, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What n readings show."""
+
+    value: Float64  # (n,) NaN: no value
+    fault: Int64  # (n,) number of the specification that hit it; -1: none
+    episode: Int64  # (n,) which of the series' episodes of that; the time, where each reading is one
+    silent: Bools  # (n,) not even sent
+
+
+def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int64, true: Float64, sample: Sample) -> Shown:
+    """Apply faults to readings.
+
+    Parameters
+    ----------
+    faults : sequence of ValueFault
+        In the scenario's order.
+    known : Sensors
+    series : (n,) int64
+    time : (n,) int64
+        us since 1970 UTC.
+    true : (n,) float64
+        What the sensors should show.
+    sample : callable
+        What series show at other times.
+
+    Returns
+    -------
+    Shown
+        Row i depends on its own series, time and truth alone.
+    """
+    n = len(series)
+    out = Shown(value=true.copy(), fault=np.full(n, -1, np.int64), episode=np.full(n, -1, np.int64), silent=np.zeros(n, np.bool_))
+    for fault in faults:
+        rows = np.flatnonzero(fault.where[series] & (out.fault < 0))
+        if not len(rows):
+            continue
+        found = _found(fault, series[rows], time[rows])
+        rows = rows[found.hit]
+        if not len(rows):
+            continue
+        at = _At(
+            fault=fault,
+            known=known,
+            series=series[rows],
+            time=time[rows],
+            true=true[rows],
+            number=found.number[found.hit],
+            onset=found.onset[found.hit],
+            sample=sample,
+        )
+        value, good = _MODELS[fault.spec.kind](at)
+        if fault.spec.kind is not Fault.SENTINEL:
+            value = _no_code(value, at)
+        rows, value = rows[good], value[good]
+        out.value[rows] = value
+        out.fault[rows] = fault.number
+        out.episode[rows] = at.number[good]
+        out.silent[rows] = fault.spec.kind is Fault.DROPOUT and fault.spec.mode == "silent"
+    return out
+
+
+def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
+    """Which values mean that there is none: NaN, and the codes of their series."""
+    found: Bools = np.isnan(value)
+    rows = np.flatnonzero(np.isin(value, known.codes))
+    found[rows] = (value[rows, None] == known.sentinels[series[rows]]).any(axis=1)
+    return found
+
+
+def other_value(known: Sensors, series: Int64, value: Float64, chance: Float64) -> Float64:
+    """A value that contradicts another, by about the series' scale; never a code for "missing"."""
+    scale = np.where(np.isnan(known.scale[series]), 1.0, known.scale[series])
+    return _off_codes(steps(value + np.maximum(scale, 0.01) * (0.5 + chance), _PARTS), series, known)
+
+
+def _found(fault: ValueFault, series: Int64, time: Int64) -> Found:
+    keys = fault.keys[series]
+    if fault.chance is not None:
+        inside = (time >= fault.window.begin) & (time < fault.window.end)
+        hit = inside & episodes.chosen(keys, time, fault.chance[series])
+        return Found(number=np.where(hit, time, -1), onset=np.where(hit, time, 0))
+    find = episodes.latest if fault.spec.kind is Fault.RESET else episodes.current
+    return find(keys, time, fault.window, fault.duration[series])
+
+
+# --- models: what the readings that are hit show, and which of them can be hit at all -----------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _At:
+    """Readings that a fault hits."""
+
+    fault: ValueFault
+    known: Sensors
+    series: Int64
+    time: Int64
+    true: Float64
+    number: Int64  # of the episode
+    onset: Int64
+    sample: Sample
+
+    @property
+    def magnitude(self) -> float:
+        given = self.fault.spec.magnitude
+        return MAGNITUDES[self.fault.spec.kind] if given is None else given
+
+    def of(self, column: Float64) -> Float64:
+        """A column of `Sensors`, of these readings."""
+        return column[self.series]
+
+    def is_kind(self, code: int) -> Bools:
+        """Which readings' metrics are of a kind (KIND_CODES)."""
+        found: Bools = self.known.kind[self.series] == code
+        return found
+
+    def chance(self, salt: str) -> Float64:
+        """A number in [0, 1) for each episode."""
+        return noise.uniform(self._salted(salt), self.number)
+
+    def chance_each(self, salt: str) -> Float64:
+        """A number in [0, 1) for each reading."""
+        return noise.uniform(self._salted(salt), self.time)
+
+    def _salted(self, salt: str) -> Keys:
+        return noise.mix(self.fault.keys[self.series], np.array([noise.key(0, salt)], np.uint64))
+
+    def bounds(self) -> tuple[Float64, Float64]:
+        """The plausible range, a little narrower."""
+        low, high = self.of(self.known.low), self.of(self.known.high)
+        width = high - low
+        margin = np.where(np.isfinite(width), width * _MARGIN, 0.0)
+        return low + margin, high - margin
+
+    def clipped(self, value: Float64) -> Float64:
+        """Rounded, and within the plausible range; a direction turned into it."""
+        low, high = self.bounds()
+        turned = value - 360.0 * np.floor(value / 360.0)
+        return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), _PARTS)
+
+
+_Model = Callable[[_At], tuple[Float64, Bools]]
+
+
+def _all(at: _At) -> Bools:
+    return np.ones(len(at.series), np.bool_)
+
+
+def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
+    """By how much a value jumps within its plausible range, and where there is room for it."""
+    low, high = at.bounds()
+    limit = at.of(at.known.limit)
+    above, below = high - true, true - low
+    need = LEAST * limit
+    counter = at.is_kind(_COUNTER)  # one that falls was reset
+    up = np.where(up | counter, (above >= need) | counter, below < need)
+    room = np.where(up, above, below)
+    size = np.minimum(at.magnitude * limit, room)
+    return np.where(up, size, -size), room >= need
+
+
+def _spike(at: _At) -> tuple[Float64, Bools]:
+    size, good = _jump(at, at.true, at.chance_each("up") < 0.5)
+    return steps(at.true + size, _PARTS), good
+
+
+def _step(at: _At) -> tuple[Float64, Bools]:
+    size, good = _jump(at, at.sample(at.series, at.onset), at.chance("up") < 0.5)
+    return at.clipped(at.true + size), good
+
+
+def _stuck(at: _At) -> tuple[Float64, Bools]:
+    held = at.sample(at.series, at.onset)
+    return held, ~(held[:, None] == at.known.may_repeat[at.series]).any(axis=1)
+
+
+def _sign(at: _At) -> Float64:
+    return np.where(at.chance("sign") < 0.5, 1.0, -1.0)
+
+
+def _drift(at: _At) -> tuple[Float64, Bools]:
+    hours = (at.time - at.onset).astype(np.float64) / _HOUR
+    return at.clipped(at.true + _sign(at) * at.magnitude * at.of(at.known.scale) * hours), _all(at)
+
+
+def _offset(at: _At) -> tuple[Float64, Bools]:
+    return at.clipped(at.true + _sign(at) * at.magnitude * at.of(at.known.scale)), _all(at)
+
+
+def _noise(at: _At) -> tuple[Float64, Bools]:
+    return at.clipped(at.true + (2.0 * at.chance_each("noise") - 1.0) * at.magnitude * at.of(at.known.scale)), _all(at)
+
+
+def _range(at: _At) -> tuple[Float64, Bools]:
+    low, high = at.of(at.known.low), at.of(at.known.high)
+    up = np.isfinite(high) & ((at.chance_each("up") < 0.5) | ~np.isfinite(low))
+    bound = np.where(up, high, low)
+    width = np.where(np.isfinite(high - low), high - low, np.maximum(np.abs(bound), 1.0))
+    away = (0.05 + at.chance_each("away")) * width
+    return steps(bound + np.where(up, away, -away), _PARTS), _all(at)
+
+
+def _sentinel(at: _At) -> tuple[Float64, Bools]:
+    if at.fault.spec.code is not None:
+        return np.full(len(at.series), at.fault.spec.code), _all(at)
+    codes = np.sort(at.known.sentinels[at.series], axis=1)  # NaN goes to the end
+    count = np.isfinite(codes).sum(axis=1)
+    return codes[np.arange(len(codes)), np.floor(at.chance_each("code") * count).astype(np.int64)], _all(at)
+
+
+def _unit(at: _At) -> tuple[Float64, Bools]:
+    return at.true * at.of(at.known.unit_scale) + at.of(at.known.unit_offset), _all(at)
+
+
+def _reset(at: _At) -> tuple[Float64, Bools]:
+    return steps(np.maximum(at.true - at.sample(at.series, at.onset), 0.0), _PARTS), _all(at)
+
+
+def _dropout(at: _At) -> tuple[Float64, Bools]:
+    return np.full(len(at.series), np.nan), _all(at)
+
+
+_MODELS: Final[dict[Fault, _Model]] = {
+    Fault.STUCK: _stuck,
+    Fault.SPIKE: _spike,
+    Fault.STEP: _step,
+    Fault.DRIFT: _drift,
+    Fault.OFFSET: _offset,
+    Fault.NOISE: _noise,
+    Fault.RANGE: _range,
+    Fault.SENTINEL: _sentinel,
+    Fault.UNIT: _unit,
+    Fault.RESET: _reset,
+    Fault.DROPOUT: _dropout,
+}
+
+
+def _no_code(value: Float64, at: _At) -> Float64:
+    return _off_codes(value, at.series, at.known)
+
+
+def _off_codes(value: Float64, series: Int64, known: Sensors) -> Float64:
+    """A little away from what would be taken for "missing"."""
+    codes = is_missing(known, series, value) & ~np.isnan(value)
+    return np.where(codes, value + 0.125, value)

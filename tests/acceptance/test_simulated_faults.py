@@ -1,0 +1,177 @@
+"""A city with every kind of fault, over a real broker to a real ingest: each reading becomes what the truth says that it must."""
+
+import json
+import threading
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+import stack
+from devices.flags import Flag
+from simulator import city as cities
+from simulator.faults import Fault, FaultSpec, Where
+from simulator.malformed import READINGS, REPORTS, WHOLE, Form
+from simulator.run import run
+from simulator.truth import Truth
+from storage import accounts, registry
+from tests.acceptance.conftest import wait_for
+
+SOURCES = ("sim-1", "sim-2", "sim-3")
+EVERYTHING = (
+    FaultSpec(kind=Fault.CLOCK, mode="fixed", offset=-250.0, where=Where(share=0.05)),
+    FaultSpec(kind=Fault.CLOCK, mode="fixed", offset=86_400.0, rate=0.5, duration=1200, where=Where(share=0.3)),
+    FaultSpec(kind=Fault.CLOCK, mode="drift", offset=-200.0, rate=0.5, duration=1200, where=Where(share=0.3)),
+    FaultSpec(kind=Fault.CLOCK, mode="jump", offset=-3600.0, rate=0.5, duration=1200, every=120, where=Where(share=0.3)),
+    FaultSpec(kind=Fault.CLOCK, mode="restart", rate=0.5, duration=600, where=Where(share=0.3)),
+    FaultSpec(kind=Fault.NO_TIME, chance=0.02),
+    FaultSpec(kind=Fault.SENTINEL, chance=0.02),
+    FaultSpec(kind=Fault.DROPOUT, chance=0.02),
+    FaultSpec(kind=Fault.DROPOUT, mode="silent", chance=0.02),
+    FaultSpec(kind=Fault.RANGE, chance=0.02),
+    FaultSpec(kind=Fault.SPIKE, chance=0.02),
+    *(
+        FaultSpec(kind=kind, rate=0.5, where=Where(share=0.2))
+        for kind in (Fault.STUCK, Fault.STEP, Fault.DRIFT, Fault.OFFSET, Fault.NOISE, Fault.UNIT, Fault.RESET)
+    ),
+    FaultSpec(kind=Fault.LATE, rate=1, duration=400, where=Where(gateways=("sim-1",))),
+    FaultSpec(kind=Fault.REBOOT, rate=1, duration=100, where=Where(gateways=("sim-2",))),
+    FaultSpec(kind=Fault.REBOOT, rate=1),
+    FaultSpec(kind=Fault.FLAP, rate=2),
+    FaultSpec(kind=Fault.LOST, chance=0.03),
+    FaultSpec(kind=Fault.REORDERED, chance=0.05),
+    FaultSpec(kind=Fault.DUPLICATE, chance=0.05),
+    FaultSpec(kind=Fault.MALFORMED, chance=0.1),
+    FaultSpec(kind=Fault.DUPLICATE, mode="reading", chance=0.02),
+    FaultSpec(kind=Fault.CONFLICT, chance=0.02),
+)
+
+
+@pytest.fixture(scope="module")
+def ingest(town):
+    process = town.start("ingest", "--stats")
+    process.wait_ready()
+    yield process
+    assert process.stop() == 0, process.log.read_text("utf-8")
+
+
+def send(town, path, faults, *, sources, devices, seed, start, speed, duration):
+    """Let a city send with faults; the truth, as a table, and the ledger's counts when ingest has written what was acknowledged."""
+    city = cities.build(devices=devices, gateways=sources, seed=seed)
+    with town.database() as database:
+        registry.register(database, list(city.devices))
+        before = accounts.totals(database, sources=sources)
+    with Truth(path, city) as truth:
+        report = run(
+            city,
+            url=f"mqtt://127.0.0.1:{town.settings.mqtt_port}",
+            passwords=stack.credentials(town.settings, list(sources)),
+            stop=threading.Event(),
+            speed=speed,
+            start=start,
+            duration=duration,
+            faults=faults,
+            truth=truth,
+        )
+    assert report.complete
+    assert report.refused_messages == 0
+    table = pq.read_table(path)
+    unread = len(rows(table, "source", "delivery_event", outcome="undecodable"))
+    with town.database() as database:
+
+        def done():
+            return accounts.totals(database, sources=sources) - before
+
+        wait_for(lambda: (done().received, done().undecodable) == (report.readings, unread), done)
+        return table, done()
+
+
+def rows(table, *columns, **wanted):
+    """Rows of the truth as tuples, and how often each is there."""
+    for column, value in wanted.items():
+        table = table.filter(pc.equal(table[column].cast("string"), value))
+    return Counter(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+
+def check(town, truth, done, sources, *, since=None):
+    """Everything that the database has of these sources, and nothing else, is what the truth says."""
+    by_outcome = Counter(truth["outcome"].to_pylist())
+    assert done.balanced
+    for outcome in ("stored", "duplicate", "conflict", "missing", "quarantined"):
+        assert getattr(done, outcome) == by_outcome[outcome], outcome
+    with town.database() as database:
+        stored = database.execute(
+            "SELECT d.id, s.metric, r.time, r.value, r.flags FROM readings r JOIN series s ON s.id = r.series_id"
+            " JOIN devices d ON d.id = s.device_id JOIN sources o ON o.id = d.source_id"
+            " WHERE o.name = ANY(%s) AND r.received_at >= %s",
+            [list(sources), since or datetime(2000, 1, 1, tzinfo=UTC)],
+        ).fetchall()
+        kept = database.execute(
+            "SELECT o.name, q.payload, q.refused FROM quarantine q JOIN sources o ON o.id = q.source_id WHERE o.name = ANY(%s)",
+            [list(sources)],
+        ).fetchall()
+        seen = database.execute(
+            "SELECT o.name, s.boot, lower(part), upper(part) FROM seqs s JOIN sources o ON o.id = s.source_id,"
+            " unnest(s.seen) AS part WHERE o.name = ANY(%s)",
+            [list(sources)],
+        ).fetchall()
+    wanted = rows(truth, "device", "metric", "claimed", "value", outcome="stored")
+    timed = Counter((device, metric, time, value) for device, metric, time, value, flags in stored if not flags & Flag.CLOCK)
+    assert timed == Counter({key: n for key, n in wanted.items() if key[2] is not None})
+    untimed = Counter((device, metric, value) for device, metric, _, value, flags in stored if flags & Flag.CLOCK)
+    assert untimed == Counter((device, metric, value) for device, metric, time, value in wanted.elements() if time is None)
+    # What was refused, by the number of its message and its place in it; whole messages by their reason.
+    refused, unread = Counter(), Counter()
+    for source, payload, listed in kept:
+        for index, reason, _ in listed:
+            if index is None:
+                unread[source, reason] += 1
+            else:
+                body = json.loads(bytes(payload))
+                refused[source, body["boot"], body["seq"], index, reason] += 1
+    place = ("source", "boot", "seq", "index")
+    conflicts = {(*key, "conflict"): n for key, n in rows(truth, *place, outcome="conflict").items()}
+    assert refused == rows(truth, *place, "reason", outcome="quarantined") + Counter(conflicts)
+    messages = rows(truth, "source", "delivery_event", "reason", outcome="undecodable")
+    assert unread == Counter((source, reason) for source, _, reason in messages)
+    assert done.undecodable == len(messages)
+    # Numbers: what is not lost, and can be read.
+    lost = pc.equal(truth["outcome"].cast("string"), "lost")
+    arrived = truth.filter(pc.invert(lost))
+    numbers = {(source, boot, seq) for source, boot, first, end in seen for seq in range(first, end)}
+    assert numbers == {key for key in rows(arrived, "source", "boot", "seq") if key[2] is not None}
+    assert set(arrived["acknowledged"].to_pylist()) == {True}
+    assert set(truth.filter(lost)["acknowledged"].to_pylist()) <= {False}
+
+
+def test_every_reading_becomes_what_the_truth_says(town, ingest, tmp_path):
+    start = datetime.now(UTC) - timedelta(hours=2)
+    city = {"sources": SOURCES, "devices": 60, "seed": 5, "start": start, "speed": 1800.0, "duration": 4.0}
+    truth, done = send(town, tmp_path / "truth.parquet", EVERYTHING, **city)
+    kinds = {spec.kind.value for spec in EVERYTHING}
+    assert kinds == (set(truth["fault"].to_pylist()) | set(truth["delivery"].to_pylist())) - {""}
+    assert {"too_far_ahead", "too_old"} <= set(truth["reason"].to_pylist())
+    check(town, truth, done, SOURCES)
+
+
+def test_each_form_of_a_malformed_message(town, ingest, tmp_path):
+    sources = tuple(f"form-{form.replace('_', '-')}" for form in Form)
+    faults = [
+        FaultSpec(kind=Fault.MALFORMED, chance=0.5, forms=(form,), where=Where(gateways=(source,)))
+        for form, source in zip(Form, sources, strict=True)
+    ]
+    start = datetime.now(UTC) - timedelta(days=2)
+    # Devices are spread over a multiple of the twelve districts' gateways.
+    sources += tuple(f"sound-{number}" for number in range(-len(sources) % 12))
+    city = {"sources": sources, "devices": 400, "seed": 6, "start": start, "speed": 100.0, "duration": 2.0}
+    truth, done = send(town, tmp_path / "truth.parquet", faults, **city)
+    reasons = (WHOLE | REPORTS) | READINGS
+    for form, source in zip(Form, sources, strict=False):
+        found = rows(truth, "outcome", "reason", source=source, delivery="malformed")
+        reason = reasons[form][0] if form in WHOLE else reasons[form]
+        outcome = "undecodable" if form in WHOLE else "quarantined"
+        assert found[outcome, reason], form
+        assert {key for key in found if key != ("lost", "")} == {(outcome, reason)}
+    check(town, truth, done, sources, since=datetime.now(UTC) - timedelta(minutes=1))
