@@ -21,6 +21,7 @@ from devices.registry import MEMORY, Registry
 from ingest.decode import decode
 from ingest.message import Message
 from simulator.books import COUNTS, Account, Actual, Expected
+from simulator.errors import TruthError
 from simulator.labels import LABELS, Names, delivered, timed
 from simulator.matching import STORED
 from simulator.parts import Parts
@@ -39,7 +40,7 @@ PART: Final = 500_000
 SLICE: Final = 2_000_000
 #: One claimed time in so many is kept, to cut time into slices with as many readings each.
 _SAMPLED: Final = 64
-#: us. What was received so much before the run began is of the run: two clocks.
+#: us. What was received so much before the first reading was sent is of the run: two clocks.
 _EARLY: Final = MICROSECOND
 #: s between looks at how far ingest is.
 _LOOK: Final = 0.2
@@ -94,13 +95,15 @@ def score(
             times = rows["claimed"][timed(rows) & delivered(rows)]
             claimed.append(np.append(times[::_SAMPLED], times.min()) if len(times) else times)  # copies: blocks are not kept
         names = file.names
-        _wait(connection, names.sources, expected.received(), about.started, patience)
+        if expected.begun == FOREVER:
+            raise TruthError(f"{path}: nothing was sent, so there is nothing to score")
+        _wait(connection, names.sources, expected.received(), expected.begun, patience)
         known = registries.load(connection, catalogue)
         with scoring.snapshot(connection):
-            since = about.started - _EARLY
-            actual, refusals = _accounts(connection, names, about.last_seq, about.started, max_bytes)
-            seen = scoring.numbers(connection, names.sources, since=about.started // MINUTE * MINUTE)
-            for rows in _stored(connection, names, known, _edges(claimed, about.started, file.rows), since):
+            actual, refusals = _accounts(connection, names, about.last_seq, expected.begun, max_bytes)
+            seen = scoring.numbers(connection, names.sources, since=expected.begun // MINUTE * MINUTE)
+            edges = _edges(claimed, expected.begun, file.rows)
+            for rows in _stored(connection, names, known, edges, expected.begun - _EARLY):
                 stored.add(rows, rows["series"] % count)
         scorer = Scorer(_sensors(names, known), limits, refusals, names)
         for labels, rows in zip(truth, stored, strict=True):
@@ -121,9 +124,9 @@ def _wait(connection: Connection, sources: Sequence[str], wanted: int, since: in
         time.sleep(_LOOK)
 
 
-def _edges(claimed: Sequence[Int64], started: int, rows: int) -> list[int]:
+def _edges(claimed: Sequence[Int64], begun: int, rows: int) -> list[int]:
     """Ends of slices of time with about as many readings each: from the first time that was sent to the end of time."""
-    times = np.concatenate([*claimed, np.array([started], np.int64)])
+    times = np.concatenate([*claimed, np.array([begun], np.int64)])
     slices = max(1, math.ceil(rows / SLICE))
     cuts = np.quantile(times, np.arange(slices) / slices, method="lower").astype(np.int64)
     return [*np.unique(cuts).tolist(), int(FOREVER)]
@@ -158,13 +161,13 @@ def _sensors(names: Names, known: Registry) -> Sensors:
 
 
 def _accounts(
-    connection: Connection, names: Names, last_seq: Mapping[tuple[str, str], int], started: int, max_bytes: int
+    connection: Connection, names: Names, last_seq: Mapping[tuple[str, str], int], begun: int, max_bytes: int
 ) -> tuple[dict[str, Actual], Refusals]:
     """What the database counts, by source, and what it keeps of what it refused, by message and reading."""
     boots = {pair: place for place, pair in enumerate(names.boots)}
     entries: list[tuple[int, int, int, int]] = []
     reasons: dict[str, Counter[Reason]] = {}
-    for page in scoring.refused(connection, names.sources, since=started // MINUTE * MINUTE):
+    for page in scoring.refused(connection, names.sources, since=begun // MINUTE * MINUTE):
         messages = [
             Message(topic=row.topic, payload=row.payload, received_at=row.received_at, redelivered=False, qos=1, mid=0, epoch=0)
             for row in page
@@ -180,7 +183,7 @@ def _accounts(
     refusals = Refusals(
         columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3], [last_seq.get(pair, -1) for pair in names.boots]
     )
-    counts = scoring.ledger(connection, names.sources, since=started)
+    counts = scoring.ledger(connection, names.sources, since=begun)
     actual = {
         source: Actual(
             counts=counts.get(source, {}), reasons=reasons.get(source, {}), overflow=counts.get(source, {}).get("overflow", 0)

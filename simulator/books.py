@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Int64
+from devices.batch import FOREVER, NEVER, Int64
 from devices.errors import Reason
 from simulator.labels import Labels, Names, delivered
 from simulator.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
@@ -51,11 +51,13 @@ class Expected:
         self._reasons: Final[dict[int, Int64]] = {}  # by source: readings by reason
         self._unread: Final[dict[int, int]] = {}  # by source: messages
         self._messages: Final[dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]]] = {}  # by start: what became of each number
-        self.rows = 0
+        #: us since 1970 UTC: when the first reading was handed to the broker; FOREVER: none was.
+        self.begun = int(FOREVER)
 
     def add(self, rows: Labels, boots: Sequence[tuple[str, str]]) -> None:
         """Take in rows, of these starts; every message's reading 0 is among the rows of one call or another."""
-        self.rows += len(rows)
+        sent_at = rows["sent_at"][rows["sent_at"] != NEVER]
+        self.begun = min(self.begun, int(sent_at.min(initial=FOREVER)))
         quarantined = rows["outcome"] == OUTCOME_CODES[Outcome.QUARANTINED]
         unread = rows["outcome"] == OUTCOME_CODES[Outcome.UNDECODABLE]
         for source in np.unique(rows["source"]).tolist():

@@ -114,10 +114,11 @@ class _Judged:
     received_at: Int64  # us
     value: Float64  # as stored
     flags: Int16
-    overtaken: Bools
-    past: Bools
+    judged: Bools  # by STEP and STUCK, and by a time that is right
     faulty: Bools
-    aftermath: Bools
+    accepted: Bools  # faulty, and not flagged: the next ones are judged by it
+    aftermath: Bools  # not faulty, and judged by a faulty one
+    memory: Int64  # us
 
     def of(self, fault: Fault) -> Int64:
         """Rows with this fault, by series, episode and time."""
@@ -131,12 +132,26 @@ class _Judged:
         out: Int64 = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
         return out
 
+    def alone(self, rows: Int64, fault: Fault) -> Bools:
+        """Which of these can be found as what they are: they were judged, and not by a reading with another fault."""
+        others = self.accepted & (self.truth["fault"] != FAULT_CODES[fault])
+        return self.judged[rows] & ~after(self.series, self.time, others, self.memory)[rows]
 
-def _aftermath(series: Int64, time: Int64, accepted: Bools, memory: Int64) -> Bools:
-    """Which readings (by series, then time) have a faulty one that was taken for good within their sensor's memory before them."""
+
+def after(series: Int64, time: Int64, accepted: Bools, memory: Int64) -> Bools:
+    """Which readings have one of `accepted` before them, of their series and within its memory.
+
+    Parameters
+    ----------
+    series, time : (n,) int64
+        Ascending by series, then time.
+    accepted : (n,) bool
+    memory : (n,) int64
+        us.
+    """
     n = len(time)
-    last = np.maximum.accumulate(np.where(accepted, np.arange(n), -1)) if n else np.empty(0, np.int64)
-    out: Bools = (last >= 0) & (series[last] == series) & (time - time[last] <= memory[series])
+    last = np.append(-1, np.maximum.accumulate(np.where(accepted, np.arange(n), -1)))[:n]
+    out: Bools = (last >= 0) & (series[last] == series) & (time - time[last] <= memory)
     return out
 
 
@@ -260,7 +275,8 @@ class Scorer:
         of, here = truth["series"].astype(np.int64), matched.stored[place]
         faulty = np.isin(truth["fault"], _FAULTY) | np.isin(truth["delivery"], _CLOCKS)
         accepted = faulty & ((here["flags"] & BAD) == 0)
-        time = here["time"].copy()
+        time, memory = here["time"].copy(), self._sensors.memory[of]
+        judged = past(matched.stored, self._sensors.memory)[place] & ~overtaken(matched.stored)[place]
         rows = _Judged(
             truth=truth,
             series=of,
@@ -268,10 +284,11 @@ class Scorer:
             received_at=here["received_at"].copy(),
             value=here["value"].copy(),
             flags=here["flags"].copy(),
-            overtaken=overtaken(matched.stored)[place],
-            past=past(matched.stored, self._sensors.memory)[place],
+            judged=judged & ~np.isin(truth["delivery"], _CLOCKS),
             faulty=faulty,
-            aftermath=~faulty & _aftermath(of, time, accepted, self._sensors.memory),
+            accepted=accepted,
+            aftermath=~faulty & after(of, time, accepted, memory),
+            memory=memory,
         )
         self._times(rows)
         self._values(rows)
@@ -344,10 +361,9 @@ class Scorer:
 
     def _spikes(self, rows: "_Judged") -> None:
         mine = rows.of(Fault.SPIKE)
-        found = (rows.flags[mine] & _JUMP) != 0
-        out = ~found & (rows.overtaken[mine] | ~rows.past[mine])
-        self._kind(Fault.SPIKE).left_out += int(out.sum())
-        self._found(Fault.SPIKE, rows, mine[~out], found[~out])
+        alone = rows.alone(mine, Fault.SPIKE)
+        self._kind(Fault.SPIKE).left_out += int((~alone).sum())
+        self._found(Fault.SPIKE, rows, mine[alone], (rows.flags[mine[alone]] & _JUMP) != 0)
 
     def _steps(self, rows: "_Judged") -> None:
         mine = rows.of(Fault.STEP)
@@ -356,10 +372,9 @@ class Scorer:
         raised = (rows.flags[mine] & _JUMP) != 0
         first = rows.firsts(mine)
         heads = np.flatnonzero(first == np.arange(len(mine)))
-        found = raised[heads]
-        out = ~found & (rows.overtaken[mine[heads]] | ~rows.past[mine[heads]])
-        self._kind(Fault.STEP).left_out += int(out.sum())
-        self._found(Fault.STEP, rows, mine[heads[~out]], found[~out])
+        alone = rows.alone(mine[heads], Fault.STEP)
+        self._kind(Fault.STEP).left_out += int((~alone).sum())
+        self._found(Fault.STEP, rows, mine[heads[alone]], raised[heads[alone]])
         self._delays(Fault.STEP, rows, mine, first, raised)
 
     def _stuck(self, rows: "_Judged") -> None:
@@ -374,7 +389,7 @@ class Scorer:
         since = time[np.maximum.accumulate(np.where(begins, np.arange(len(mine)), 0))]
         after = self._sensors.stuck_after[of]
         never = (after == FOREVER) | (rows.value[mine][:, None] == self._sensors.may_repeat[of]).any(axis=1)
-        due = ~never & ~rows.overtaken[mine] & (time - since > np.where(never, 0, after))
+        due = ~never & rows.judged[mine] & (time - since > np.where(never, 0, after))
         raised = (rows.flags[mine] & np.int16(Flag.STUCK)) != 0
         self._found("stuck readings", rows, mine[due], raised[due])
         # An episode: the first reading that is due, or one before it, is flagged.

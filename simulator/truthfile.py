@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from devices.batch import MICROSECOND, NEVER
+from devices.batch import NEVER
 from simulator.errors import TruthError
 from simulator.labels import LABELS, Labels, Names
 from simulator.matching import join
@@ -33,8 +32,6 @@ _COLUMNS: Final = (*_WORDS, *_TIMES, *_NUMBERS, "value", "acknowledged")
 class About:
     """What a truth file says of its run."""
 
-    started: int  # us since 1970 UTC, by the sender's clock
-    ended: int  # the same
     seed: int
     scenario: str
     last_seq: Mapping[tuple[str, str], int]  # the highest number sent, by (source, boot)
@@ -162,8 +159,6 @@ def _about(metadata: Mapping[bytes, bytes], path: Path) -> About:
         if said["version"] != 1:
             raise TruthError(f"{path}: a truth file of version {said['version']}; this program reads version 1")
         return About(
-            started=_us(said["started"]),
-            ended=_us(said["ended"]),
             seed=int(said["seed"]),
             scenario=str(said["scenario"]),
             last_seq=_last_seqs(said["sources"]),
@@ -172,16 +167,6 @@ def _about(metadata: Mapping[bytes, bytes], path: Path) -> About:
         raise TruthError(f"{path}: no truth file: its metadata lack {exc.args[0]!r}") from exc
     except (ValueError, TypeError, AttributeError) as exc:
         raise TruthError(f"{path}: its metadata cannot be read: {exc}") from exc
-
-
-def _us(said: Any) -> int:
-    """A time of the metadata: us since 1970 UTC, or RFC 3339."""
-    if isinstance(said, int):
-        return said
-    moment = datetime.fromisoformat(said)
-    if moment.tzinfo is None:
-        raise ValueError(f"{said!r} has no offset")
-    return round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * MICROSECOND)
 
 
 def _last_seqs(sources: Mapping[str, Any]) -> dict[tuple[str, str], int]:

@@ -69,18 +69,21 @@ def score(
         row["at"], row["received"], row["flags"] = int(mine["time"]), int(mine["received_at"]), int(mine["flags"])
         row["faulty"] = row["fault"] not in {"", "sentinel", "dropout"} or row["delivery"] in {"clock", "no_time"}
         same = [other for other in stored if other["series"] == row["series"]]
-        row["overtaken"] = any(o["time"] > row["at"] and o["received_at"] < row["received"] for o in same)
+        overtaken = any(o["time"] > row["at"] and o["received_at"] < row["received"] for o in same)
         before = [int(o["time"]) for o in same if o["time"] < row["at"]]
-        row["past"] = bool(before) and row["at"] - max(before) <= memory
+        past = bool(before) and row["at"] - max(before) <= memory
+        row["judged"] = past and not overtaken and row["delivery"] not in {"clock", "no_time"}
     for i, row in enumerate(first):
-        taken = [o["at"] for o in first[:i] if o["series"] == row["series"] and o["faulty"] and not o["flags"] & BAD]
-        row["aftermath"] = not row["faulty"] and bool(taken) and row["at"] - max(taken) <= memory
+        taken = [o for o in first[:i] if o["series"] == row["series"] and o["faulty"] and not o["flags"] & BAD]
+        taken = [o for o in taken if row["at"] - o["at"] <= memory]
+        row["aftermath"] = not row["faulty"] and bool(taken)
+        row["alone"] = row["judged"] and not [o for o in taken if o["fault"] != row["fault"]]
         _flags(out, row, late, future)
     for kind in ("range", "spike"):
         for row in first:
             if row["fault"] == kind:
                 hit = bool(row["flags"] & (RANGE if kind == "range" else RANGE | STEP))
-                if kind == "spike" and not hit and (row["overtaken"] or not row["past"]):
+                if kind == "spike" and not row["alone"]:
                     out.kinds[kind].left_out += 1
                 else:
                     _count(out, kind, hit)
@@ -176,7 +179,7 @@ def _episodes(out: Result, first: Any, memory: int, interval: int, stuck_after: 
             out.kinds[kind].delays.append(((rows[hits[0]]["at"] - rows[0]["at"]) / 1e6, hits[0]))
         if kind == "step":
             head = rows[0]
-            if not head["flags"] & wanted and (head["overtaken"] or not head["past"]):
+            if not head["alone"]:
                 out.kinds[kind].left_out += 1
             else:
                 _count(out, kind, bool(head["flags"] & wanted))
@@ -187,7 +190,7 @@ def _episodes(out: Result, first: Any, memory: int, interval: int, stuck_after: 
                 if i and row["at"] - rows[i - 1]["at"] > memory:
                     since = row["at"]
                 never = stuck_after == FOREVER or row["value"] in may_repeat
-                if not never and not row["overtaken"] and row["at"] - since > stuck_after:
+                if not never and row["judged"] and row["at"] - since > stuck_after:
                     due.append(row)
                     _count(out, "stuck readings", bool(row["flags"] & STUCK))
             if not due:

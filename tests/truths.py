@@ -11,14 +11,14 @@ TIMES = ("time", "claimed", "sent_at")
 NUMBERS = ("seq", "index", "event", "delivery_event")
 
 
-def write(path, rows, *, started, sources, **about):
+def write(path, rows, *, sources, **about):
     """`rows`: a dictionary each, times in us; `sources`: last number by (source, boot)."""
     said = {}
     for (source, boot), last in sources.items():
         entry = said.setdefault(source, {"boots": [], "last_seq": []})
         entry["boots"].append(boot)
         entry["last_seq"].append(last)
-    metadata = {"version": 1, "seed": 7, "scenario": "by hand", "started": started, "ended": started, "sources": said} | about
+    metadata = {"version": 1, "seed": 7, "scenario": "by hand", "sources": said} | about
 
     def column(name, kind):
         return pa.array([row.get(name) for row in rows], pa.int64() if pa.types.is_timestamp(kind) else kind).cast(kind)

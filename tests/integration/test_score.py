@@ -1,7 +1,6 @@
 """`citybeat simulate score` on a real database, which ingest's pipeline filled; the truth is made by hand."""
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -134,7 +133,7 @@ def senders(pipeline):
 def truth(tmp_path, senders):
     sources = {(sender.source, "b"): sender.seq - 1 for sender in senders}
     rows = [row for pair in zip(*(sender.rows for sender in senders), strict=True) for row in pair]
-    return truths.write(tmp_path / "truth.parquet", rows, started=T0, sources=sources)
+    return truths.write(tmp_path / "truth.parquet", rows, sources=sources)
 
 
 def scored(connection, path, **options):
@@ -252,8 +251,10 @@ def test_files_that_are_no_truth(tmp_path, run):
     path = tmp_path / "truth.parquet"
     path.write_bytes(b"PAR1")
     assert run("--truth", str(path)).exit_code == 1
-    truths.write(path, [], started=T0, sources={}, version=2)
+    truths.write(path, [], sources={}, version=2)
     done = run("--truth", str(path))
     assert "a truth file of version 2; this program reads version 1" in done.stderr
-    truths.write(path, [{"fault": "moths"}], started=datetime(2026, 1, 1, tzinfo=UTC).isoformat(), sources={})
+    truths.write(path, [{"fault": "moths"}], sources={})
     assert "'moths' is none of stuck, spike" in run("--truth", str(path)).stderr
+    truths.write(path, [{"source": "gw-a", "outcome": "lost"}], sources={})
+    assert "nothing was sent, so there is nothing to score" in run("--truth", str(path)).stderr
