@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import NEVER, Bools, Float64, Int64
+from devices.batch import Bools, Int64
 from devices.flags import Flag
 from simulator.labels import Labels, timed
 from simulator.rows import OUTCOME_CODES, Outcome
@@ -101,19 +101,4 @@ def overtaken(stored: Rows) -> Bools:
     ladder = came + stored["series"].astype(np.int64) * span
     earliest = np.minimum.accumulate(ladder[::-1])[::-1]  # of this row and all later ones of the series
     out: Bools = earliest < ladder
-    return out
-
-
-def past(stored: Rows, memory: Int64) -> Bools:
-    """Which stored readings (by series, then time) follow another of their sensor within its memory, us by series."""
-    before = np.append(NEVER, stored["time"][:-1])[: len(stored)]
-    same = np.append(False, stored["series"][1:] == stored["series"][:-1])[: len(stored)]
-    gap = np.where(same, stored["time"] - np.where(same, before, 0), 0)
-    out: Bools = same & (gap <= memory[stored["series"]])
-    return out
-
-
-def equal(left: Float64, right: Float64) -> Bools:
-    """Which values are the same; NaN is not."""
-    out: Bools = left == right
     return out

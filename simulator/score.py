@@ -15,7 +15,7 @@ from devices.errors import Reason
 from devices.flags import BAD, Flag
 from simulator.faults import VALUES, Fault
 from simulator.labels import Labels, Names, timed
-from simulator.matching import Matched, Rows, match, overtaken, past
+from simulator.matching import Matched, Rows, match, overtaken
 from simulator.refusals import Refusals
 from simulator.rows import FAULT_CODES, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
 from simulator.telling import NAMED, Findings
@@ -115,6 +115,7 @@ class _Judged:
     value: Float64  # as stored
     flags: Int16
     judged: Bools  # by STEP and STUCK, and by a time that is right
+    past: Bools  # there is a right reading within memory
     faulty: Bools
     accepted: Bools  # faulty, and not flagged: the next ones are judged by it
     aftermath: Bools  # not faulty, and judged by a faulty one
@@ -133,9 +134,9 @@ class _Judged:
         return out
 
     def alone(self, rows: Int64, fault: Fault) -> Bools:
-        """Which of these can be found as what they are: they were judged, and not by a reading with another fault."""
+        """Which of these can be found as what they are: they were judged, and by a right reading, not by one with another fault."""
         others = self.accepted & (self.truth["fault"] != FAULT_CODES[fault])
-        return self.judged[rows] & ~after(self.series, self.time, others, self.memory)[rows]
+        return self.judged[rows] & self.past[rows] & ~after(self.series, self.time, others, self.memory)[rows]
 
 
 def after(series: Int64, time: Int64, accepted: Bools, memory: Int64) -> Bools:
@@ -273,10 +274,10 @@ class Scorer:
     def _judged(self, truth: Labels, matched: Matched, place: Int64) -> None:
         """Rows that are stored, by series, then stored time."""
         of, here = truth["series"].astype(np.int64), matched.stored[place]
+        time, memory = here["time"].copy(), self._sensors.memory[of]
         faulty = np.isin(truth["fault"], _FAULTY) | np.isin(truth["delivery"], _CLOCKS)
         accepted = faulty & ((here["flags"] & BAD) == 0)
-        time, memory = here["time"].copy(), self._sensors.memory[of]
-        judged = past(matched.stored, self._sensors.memory)[place] & ~overtaken(matched.stored)[place]
+        in_order = ~overtaken(matched.stored)[place]
         rows = _Judged(
             truth=truth,
             series=of,
@@ -284,7 +285,8 @@ class Scorer:
             received_at=here["received_at"].copy(),
             value=here["value"].copy(),
             flags=here["flags"].copy(),
-            judged=judged & ~np.isin(truth["delivery"], _CLOCKS),
+            judged=in_order & ~np.isin(truth["delivery"], _CLOCKS),
+            past=after(of, time, in_order & ~faulty, memory),
             faulty=faulty,
             accepted=accepted,
             aftermath=~faulty & after(of, time, accepted, memory),
@@ -383,9 +385,9 @@ class Scorer:
             return
         of, time = rows.series[mine], rows.time[mine]
         first = rows.firsts(mine)
-        # A gap longer than memory begins the run anew.
-        gap = np.append(0, time[1:] - time[:-1])
-        begins = (first == np.arange(len(mine))) | (gap > self._sensors.memory[of])
+        # A gap longer than memory begins the run anew, and so does a reading that is none of the episode.
+        gap, apart = np.append(0, np.diff(time)), np.append(True, np.diff(mine) != 1)
+        begins = (first == np.arange(len(mine))) | (gap > self._sensors.memory[of]) | apart
         since = time[np.maximum.accumulate(np.where(begins, np.arange(len(mine)), 0))]
         after = self._sensors.stuck_after[of]
         never = (after == FOREVER) | (rows.value[mine][:, None] == self._sensors.may_repeat[of]).any(axis=1)

@@ -67,17 +67,19 @@ def score(
     for row in first:
         mine = there[row["key"]]
         row["at"], row["received"], row["flags"] = int(mine["time"]), int(mine["received_at"]), int(mine["flags"])
+        row["shown"] = float(mine["value"])
         row["faulty"] = row["fault"] not in {"", "sentinel", "dropout"} or row["delivery"] in {"clock", "no_time"}
         same = [other for other in stored if other["series"] == row["series"]]
         overtaken = any(o["time"] > row["at"] and o["received_at"] < row["received"] for o in same)
-        before = [int(o["time"]) for o in same if o["time"] < row["at"]]
-        past = bool(before) and row["at"] - max(before) <= memory
-        row["judged"] = past and not overtaken and row["delivery"] not in {"clock", "no_time"}
+        row["in order"] = not overtaken
+        row["judged"] = not overtaken and row["delivery"] not in {"clock", "no_time"}
     for i, row in enumerate(first):
         taken = [o for o in first[:i] if o["series"] == row["series"] and o["faulty"] and not o["flags"] & BAD]
         taken = [o for o in taken if row["at"] - o["at"] <= memory]
         row["aftermath"] = not row["faulty"] and bool(taken)
-        row["alone"] = row["judged"] and not [o for o in taken if o["fault"] != row["fault"]]
+        before = [o for o in first[:i] if o["series"] == row["series"] and row["at"] - o["at"] <= memory]
+        past = any(o["in order"] and not o["faulty"] for o in before)
+        row["alone"] = row["judged"] and past and not [o for o in taken if o["fault"] != row["fault"]]
         _flags(out, row, late, future)
     for kind in ("range", "spike"):
         for row in first:
@@ -187,9 +189,10 @@ def _episodes(out: Result, first: Any, memory: int, interval: int, stuck_after: 
             due = []
             since = rows[0]["at"]
             for i, row in enumerate(rows):
-                if i and row["at"] - rows[i - 1]["at"] > memory:
+                interrupted = any(o["series"] == row["series"] and rows[i - 1]["at"] < o["at"] < row["at"] for o in first)
+                if i and (row["at"] - rows[i - 1]["at"] > memory or interrupted):
                     since = row["at"]
-                never = stuck_after == FOREVER or row["value"] in may_repeat
+                never = stuck_after == FOREVER or row["shown"] in may_repeat
                 if not never and row["judged"] and row["at"] - since > stuck_after:
                     due.append(row)
                     _count(out, "stuck readings", bool(row["flags"] & STUCK))
