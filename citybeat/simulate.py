@@ -2,7 +2,8 @@
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,12 @@ from citybeat import context
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
-from simulator import city
 from simulator import replay as replaying
 from simulator import run as running
 from simulator.city import City
 from simulator.feed import Progress, Record
 from simulator.maps import load_map
+from simulator.scenario import Scenario, load_scenario
 from simulator.score import Limits
 from storage import migrate as migrations
 from storage.database import connect
@@ -27,10 +28,15 @@ app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=T
 
 @app.command()
 def run(
-    devices: Annotated[int, typer.Option(min=1)] = 200,
-    gateways: Annotated[int, typer.Option(min=1, help="MQTT connections that the devices share.")] = 8,
-    seed: Annotated[int, typer.Option(help="The same seed, the same city and the same readings.")] = 1,
-    speed: Annotated[float, typer.Option(help="Simulated seconds a second; simulated time is never ahead of the clock.")] = 1.0,
+    scenario: Annotated[
+        str, typer.Option(help="A file (docs/scenarios.md), or the name of one that ships with citybeat.")
+    ] = "quy_nhon",
+    devices: Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's number (default: 200).")] = None,
+    gateways: Annotated[int | None, typer.Option(min=1, help="MQTT connections that the devices share (default: 8).")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same city and the same readings (default: 1).")] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="Simulated seconds a second (default: 1); simulated time is never ahead of the clock.")
+    ] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until Ctrl-C.")] = None,
     start: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Where simulated time starts.")] = None,
     truth: Annotated[
@@ -38,12 +44,12 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
 ) -> None:
-    """Publish the readings of a simulated city."""
+    """Publish the readings of a simulated city. Options that are given replace what the scenario says."""
     with failures():
         settings = Settings()
         stop = context.stop_on_signals()
-        sources = [f"gw-{number:02d}" for number in range(1, gateways + 1)]
-        layout = city.build(devices=devices, gateways=sources, seed=seed)
+        plan = _scenario(scenario, devices=devices, gateways=gateways, seed=seed)
+        layout = plan.city
         with context.servers(settings) as servers:
             _migrated(servers.database_url)
             context.register(servers.database_url, layout.devices)
@@ -51,15 +57,24 @@ def run(
                 report = running.run(
                     layout,
                     url=_address(servers.mqtt_url),
-                    passwords=context.passwords(settings, sorted({device.source for device in layout.devices})),
+                    passwords=context.passwords(settings, layout.sources),
                     stop=stop,
-                    speed=speed,
-                    start=start,
-                    duration=duration,
+                    speed=plan.speed if speed is None else speed,
+                    start=_moment(plan.start) if start is None else start,
+                    duration=plan.duration if duration is None else duration,
                     progress=_emit_progress if as_json else _print_progress,
+                    faults=plan.faults,
                     truth=record,
+                    scenario=plan.name,
                 )
         _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
+
+
+@app.command()
+def check(scenario: Annotated[str, typer.Argument(help="A file (docs/scenarios.md), or the name of one that ships.")]) -> None:
+    """Read a scenario and say what is in it; nothing is sent."""
+    with failures():
+        print(json.dumps(_scenario(scenario).summary(), indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -125,6 +140,21 @@ def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | No
     from simulator.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
 
     return Truth(path, layout)
+
+
+def _scenario(named: str, *, devices: int | None = None, gateways: int | None = None, seed: int | None = None) -> Scenario:
+    """The scenario of a file, or one that ships."""
+    shipped = files("simulator") / "scenarios" / f"{named}.yaml"
+    path = Path(named)
+    try:
+        text = path.read_text("utf-8") if path.exists() or not shipped.is_file() else shipped.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CitybeatError(f"scenario {named}: {exc}") from exc
+    return load_scenario(text, named, devices=devices, gateways=gateways, seed=seed)
+
+
+def _moment(us: int | None) -> datetime | None:
+    return None if us is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
 
 
 def _address(mqtt_url: str) -> str:

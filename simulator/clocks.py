@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from devices.batch import MICROSECOND, NEVER, Bools, Float64, Int64
-from simulator import episodes, noise
+from simulator import choosing, episodes, noise
 from simulator.city import City
 from simulator.episodes import NO_END, Window
 from simulator.faults import DEVICES, Fault, FaultSpec
@@ -43,14 +43,13 @@ def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[ClockFa
 
 
 def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> ClockFault:
-    keys = np.array([noise.key(city.seed, "clock", number, device.id) for device in city.devices], np.uint64)
-    where = np.array([spec.where.holds(device) for device in city.devices], np.bool_)
+    keys = choosing.device_keys(number, city)
     window = episodes.window(begin, from_=spec.from_, until=spec.until, rate=spec.rate)
     return ClockFault(
         number=number,
         spec=spec,
         keys=keys,
-        where=where & (noise.uniform(keys, np.array([-1], np.int64)) < spec.where.share) if len(keys) else where,
+        where=choosing.devices(spec.where, city) & choosing.drawn(keys, spec.where.share),
         window=window,
         duration=window.end - window.begin if spec.duration is None else round(spec.duration * MICROSECOND),
     )

@@ -23,6 +23,10 @@ class FaultError(SimulatorError, ValueError):
         self.problem = problem
 
 
+class ScenarioError(SimulatorError, ValueError):
+    """A scenario cannot be used; the message names the origin, the line and the key."""
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 

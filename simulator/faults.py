@@ -15,10 +15,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from devices.device import Device
 from simulator.errors import FaultError
 from simulator.malformed import Form
 from simulator.yamltext import Keys
@@ -87,15 +85,6 @@ class Where:
     ids: tuple[str, ...] = ()  # with * and ?
     metrics: tuple[str, ...] = ()
     share: float = 1.0  # of what is chosen (series, devices, gateways), this portion, drawn by the seed
-
-    def holds(self, device: Device) -> bool:
-        """Whether a device is chosen, whatever its metrics."""
-        return (
-            (not self.types or device.tags.get("type", "") in self.types)
-            and (not self.districts or device.district in self.districts)
-            and (not self.gateways or device.source in self.gateways)
-            and (not self.ids or any(fnmatchcase(device.id, pattern) for pattern in self.ids))
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,11 +216,9 @@ def read(keys: Keys) -> FaultSpec:
     if depth is not None and depth != int(depth):
         raise keys.fail("depth", "a whole number is expected")
     given: dict[str, Any] = {
-        "from_": _float(keys.number("from", Decimal(0))),
-        **{
-            name: _float(keys.number(name, None))
-            for name in ("until", "chance", "rate", "duration", "magnitude", "offset", "every", "code")
-        },
+        "from_": _float(keys.seconds("from", Decimal(0))),
+        **{name: _float(keys.seconds(name, None)) for name in ("until", "duration", "every")},
+        **{name: _float(keys.number(name, None)) for name in ("chance", "rate", "magnitude", "offset", "code")},
         "depth": None if depth is None else int(depth),
         "mode": keys.text("mode", ""),
         "forms": tuple(Form(form) for form in forms),

@@ -22,9 +22,10 @@ DRAIN_TIMEOUT: Final = 15.0
 class Receipt:
     """What the broker said to one message."""
 
-    __slots__ = ("acknowledged",)
+    __slots__ = ("acknowledged", "sent_at")
 
     def __init__(self) -> None:
+        self.sent_at = time.time_ns() // 1000  # us since 1970 UTC
         self.acknowledged: bool | None = None  # None: nothing yet
 
 

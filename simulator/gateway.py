@@ -16,7 +16,8 @@ import numpy as np
 
 from devices import wire
 from devices.batch import MICROSECOND, NEVER, Bools, Int64
-from simulator import episodes, malformed, noise, values
+from devices.errors import Reason
+from simulator import choosing, episodes, malformed, noise, values
 from simulator.city import City
 from simulator.episodes import Window
 from simulator.events import Events
@@ -108,23 +109,22 @@ def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[Gateway
 
 
 def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> GatewayFault:
-    sources = sorted({device.source for device in city.devices})
-    keys = values.keys_of(number, city)
+    keys = choosing.series_keys(number, city)
     window = episodes.window(begin, from_=spec.from_, until=spec.until, rate=spec.rate)
     moment = spec.kind is Fault.REBOOT and (spec.rate is not None or spec.until is None)
     whole = 1 if moment or spec.kind is Fault.FLAP else window.end - window.begin
     fault = GatewayFault(
         number=number,
         spec=spec,
-        where=values.series_chosen(spec, keys, city),
+        where=choosing.series(spec, keys, city),
         keys=keys,
-        sources=frozenset(source for source in sources if not spec.where.gateways or source in spec.where.gateways),
+        sources=frozenset(source for source in city.sources if not spec.where.gateways or source in spec.where.gateways),
         window=window,
         duration=np.array([whole if spec.duration is None else round(spec.duration * MICROSECOND)], np.int64),
     )
     if by_reading(spec):
         return fault
-    drawn = {s for s in fault.sources if noise.uniform(fault.key(city.seed, s), np.array([-1], np.int64))[0] < spec.where.share}
+    drawn = {source for source in fault.sources if choosing.drawn(fault.key(city.seed, source), spec.where.share)[0]}
     return replace(fault, sources=frozenset(drawn))
 
 
@@ -439,7 +439,9 @@ class Gateway:
 
     def _spoiled(self, rows: Rows, a: int, b: int, form: Form, spoiled: malformed.Spoiled) -> None:
         """What must become of the readings from `a` up to `b`, which a form hits."""
-        refuse(rows, np.arange(a, b), spoiled.reason)
+        # What has no value is missing whatever its time says, if that can be read.
+        has = rows["outcome"][a:b] != OUTCOME_CODES[Outcome.MISSING]
+        refuse(rows, a + np.flatnonzero(has | (spoiled.reason is not Reason.TOO_OLD)), spoiled.reason)
         if form is Form.VALUE_HUGE:
             rows["value"][a:b] = malformed.HUGE
         elif form in malformed.READINGS and form not in {Form.UNKNOWN_METRIC, Form.LONG_METRIC}:

@@ -70,15 +70,14 @@ def measured(city: City, placed: Placed, due: Due) -> tuple[dict[str, Bundle], d
     else:
         shown = values.shown(placed.values, placed.known, due.series, time, true, sample)
     rows = _rows(placed, due, time, true, said, shown)
-    sources = [device.source for device in city.devices]
     silent: dict[str, Rows] = {}
     report = due.report
     if shown.silent.any():
         for row in np.flatnonzero(shown.silent).tolist():
-            source = sources[int(due.device[report[row]])]
+            source = city.source(int(due.device[report[row]]))
             silent[source] = np.append(silent.get(source, np.empty(0, ROW)), rows[row])
         rows, report = rows[~shown.silent], report[~shown.silent]
-    return _bundles(city, due, said.claimed, report, rows, sources), silent
+    return _bundles(city, due, said.claimed, report, rows), silent
 
 
 def _rows(placed: Placed, due: Due, time: Int64, true: Float64, said: clocks.Said, shown: Shown) -> Rows:
@@ -102,7 +101,7 @@ def _rows(placed: Placed, due: Due, time: Int64, true: Float64, said: clocks.Sai
     return rows
 
 
-def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows, sources: Sequence[str]) -> dict[str, Bundle]:
+def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows) -> dict[str, Bundle]:
     """Reports by gateway; one whose sensors are all silent is none."""
     metrics = city.series.metrics
     names = [metrics[code] for code in city.series.metric[rows["series"]].tolist()]
@@ -110,9 +109,9 @@ def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows, so
     for of, name, value in zip(report.tolist(), names, rows["value"].tolist(), strict=True):
         readings[of][name] = None if value != value else value  # noqa: PLR0124 - NaN is what differs from itself
     by_source: dict[str, list[int]] = {}
-    for number, (index, said) in enumerate(zip(due.device.tolist(), readings, strict=True)):
+    for number, (gateway_, said) in enumerate(zip(city.gateway[due.device].tolist(), readings, strict=True)):
         if said:
-            by_source.setdefault(sources[index], []).append(number)
+            by_source.setdefault(city.gateways[gateway_], []).append(number)
     size = np.bincount(report, minlength=len(due.device))
     start = np.cumsum(size) - size
     bundles = {}
@@ -123,7 +122,7 @@ def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows, so
         own = np.repeat(start[which] - first[:-1], counts) + np.arange(int(first[-1]))
         bundles[source] = Bundle(
             reports=[
-                wire.encode_report(city.devices[device].id, None if at == NEVER else at, readings[number])
+                wire.encode_report(city.id(device), None if at == NEVER else at, readings[number])
                 for number, device, at in zip(numbers, due.device[which].tolist(), claimed[which].tolist(), strict=True)
             ],
             time=due.time[which],

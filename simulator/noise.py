@@ -1,8 +1,9 @@
 """Randomness that is a function of (key, step), so that any part of a signal can be made alone, in any order.
 
-Law of this module and of `simulator.signals`: only operations that IEEE 754 rounds in one way (+, -, *, /, floor, rint, comparison)
-and integer arithmetic. No sin, exp or log: their last bit differs between machines and between vector lengths, and a simulated city
-is the same to the byte everywhere. All functions are elementwise: arrays in, an array of their common shape out.
+Law of this module and of `simulator.signals`: only operations that IEEE 754 rounds in one way (+, -, *, /, square root, floor,
+rint, comparison) and integer arithmetic. No sin, exp or log: their last bit differs between machines and between vector lengths,
+and a simulated city is the same to the byte everywhere. All functions are elementwise: arrays in, an array of their common shape
+out.
 """
 
 from typing import Final
@@ -109,3 +110,73 @@ def smooth(keys: Keys, time: Int64, period: int) -> Float64:
     salted = mix(keys, np.array([period], np.uint64))
     a, b = uniform(salted, knot), uniform(salted, knot + 1)
     return 2.0 * (a + (b - a) * (x * x * (3.0 - 2.0 * x))) - 1.0
+
+
+def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
+    """Value noise along a line and in time: two that stand close see nearly the same.
+
+    Parameters
+    ----------
+    keys : (n,) uint64
+        Of the line.
+    x : (n,) float64
+        Place, in lengths after which nothing is shared any more.
+    time : (n,) int64
+        us since 1970 UTC.
+    period : int
+        us between the random numbers.
+
+    Returns
+    -------
+    (n,) float64
+        In (-1, 1), continuous in both, with a slope in time of at most 3 / period.
+    """
+    return _lattice(keys, (x,), time, period)
+
+
+def field(keys: Keys, x: Float64, y: Float64, time: Int64, period: int) -> Float64:
+    """`line` over a plane."""
+    return _lattice(keys, (x, y), time, period)
+
+
+#: Odd numbers that keep the coordinates of a lattice apart when they are added up to one step.
+_AXES: Final = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+
+
+def _lattice(keys: Keys, place: tuple[Float64, ...], time: Int64, period: int) -> Float64:
+    knot = time // period
+    t = (time - knot * period).astype(np.float64) / period
+    corners = [(knot.astype(np.uint64), 1.0 - _ease(t)), (knot.astype(np.uint64) + np.uint64(1), _ease(t))]
+    for axis, x in zip(_AXES, place, strict=False):
+        low = np.floor(x)
+        share = _ease(x - low)
+        step = low.astype(np.int64).astype(np.uint64) * np.uint64(axis)
+        corners = [
+            (before + (step + np.uint64(axis) * np.uint64(up) if up else step), weight * (share if up else 1.0 - share))
+            for before, weight in corners
+            for up in (0, 1)
+        ]
+    salted = mix(keys, np.array([period], np.uint64))
+    total = np.zeros(np.broadcast_shapes(keys.shape, time.shape, *(x.shape for x in place)))
+    for step, weight in corners:
+        total = total + uniform(salted, step) * weight
+    return 2.0 * total - 1.0
+
+
+def _ease(x: Float64) -> Float64:
+    return x * x * (3.0 - 2.0 * x)
+
+
+def rough(keys: Keys, time: Int64) -> Float64:
+    """Noise that knows nothing of the moment before: nearly normal, of mean 0 and standard deviation 1.
+
+    Returns
+    -------
+    (n,) float64
+        In (-3.47, 3.47): four numbers of 16 bits each, added up, so that one hash is enough.
+    """
+    z = mix(keys, time)
+    low = np.uint64(0xFFFF)
+    total = (z & low) + ((z >> np.uint64(16)) & low) + ((z >> np.uint64(32)) & low) + (z >> np.uint64(48))
+    normal: Float64 = (total.astype(np.float64) / 65535.0 - 2.0) * 1.7320508075688772
+    return normal

@@ -147,11 +147,11 @@ class Publisher:
             raise PublishError(f"a message of {len(payload)} bytes is too large: {takes}; put fewer readings into one")
         with self._changed:
             self._wait(lambda: len(self._waiting) < self._window, None, stoppable=True)
+        receipt = Receipt()
         # Not under the lock: paho holds a lock of its own when it calls back, and takes the same one here.
         info = self._client.publish(topic, payload, qos=1)
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             raise PublishError(f"{self.source}: {mqtt.error_string(info.rc)}")
-        receipt = Receipt()
         with self._changed:
             self.sent += 1
             self.sent_readings += readings

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
 from devices.batch import MICROSECOND
 from simulator import measuring, schedule
 from simulator.city import City
@@ -116,7 +118,7 @@ def run(
     first = schedule.opening(plan, line.start)
     rate = float((1.0 / city.series.interval).sum()) if len(city.series) else 0.0  # readings a simulated second
     step = int(max(SLICE / max(rate, 1.0), 0.1) * MICROSECOND)
-    sources = sorted({device.source for device in city.devices})
+    sources = city.sources
     dial = connect if connect is not None else partial(connect_publisher, url, stop=stop)
     done = line.start
     placed = measuring.place(faults, city, begin=line.start)
@@ -124,9 +126,13 @@ def run(
         begun = time.monotonic()
         told = begun
         sender = _Sender(city=city, placed=placed, feeds=feeds, gateways=_gateways(city, placed, feeds), truth=truth)
-        about = {"seed": city.seed, "scenario": scenario, "started": line.start, "faults": [spec.as_dict() for spec in faults]}
-        if truth is not None:
-            truth.describe(about)
+        about = {
+            "seed": city.seed,
+            "scenario": scenario,
+            "started": time.time_ns() // 1000,
+            "simulated_from": line.start,
+            "faults": [spec.as_dict() for spec in faults],
+        }
         try:
             while not stop.is_set():
                 elapsed = time.monotonic() - begun
@@ -149,11 +155,11 @@ def run(
             sender.give_up()  # `stop` was set while a full window was waited for
         finally:
             if truth is not None:
-                truth.describe({**about, "ended": done, **sender.accounts()})
+                truth.describe({**about, "ended": time.time_ns() // 1000, "simulated_to": done, **sender.accounts()})
         complete = drain(feeds)
         _tell(progress, feeds, done, begun, 0.0)
         return RunReport(
-            devices=len(city.devices),
+            devices=len(city),
             seed=city.seed,
             elapsed=time.monotonic() - begun,
             simulated_from=line.start,
@@ -222,7 +228,7 @@ class _Sender:
             if step.sent:
                 readable = (step.rows["index"] >= 0) & (step.rows["outcome"] != _UNDECODABLE)
                 receipt = feed.transport.publish(step.channel, step.payload, readings=int(readable.sum()))
-                sent_at = time.time_ns() // 1000
+                sent_at = receipt.sent_at
                 self._malformed += step.malformed
             feed.used(step.boot, step.seq)
             seq = step.seq if step.numbered else None
@@ -235,7 +241,8 @@ class _Sender:
 
 def _gateways(city: City, placed: Placed, feeds: Mapping[str, Feed]) -> dict[str, Gateway]:
     """A gateway for each feed; the first start has the feed's boot."""
-    of = {device.source: device.id for device in reversed(city.devices)}  # a device of each
+    numbers, first = np.unique(city.gateway, return_index=True)
+    of = {city.gateways[number]: city.id(index) for number, index in zip(numbers.tolist(), first.tolist(), strict=True)}
 
     def boots(first: str) -> Callable[[], str]:
         names = iter([first])

@@ -1,20 +1,22 @@
 """When a city's devices report, and how simulated time runs. Pure: the clock's readings are arguments.
 
-A device reports at the shortest of its sensors' intervals, on a grid of its own that is shifted by a phase, so that devices
-are spread over the interval and no herd thunders. Grids are fixed to 1970, not to the start: two runs that overlap send equal
-readings. A sensor with a longer interval takes part in every k-th report.
+A device reports at the shortest of its sensors' intervals, on a grid of its own that is shifted by a phase, so that devices are
+spread over the interval and no herd thunders. Grids are fixed to 1970, not to the start: two runs that overlap send equal
+readings. A sensor with a longer interval takes part in every k-th report. With jitter a report comes later than its place on the
+grid, by a part of the interval that depends on the seed, the device and the number of the report: never so late that the next one
+overtakes it.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Bools, Int64
+from devices.batch import MICROSECOND, Bools, Float64, Int64
 from devices.catalogue import Kind, builtin
 from simulator import noise
 from simulator.city import City
+from simulator.noise import Keys
 
 #: us. Every device makes itself known within this time of the start, whatever its interval.
 OPENING: Final = 1 * MICROSECOND
@@ -27,6 +29,8 @@ class Schedule:
 
     period: Int64  # (d,) us between a device's reports
     phase: Int64  # (d,) us, below the period
+    late: Int64  # (d,) us, below the period: how late a report is at most; 0: never
+    keys: Keys  # (d,) of the lateness
     first: Int64  # (d + 1,) first series of each device
     every: Int64  # (s,) the series takes part in every such report
     opening: Bools  # (s,) whether it takes part in a report off the grid; amounts do not, they belong to their interval
@@ -46,19 +50,19 @@ def plan(city: City) -> Schedule:
     """Lay out when the devices of a city report."""
     kinds = builtin()
     seconds = city.series.interval
-    first = np.array(city.first, np.int64)
-    period = np.array(
-        [np.rint(seconds[a:b].min() * MICROSECOND / _TICK) * _TICK for a, b in pairwise(first)],
-        np.int64,
-    ).reshape(-1)
-    period = np.maximum(period, _TICK)
-    keys = np.array([noise.key(city.seed, "phase", device.id) for device in city.devices], np.uint64)
-    phase = np.floor(noise.uniform(keys, np.zeros(1, np.int64)) * (period // _TICK)).astype(np.int64) * _TICK
+    first = city.first
+    shortest = np.minimum.reduceat(seconds, first[:-1]) if len(city) else np.empty(0)
+    period = np.maximum(np.rint(shortest * MICROSECOND / _TICK).astype(np.int64) * _TICK, _TICK)
+    keys = noise.mix(city.series.site, np.array([noise.key(0, "phase")], np.uint64))
+    phase = _part_of(noise.uniform(keys, np.zeros(1, np.int64)), period)
+    jitter = np.array([make.jitter for make in city.types], np.float64)[city.type]
     per_series = np.repeat(period, np.diff(first))
     is_amount = np.array([kinds[metric].kind is Kind.AMOUNT for metric in city.series.metrics], np.bool_)
     return Schedule(
         period=period,
         phase=phase,
+        late=_part_of(jitter, period),
+        keys=noise.mix(keys, np.ones(1, np.int64)),
         first=first,
         every=np.maximum(np.rint(seconds * MICROSECOND / per_series).astype(np.int64), 1),
         opening=~is_amount[city.series.metric] if len(is_amount) else np.empty(0, np.bool_),
@@ -67,15 +71,25 @@ def plan(city: City) -> Schedule:
 
 def due(schedule: Schedule, after: int, until: int) -> Due:
     """Reports on the devices' grids with after < time <= until (us since 1970 UTC)."""
-    begin = (after - schedule.phase) // schedule.period + 1
+    # What was due on the grid before `after`, and came late, may be due now; what was due just before `until` may come too late.
+    begin = (after - schedule.late - schedule.phase) // schedule.period + 1
     count = np.maximum((until - schedule.phase) // schedule.period - begin + 1, 0)
     device = np.repeat(np.arange(len(count)), count)
     tick = np.repeat(begin, count) + _ramp(count)
     time = schedule.phase[device] + tick * schedule.period[device]
+    if schedule.late.any():
+        time = time + _part_of(noise.uniform(schedule.keys[device], tick), schedule.late[device])
+        now = np.flatnonzero((time > after) & (time <= until))
+        device, tick, time = device[now], tick[now], time[now]
     order = np.argsort(time, kind="stable")
     device, tick, time = device[order], tick[order], time[order]
     report, series = _readings(schedule, device)
     return _without_empty(device, time, report, series, tick[report] % schedule.every[series] == 0)
+
+
+def _part_of(share: Float64, whole: Int64) -> Int64:
+    """A share of some time, in whole milliseconds."""
+    return np.floor(share * (whole // _TICK)).astype(np.int64) * _TICK
 
 
 def opening(schedule: Schedule, start: int) -> Due:

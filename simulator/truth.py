@@ -6,7 +6,6 @@ docs/faults.md has the columns.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -68,7 +67,7 @@ class Truth:
         self.rows = 0
         self._path = path
         self._part = path.with_name(path.name + ".part")
-        self._device = np.repeat(np.arange(len(city.devices)), np.diff(city.first).astype(np.int64))
+        self._device = city.series.device
         self._city = city
         self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
         self._entries: list[Entry] = []
@@ -129,7 +128,7 @@ class Truth:
                 _named([entry.boot for entry in entries], of),
                 pa.array(seq, mask=(seq < 0) | (rows["index"] < 0)),
                 pa.array(rows["index"]),
-                _coded(self._device[series], [city.devices[i].id for i in np.unique(self._device[series]).tolist()]),
+                _coded(self._device[series], [city.id(i) for i in np.unique(self._device[series]).tolist()]),
                 _coded(
                     city.series.metric[series], [city.series.metrics[i] for i in np.unique(city.series.metric[series]).tolist()]
                 ),
@@ -169,8 +168,3 @@ def _coded(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
 
 def _listed(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(names, pa.string()))
-
-
-def rfc3339(us: int) -> str:
-    """A time as the metadata has it."""
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat()

@@ -24,7 +24,7 @@ from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int64
 from devices.catalogue import Catalogue, Kind, builtin
 from devices.registry import KIND_CODES, Registry, SeriesRow
 from devices.units import UnitError, conversion
-from simulator import episodes, noise
+from simulator import choosing, episodes, noise
 from simulator.city import City
 from simulator.episodes import Found, Window
 from simulator.faults import VALUES, Fault, FaultSpec
@@ -81,6 +81,7 @@ class Sensors:
     scale: Float64
     interval: Int64  # us
     kind: Int64  # KIND_CODES
+    register: Float64  # where a counter starts again at 0; infinite: nowhere
     stuck_after: Int64  # us; FOREVER: never
     may_repeat: Float64  # (s, k), padded with NaN
     sentinels: Float64  # (s, k) codes for "missing", padded with NaN
@@ -92,21 +93,24 @@ class Sensors:
 def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
     """Look up what the registry would say of a city's sensors."""
     kinds = builtin() if kinds is None else kinds
-    listed = list(chain.from_iterable(device.sensors for device in city.devices))
-    numbers = {sensor: i for i, sensor in enumerate(dict.fromkeys(listed), start=1)}  # few differ
+    # Devices of one type and rating have equal sensors: few differ.
+    makes = np.stack([city.type.astype(np.float64), np.nan_to_num(city.rating, nan=-1.0)])
+    _, example, make = np.unique(makes, axis=1, return_index=True, return_inverse=True)
+    listed = [city.device(index).sensors for index in example.tolist()]
+    begin = np.cumsum([0, *map(len, listed)])
+    flat = list(chain.from_iterable(listed))
     known: Registry = registry.build(
         version=1,
         sources={},
         devices={},
         rows=[
             SeriesRow(id=i, device=str(i), source=1, retired=False, metric=kinds[sensor.metric], sensor=sensor)
-            for sensor, i in numbers.items()
+            for i, sensor in enumerate(flat, start=1)
         ],
     )
-    of = np.array([numbers[sensor] for sensor in listed], np.int64)
-    units = np.full((len(numbers) + 1, 2), np.nan)
-    for sensor, i in numbers.items():
-        units[i] = _other_unit(kinds[sensor.metric].unit, high=float(known.high[i]))
+    device = city.series.device
+    of = 1 + begin[make.ravel()[device]] + np.arange(len(device)) - city.first[device]
+    units = np.array([(np.nan, np.nan), *(_other_unit(kinds[s.metric].unit, float(known.high[i])) for i, s in enumerate(flat, 1))])
     interval = np.rint(city.series.interval * MICROSECOND).astype(np.int64)
     low, high = known.low[of], known.high[of]
     limit = known.step_floor[of] + known.step_rate[of] * interval
@@ -118,6 +122,7 @@ def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
         scale=np.where(np.isfinite(scale), scale, np.nan),
         interval=interval,
         kind=known.kind[of].astype(np.int64),
+        register=city.series.registers[city.series.type[device], city.series.metric],
         stuck_after=known.stuck_after[of],
         may_repeat=known.may_repeat[of],
         sentinels=known.sentinels[of],
@@ -127,7 +132,7 @@ def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
     )
 
 
-def _other_unit(unit: str, *, high: float) -> tuple[float, float]:
+def _other_unit(unit: str, high: float) -> tuple[float, float]:
     if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is no share
         return np.nan, np.nan
     try:
@@ -146,11 +151,11 @@ def applies(kind: Fault, known: Sensors) -> Bools:
     elif kind in {Fault.DRIFT, Fault.OFFSET, Fault.NOISE}:
         found = np.isfinite(known.scale) & ~counter
     elif kind is Fault.STUCK:
-        found = known.stuck_after != int(FOREVER)
+        found = known.stuck_after != FOREVER
     elif kind is Fault.RANGE:
         found = np.isfinite(known.low) | np.isfinite(known.high)
     elif kind is Fault.SENTINEL:
-        found = np.isfinite(known.sentinels).any(axis=1)
+        found = np.isfinite(known.sentinels).sum(axis=1) > 0
     elif kind is Fault.UNIT:
         found = np.isfinite(known.unit_scale)
     elif kind is Fault.RESET:
@@ -176,25 +181,9 @@ def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int)
     return [_placed(i, spec, city, known, begin) for i, spec in enumerate(specs) if spec.kind in VALUES]
 
 
-def keys_of(spec: int, city: City) -> Keys:
-    """Keys of a specification's randomness, by series."""
-    return noise.mix(city.series.key, np.array([noise.key(city.seed, "fault", spec)], np.uint64))
-
-
-def series_chosen(spec: FaultSpec, keys: Keys, city: City) -> Bools:
-    """Which series a specification's `where` chooses: (s,) bool."""
-    where = spec.where
-    devices = np.array([where.holds(device) for device in city.devices], np.bool_)
-    chosen: Bools = np.repeat(devices, np.diff(city.first).astype(np.int64))
-    if where.metrics:
-        wanted = np.array([name in where.metrics for name in city.series.metrics], np.bool_)
-        chosen &= wanted[city.series.metric]
-    return chosen & (noise.uniform(keys, np.array([-1], np.int64)) < where.share)
-
-
 def _placed(number: int, spec: FaultSpec, city: City, known: Sensors, begin: int) -> ValueFault:
-    keys = keys_of(number, city)
-    where = series_chosen(spec, keys, city) & applies(spec.kind, known)
+    keys = choosing.series_keys(number, city)
+    where = choosing.series(spec, keys, city) & applies(spec.kind, known)
     if spec.kind is Fault.SENTINEL and spec.code is not None:
         where &= (known.sentinels == spec.code).any(axis=1)
     chance: Float64 | None = None
@@ -445,7 +434,8 @@ def _unit(at: _At) -> tuple[Float64, Bools]:
 
 
 def _reset(at: _At) -> tuple[Float64, Bools]:
-    return steps(np.maximum(at.true - at.sample(at.series, at.onset), 0.0), _PARTS), _all(at)
+    since = at.true - at.sample(at.series, at.onset)
+    return steps(np.where(since < 0, since + at.of(at.known.register), since), _PARTS), _all(at)  # below 0: it ran over meanwhile
 
 
 def _dropout(at: _At) -> tuple[Float64, Bools]:

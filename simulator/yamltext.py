@@ -4,15 +4,24 @@ PyYAML alone lets the last of two equal keys win, turns 1.609344 into a float an
 Here equal keys are an error, numbers are read from their digits, and every getter names what it expected.
 """
 
+import re
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import yaml
 
-from simulator.errors import MapError
+from simulator.errors import MapError, ScenarioError
 
 _MAP: Final = "tag:yaml.org,2002:map"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+_LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+
+#: What may be wrong with a document, by what it is.
+Failure = type[MapError] | type[ScenarioError]
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,19 +37,25 @@ class Keys:
         self.line = line  # 1-based
         self.where = ""  # origin and path, as error messages begin
         self._origin = ""
+        self._failure: Failure = MapError
 
-    def rooted(self, origin: str, path: str = "") -> "Keys":
+    def rooted(self, origin: str, path: str = "", failure: Failure = MapError) -> "Keys":
         """A fresh copy that knows its document and its place in it (an alias of YAML stands in several places)."""
         copy = Keys(dict(self._entries), self._lines, self.line)
         copy._origin = origin
+        copy._failure = failure
         copy.where = path
         return copy
 
-    def fail(self, key: str | None, problem: str) -> MapError:
+    def below(self, key: str, place: str = "") -> str:
+        """The path of something under a key."""
+        return ".".join(part for part in (self.where, key) if part) + place
+
+    def fail(self, key: str | None, problem: str) -> MapError | ScenarioError:
         """An error that names origin, line and key."""
         line = self.line if key is None else self._lines.get(key, self.line)
         path = ".".join(part for part in (self.where, key) if part)
-        return MapError(f"{self._origin}, line {line}: {f'{path}: ' if path else ''}{problem}")
+        return self._failure(f"{self._origin}, line {line}: {f'{path}: ' if path else ''}{problem}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -112,7 +127,7 @@ class Keys:
             return value
         if not isinstance(value, Keys):
             raise self.fail(key, f"a mapping is expected, not {_shown(value)}")
-        return value.rooted(self._origin, ".".join(part for part in (self.where, key) if part))
+        return value.rooted(self._origin, self.below(key), self._failure)
 
     def sequence(self, key: str) -> list["Keys"]:
         """A list of mappings, at least one."""
@@ -122,29 +137,93 @@ class Keys:
         for item in value:
             if not isinstance(item, Keys):
                 raise self.fail(key, f"mappings are expected in the list, not {_shown(item)}")
-        return [item.rooted(self._origin, f"{key}[{i}]") for i, item in enumerate(value)]
+        return [item.rooted(self._origin, self.below(key, f"[{i}]"), self._failure) for i, item in enumerate(value)]
+
+    def entries(self, key: str, named: str) -> list["Keys"]:
+        """A list of mappings, at least one; a text in it stands for a mapping that has only this key."""
+        value = self._entries.get(key)
+        if isinstance(value, list):
+            line = self._lines.get(key, self.line)
+            self._entries[key] = [Keys({named: item}, {}, line) if isinstance(item, str) else item for item in value]
+        return self.sequence(key)
+
+    def holds(self, key: str, *kinds: type) -> bool:
+        """Whether a key is there with a value of one of these types: Keys, list, str, Decimal, bool."""
+        return isinstance(self._entries.get(key), kinds)
+
+    def whole(self, key: str, default: Any = ..., *, least: int, most: int) -> Any:
+        """A whole number, or the default."""
+        value = self.number(key, default)
+        if value is default:
+            return value
+        if value != value.to_integral_value() or not least <= value <= most:
+            raise self.fail(key, f"a whole number from {least} to {most} is expected, not {value}")
+        return int(value)
+
+    def seconds(self, key: str, default: Any = ...) -> Any:
+        """A length of time as a Decimal, in seconds: a number of them, or a text such as 500ms, 30s, 5m, 2h, 1d; or the default."""
+        value = self._take(key, default)
+        if value is default:
+            return value
+        found = _LENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is not None:
+            return Decimal(found[1]) * _UNITS[found[2]]
+        if not isinstance(value, Decimal) or value < 0:
+            raise self.fail(key, f"seconds, or a length of time such as 30s, 5m, 2h or 1d, are expected, not {_shown(value)}")
+        return value
+
+    def moment(self, key: str, default: Any = ...) -> Any:
+        """A time with an offset, in us since 1970 UTC; or the default."""
+        value = self._take(key, default)
+        if value is default:
+            return value
+        try:
+            time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            time = None
+        if not isinstance(time, datetime) or time.tzinfo is None:
+            raise self.fail(key, f"a time with an offset is expected, such as 2026-02-16T18:00:00+07:00, not {_shown(value)}")
+        return (time - _EPOCH) // _US
+
+    def dates(self, key: str, default: Any = ...) -> Any:
+        """A tuple of dates, or the default."""
+        value = self._take(key, default)
+        if value is default:
+            return value
+        if not isinstance(value, list):
+            raise self.fail(key, f"a list of dates is expected, not {_shown(value)}")
+        return tuple(self._date(key, item) for item in value)
+
+    def _date(self, key: str, value: Any) -> date:
+        try:
+            day = date.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            day = None
+        if not isinstance(day, date) or isinstance(day, datetime):
+            raise self.fail(key, f"dates such as 2026-02-17 are expected, not {_shown(value)}")
+        return day
 
 
-def parse(text: str, *, origin: str) -> Keys:
+def parse(text: str, *, origin: str, failure: Failure = MapError) -> Keys:
     """Read a YAML document that is a mapping.
 
     Raises
     ------
     MapError
-        Not YAML, not a mapping, or a key stands twice.
+        Or what `failure` says: not YAML, not a mapping, or a key stands twice.
     """
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except MapError as exc:
-        raise MapError(f"{origin}, {exc}") from None
+        raise failure(f"{origin}, {exc}") from None
     except yaml.MarkedYAMLError as exc:
         line = "" if exc.problem_mark is None else f", line {exc.problem_mark.line + 1}"
-        raise MapError(f"{origin}{line}: not YAML: {exc.problem}") from exc
+        raise failure(f"{origin}{line}: not YAML: {exc.problem}") from exc
     except yaml.YAMLError as exc:
-        raise MapError(f"{origin}: not YAML: {exc}") from exc
+        raise failure(f"{origin}: not YAML: {exc}") from exc
     if not isinstance(document, Keys):
-        raise MapError(f"{origin}: a mapping is expected, not {_shown(document)}")
-    return document.rooted(origin)
+        raise failure(f"{origin}: a mapping is expected, not {_shown(document)}")
+    return document.rooted(origin, failure=failure)
 
 
 def _construct_map(loader: _Loader, node: yaml.MappingNode) -> Keys:
@@ -172,14 +251,25 @@ def _construct_number(_loader: _Loader, node: yaml.ScalarNode) -> Decimal:
     return number
 
 
+def _construct_time(loader: _Loader, node: yaml.ScalarNode) -> date:
+    try:
+        time: date = loader.construct_yaml_timestamp(node)
+    except ValueError:
+        raise MapError(f"line {node.start_mark.line + 1}: there is no such date: {node.value}") from None
+    return time
+
+
 def _shown(value: object) -> str:
     if isinstance(value, Keys):
         return "a mapping"
     if isinstance(value, Decimal):
         return f"the number {value}"
+    if isinstance(value, datetime | date):
+        return str(value)
     return "nothing" if value is None else repr(value)
 
 
 _Loader.add_constructor(_MAP, _construct_map)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_time)

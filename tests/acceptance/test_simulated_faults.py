@@ -95,8 +95,8 @@ def rows(table, *columns, **wanted):
     return Counter(zip(*(table[column].to_pylist() for column in columns), strict=True))
 
 
-def check(town, truth, done, sources, *, since=None):
-    """Everything that the database has of these sources, and nothing else, is what the truth says."""
+def check(town, truth, done, sources, *, since):
+    """Everything that the database has of these sources since then, and nothing else, is what the truth says."""
     by_outcome = Counter(truth["outcome"].to_pylist())
     assert done.balanced
     for outcome in ("stored", "duplicate", "conflict", "missing", "quarantined"):
@@ -106,7 +106,7 @@ def check(town, truth, done, sources, *, since=None):
             "SELECT d.id, s.metric, r.time, r.value, r.flags FROM readings r JOIN series s ON s.id = r.series_id"
             " JOIN devices d ON d.id = s.device_id JOIN sources o ON o.id = d.source_id"
             " WHERE o.name = ANY(%s) AND r.received_at >= %s",
-            [list(sources), since or datetime(2000, 1, 1, tzinfo=UTC)],
+            [list(sources), since],
         ).fetchall()
         kept = database.execute(
             "SELECT o.name, q.payload, q.refused FROM quarantine q JOIN sources o ON o.id = q.source_id WHERE o.name = ANY(%s)",
@@ -147,13 +147,14 @@ def check(town, truth, done, sources, *, since=None):
 
 
 def test_every_reading_becomes_what_the_truth_says(town, ingest, tmp_path):
-    start = datetime.now(UTC) - timedelta(hours=2)
+    since = datetime.now(UTC)
+    start = since - timedelta(hours=2)
     city = {"sources": SOURCES, "devices": 60, "seed": 5, "start": start, "speed": 1800.0, "duration": 4.0}
     truth, done = send(town, tmp_path / "truth.parquet", EVERYTHING, **city)
     kinds = {spec.kind.value for spec in EVERYTHING}
     assert kinds == (set(truth["fault"].to_pylist()) | set(truth["delivery"].to_pylist())) - {""}
     assert {"too_far_ahead", "too_old"} <= set(truth["reason"].to_pylist())
-    check(town, truth, done, SOURCES)
+    check(town, truth, done, SOURCES, since=since)
 
 
 def test_each_form_of_a_malformed_message(town, ingest, tmp_path):
@@ -162,7 +163,8 @@ def test_each_form_of_a_malformed_message(town, ingest, tmp_path):
         FaultSpec(kind=Fault.MALFORMED, chance=0.5, forms=(form,), where=Where(gateways=(source,)))
         for form, source in zip(Form, sources, strict=True)
     ]
-    start = datetime.now(UTC) - timedelta(days=2)
+    since = datetime.now(UTC)
+    start = since - timedelta(days=2)
     # Devices are spread over a multiple of the twelve districts' gateways.
     sources += tuple(f"sound-{number}" for number in range(-len(sources) % 12))
     city = {"sources": sources, "devices": 400, "seed": 6, "start": start, "speed": 100.0, "duration": 2.0}
@@ -174,4 +176,4 @@ def test_each_form_of_a_malformed_message(town, ingest, tmp_path):
         outcome = "undecodable" if form in WHOLE else "quarantined"
         assert found[outcome, reason], form
         assert {key for key in found if key != ("lost", "")} == {(outcome, reason)}
-    check(town, truth, done, sources, since=datetime.now(UTC) - timedelta(minutes=1))
+    check(town, truth, done, sources, since=since)

@@ -9,7 +9,9 @@ import pytest
 from devices.catalogue import Domain, Kind, builtin
 from devices.errors import DeviceError
 from simulator import schedule
-from simulator.city import DISTRICTS, TYPES, build
+from simulator.city import build
+from simulator.makes import TYPES
+from simulator.streets import DISTRICTS
 
 SECOND = 1_000_000
 START = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * SECOND + 123_456

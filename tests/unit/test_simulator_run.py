@@ -156,13 +156,14 @@ def test_stop_ends_a_run_that_waits_for_room():
 
 def test_refused_and_unanswered_messages_are_in_the_report():
     class Harsh(Memory):
-        def publish(self, channel: str, payload: bytes, *, readings: int) -> None:
+        def publish(self, channel: str, payload: bytes, *, readings: int) -> Receipt:
             self.sent += 1
             self.sent_readings += readings
             if self.sent == 1:
                 self.refused_messages += 1
                 self.refused_readings += readings
                 self.refused["Not authorized"] += 1
+            return Receipt()
 
         def drain(self, timeout: float) -> bool:
             return False

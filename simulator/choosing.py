@@ -1,0 +1,52 @@
+"""Which devices and series a fault's `where` chooses: functions of (seed, what it is, fault). Pure, and by arrays."""
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from devices.batch import Bools
+from simulator import noise
+from simulator.city import City
+from simulator.faults import FaultSpec, Where
+from simulator.noise import Keys
+
+
+def devices(where: Where, city: City) -> Bools:
+    """Which devices are meant, whatever their metrics and before a share of them is drawn: (d,) bool."""
+    chosen: Bools = np.ones(len(city), np.bool_)
+    for wanted, names, of in (
+        (where.types, [make.name for make in city.types], city.type),
+        (where.districts, [district.name for district in city.districts], city.district),
+        (where.gateways, list(city.gateways), city.gateway),
+    ):
+        if wanted:
+            chosen &= np.array([name in wanted for name in names], np.bool_)[of]
+    if where.ids:
+        for index in np.flatnonzero(chosen).tolist():
+            name = city.id(index)
+            chosen[index] = any(fnmatchcase(name, pattern) for pattern in where.ids)
+    return chosen
+
+
+def series(spec: FaultSpec, keys: Keys, city: City) -> Bools:
+    """Which series a specification chooses: (s,) bool; `keys` are `series_keys`."""
+    chosen = devices(spec.where, city)[city.series.device]
+    if spec.where.metrics:
+        chosen &= np.array([name in spec.where.metrics for name in city.series.metrics], np.bool_)[city.series.metric]
+    return chosen & drawn(keys, spec.where.share)
+
+
+def drawn(keys: Keys, share: float) -> Bools:
+    """A share of what the keys are of."""
+    found: Bools = noise.uniform(keys, np.array([-1], np.int64)) < share
+    return found
+
+
+def series_keys(number: int, city: City) -> Keys:
+    """Keys of a specification's randomness, by series: (s,) uint64."""
+    return noise.mix(city.series.key, np.array([noise.key(city.seed, "fault", number)], np.uint64))
+
+
+def device_keys(number: int, city: City) -> Keys:
+    """The same by device: (d,) uint64."""
+    return noise.mix(city.series.site, np.array([noise.key(city.seed, "device fault", number)], np.uint64))
