@@ -114,7 +114,8 @@ class _Judged:
     received_at: Int64  # us
     value: Float64  # as stored
     flags: Int16
-    judged: Bools  # by STEP and STUCK, and by a time that is right
+    in_order: Bools  # none of a later time came before: STEP and STUCK look at it
+    judged: Bools  # that, by a time that is right
     past: Bools  # there is a right reading within memory
     faulty: Bools
     accepted: Bools  # faulty, and not flagged: the next ones are judged by it
@@ -285,6 +286,7 @@ class Scorer:
             received_at=here["received_at"].copy(),
             value=here["value"].copy(),
             flags=here["flags"].copy(),
+            in_order=in_order,
             judged=in_order & ~np.isin(truth["delivery"], _CLOCKS),
             past=after(of, time, in_order & ~faulty, memory),
             faulty=faulty,
@@ -381,12 +383,14 @@ class Scorer:
 
     def _stuck(self, rows: "_Judged") -> None:
         mine = rows.of(Fault.STUCK)
+        self._kind(Fault.STUCK).left_out += len(np.unique(rows.firsts(mine)))  # until it is known which are due
+        mine = mine[rows.in_order[mine]]
         if not len(mine):
             return
         of, time = rows.series[mine], rows.time[mine]
         first = rows.firsts(mine)
         # A gap longer than memory begins the run anew, and so does a reading that is none of the episode.
-        gap, apart = np.append(0, np.diff(time)), np.append(True, np.diff(mine) != 1)
+        gap, apart = np.append(0, np.diff(time)), np.append(True, np.diff(np.cumsum(rows.in_order)[mine]) != 1)
         begins = (first == np.arange(len(mine))) | (gap > self._sensors.memory[of]) | apart
         since = time[np.maximum.accumulate(np.where(begins, np.arange(len(mine)), 0))]
         after = self._sensors.stuck_after[of]
@@ -404,7 +408,7 @@ class Scorer:
         in_time = np.zeros(len(limit), np.bool_)
         in_time[numbers[raised & (time <= limit[numbers])]] = True
         self._found(Fault.STUCK, rows, mine[first[opening]], in_time[numbers[opening]])
-        self._kind(Fault.STUCK).left_out += len(limit) - len(opening)
+        self._kind(Fault.STUCK).left_out -= len(opening)
         self._delays(Fault.STUCK, rows, mine, first, raised)
 
     def _episodes(self, rows: "_Judged", fault: Fault, flags: np.int16) -> None:

@@ -177,7 +177,12 @@ def _episodes(out: Result, first: Any, memory: int, interval: int, stuck_after: 
         rows.sort(key=lambda row: row["at"])
         wanted = {"step": STEP | RANGE, "stuck": STUCK}.get(kind, BAD)
         hits = [i for i, row in enumerate(rows) if row["flags"] & wanted]
-        if kind in {"step", "stuck", "drift", "offset", "noise", "unit", "reset"} and hits:
+        if kind == "stuck":
+            ordered = [row for row in rows if row["in order"]]
+            hits = [i for i, row in enumerate(ordered) if row["flags"] & wanted]
+            if hits:
+                out.kinds[kind].delays.append(((ordered[hits[0]]["at"] - ordered[0]["at"]) / 1e6, hits[0]))
+        elif kind in {"step", "drift", "offset", "noise", "unit", "reset"} and hits:
             out.kinds[kind].delays.append(((rows[hits[0]]["at"] - rows[0]["at"]) / 1e6, hits[0]))
         if kind == "step":
             head = rows[0]
@@ -187,9 +192,12 @@ def _episodes(out: Result, first: Any, memory: int, interval: int, stuck_after: 
                 _count(out, kind, bool(head["flags"] & wanted))
         elif kind == "stuck":
             due = []
-            since = rows[0]["at"]
+            rows = [row for row in rows if row["in order"]]  # noqa: PLW2901 - what came too late is looked at by nobody
+            since = rows[0]["at"] if rows else 0
             for i, row in enumerate(rows):
-                interrupted = any(o["series"] == row["series"] and rows[i - 1]["at"] < o["at"] < row["at"] for o in first)
+                interrupted = any(
+                    o["series"] == row["series"] and rows[i - 1]["at"] < o["at"] < row["at"] for o in first if o["in order"]
+                )
                 if i and (row["at"] - rows[i - 1]["at"] > memory or interrupted):
                     since = row["at"]
                 never = stuck_after == FOREVER or row["shown"] in may_repeat
