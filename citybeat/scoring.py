@@ -221,10 +221,11 @@ def show(score: Score) -> None:
     console.print(table)
     flags = Table(title="what the flags stand on", title_justify="left")
     flags.add_column("flag")
-    for name in ("flagged", "right", "aftermath", "wrong"):
+    for name in ("flagged", "right", "aftermath", "wrong", "precision", "aftermath counted as wrong"):
         flags.add_column(name, justify="right")
     for flag in score.flags:
-        flags.add_row(flag.flag, *(f"{count:,}" for count in (flag.flagged, flag.right, flag.aftermath, flag.wrong)))
+        counts = (f"{count:,}" for count in (flag.flagged, flag.right, flag.aftermath, flag.wrong))
+        flags.add_row(flag.flag, *counts, _rate(flag.precision), _rate(flag.strict))
     console.print(flags)
     books = Table(title="the books: truth / database, where they differ", title_justify="left")
     books.add_column("source")
@@ -257,11 +258,16 @@ def _cells(kind: KindScore) -> list[str]:
         name,
         f"{kind.of:,}",
         f"{kind.found:,}",
-        *("" if rate is None else f"{rate:.2%}" for rate in (kind.recall, kind.precision)),
+        _rate(kind.recall),
+        _rate(kind.precision),
         f"{kind.left_out:,}" if kind.left_out else "",
         *_spread(kind.delay_seconds),
         *_spread(kind.delay_readings),
     ]
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.2%}"
 
 
 def _spread(spread: Spread | None) -> list[str]:

@@ -49,12 +49,12 @@ class TruthFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            absent = sorted(set(_COLUMNS) - set(pyarrow.parquet.read_schema(path).names))
+            if absent:
+                raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
             self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=list(_WORDS), memory_map=True)
         except (OSError, pa.ArrowException) as exc:
             raise TruthError(f"{path}: {exc}") from exc
-        absent = sorted(set(_COLUMNS) - set(self._file.schema_arrow.names))
-        if absent:
-            raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
         self.rows: int = self._file.metadata.num_rows
         self.about = _about(self._file.metadata.metadata or {}, path)
         self._words: dict[str, dict[str, int]] = {name: {} for name in ("source", "boot", "device", "metric")}

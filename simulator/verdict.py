@@ -100,6 +100,8 @@ class FlagScore:
     right: int
     aftermath: int
     wrong: int
+    precision: float | None  # right, of right and wrong
+    strict: float | None  # right, of all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +163,13 @@ def verdict(scorer: Scorer, accounts: Sequence[Account], *, scenario: str, seed:
         kinds=kinds,
         flags=[
             FlagScore(
-                flag=flag.name or "", flagged=raised.flagged, right=raised.right, aftermath=raised.aftermath, wrong=raised.wrong
+                flag=flag.name or "",
+                flagged=raised.flagged,
+                right=raised.right,
+                aftermath=raised.aftermath,
+                wrong=raised.wrong,
+                precision=raised.right / (raised.right + raised.wrong) if raised.right + raised.wrong else None,
+                strict=raised.right / raised.flagged if raised.flagged else None,
             )
             for flag, raised in scorer.flags.items()
         ],
