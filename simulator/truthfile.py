@@ -52,7 +52,7 @@ class TruthFile:
             absent = sorted(set(_COLUMNS) - set(pyarrow.parquet.read_schema(path).names))
             if absent:
                 raise TruthError(f"{path}: no truth file: it has no column {absent[0]!r}")
-            self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=list(_WORDS), memory_map=True)
+            self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=list(_WORDS))
         except (OSError, pa.ArrowException) as exc:
             raise TruthError(f"{path}: {exc}") from exc
         self.rows: int = self._file.metadata.num_rows

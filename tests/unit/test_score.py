@@ -147,6 +147,14 @@ def test_stuck(first, found, readings, delay):
     assert np.concatenate(stuck.seconds).tolist() == ([] if delay is None else [delay])
 
 
+@pytest.mark.parametrize(("first", "found"), [(18, 1), (19, 0)])
+def test_a_busy_sensor_has_an_interval_as_well(first, found):
+    """It reports every 20 s, though it is expected once a minute: readings are due after 300 s, and the first flag at 360 s will do."""
+    truth = labels(25, time=START + np.arange(25) * 20 * MICROSECOND, value=3.0, fault=FAULTS.index("stuck"), event=0)
+    stuck = scored(truth, kept(truth, flags=np.where(np.arange(25) >= first, 4, 0))).kinds["stuck"]
+    assert (stuck.of, stuck.found) == (1, found)
+
+
 def test_what_may_repeat_or_ends_before_the_threshold_is_not_stuck():
     truth = minutes(20, fault=FAULTS.index("stuck"), event=[*[0] * 15, *[1] * 5])
     truth["value"][:15], truth["value"][15:] = 0.0, 3.0
@@ -248,7 +256,10 @@ def runs(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n = draw(st.integers(1, 120))
     wild = draw(st.booleans())
-    truth = labels(n, series=np.sort(rng.integers(0, 3, n)), time=START + np.arange(n) * MINUTE, value=rng.integers(0, 4, n) * 1.0)
+    time = START + np.cumsum(
+        rng.choice([MINUTE // 2, MINUTE, MINUTE, MINUTE, MEMORY, MEMORY + 1], n, p=[0.2, 0.3, 0.2, 0.2, 0.05, 0.05])
+    )
+    truth = labels(n, series=np.sort(rng.integers(0, 3, n)), time=time, value=rng.integers(0, 4, n) * 1.0)
     kinds = rng.integers(0, 1 + len(VALUES), max(1, n // 4)) * (rng.random(max(1, n // 4)) < 0.5)
     truth["fault"] = np.repeat(kinds, 8)[:n] if n else kinds
     truth["event"] = np.where(truth["fault"] > 0, np.arange(n) // 8, -1)
