@@ -149,7 +149,7 @@ def test_stuck(first, found, readings, delay):
 
 @pytest.mark.parametrize(("first", "found"), [(18, 1), (19, 0)])
 def test_a_busy_sensor_has_an_interval_as_well(first, found):
-    """It reports every 20 s, though it is expected once a minute: readings are due after 300 s, and the first flag at 360 s will do."""
+    """It reports every 20 s, and is expected once a minute: readings are due after 300 s, and a first flag at 360 s will do."""
     truth = labels(25, time=START + np.arange(25) * 20 * MICROSECOND, value=3.0, fault=FAULTS.index("stuck"), event=0)
     stuck = scored(truth, kept(truth, flags=np.where(np.arange(25) >= first, 4, 0))).kinds["stuck"]
     assert (stuck.of, stuck.found) == (1, found)
