@@ -32,13 +32,13 @@ from api import (
 )
 from api import catalogue as catalogue_routes
 from api.bodies import UPLOAD, BoundedBodies
-from api.console import Look
 from api.dependencies import Service
 from api.download import DOWNLOADS, Downloads
 from api.export import MAX_SERIES
 from api.gate import RATE, Gate
 from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
 from api.intake import Intake, Replay, Uploads
+from api.look import Look
 from api.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
 from api.plan import MAX_POINTS
 from api.problems import ProblemDetails

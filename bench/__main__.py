@@ -1,34 +1,85 @@
-"""`make bench`: measure, print tables, write JSON."""
+"""`make bench`: measure, print tables, write JSON. `ARGS="--only store latency"`: some of it; `ARGS=--full`: the largest sizes."""
 
+import argparse
 import json
-import os
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from bench import api, dashboards, export, hotpath, store
+from bench import api, dashboards, end_to_end, export, growth, hotpath, latency, outbox, peers, scene, startup, store, table
 from bench.city import served
 
-OUT = Path(".citybeat") / "bench.json"
+OUT: Final = Path(".citybeat") / "bench.json"
+Rows = list[dict[str, Any]]
+
+
+def _with_servers(work: Callable[[scene.Servers], Rows]) -> Callable[[], Rows]:
+    def measured() -> Rows:
+        with scene.servers() as running:
+            return work(running)
+
+    return measured
+
+
+def _growth(running: scene.Servers, *, full: bool) -> Rows:
+    sizes = growth.SERIES if full else growth.SERIES[:-1]
+    past = growth.ALL_STORED if full else growth.STORED
+    return growth.series(running, sizes) + growth.stored(running, past) + growth.workers(running)
+
+
+def _questions() -> Rows:
+    with served(scene.home()) as city:
+        return api.measure(city) + export.measure(city)
+
+
+def parts(*, full: bool) -> Mapping[str, Callable[[], Rows]]:
+    """What is measured, by name, in the order in which it is."""
+    return {
+        "hotpath": hotpath.measure,
+        "store": _with_servers(store.measure),
+        "end_to_end": _with_servers(end_to_end.measure),
+        "latency": _with_servers(latency.measure),
+        "peers": _with_servers(peers.measure),
+        "startup": _with_servers(startup.measure),
+        "growth": _with_servers(lambda running: _growth(running, full=full)),
+        "outbox": lambda: outbox.measure(scene.home()),
+        "questions": _questions,
+        "dashboards": lambda: dashboards.measure(scene.home()),
+    }
+
+
+def _show(name: str, rows: Rows) -> None:
+    if name == "dashboards":
+        dashboards.report(rows)
+    elif name == "questions":
+        api.show([row for row in rows if "direct_ms" in row])
+        table.show([row for row in rows if "direct_ms" not in row])
+    else:
+        table.show(rows)
+    print(flush=True)
 
 
 def main() -> None:
-    """Every measurement; the JSON file is named by the first argument."""
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
-    home = Path(os.environ.get("CITYBEAT_HOME", ".citybeat"))
-    rows = hotpath.measure() + store.measure(home)
-    with served(home) as city:
-        questions = api.measure(city)
-        rows += export.measure(city)
-    print(f"{'what':55} {'readings/s':>12} {'limit/s':>12} {'ratio':>6}  limit")
-    for row in rows:
-        print(f"{row['name']:55} {row['ours_per_s']:12,.0f} {row['limit_per_s']:12,.0f} {row['ratio']:6.2f}  {row['limit']}")
-    print()
-    api.show(questions)
-    panels = dashboards.measure(home)
-    print()
-    dashboards.report(panels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(rows + questions + panels, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Every part, or those that are named."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=OUT, help="JSON file")
+    parser.add_argument("--only", nargs="+", choices=list(parts(full=False)), help="these parts")
+    parser.add_argument("--full", action="store_true", help="up to 1,000,000 series and 100,000,000 stored readings")
+    told = parser.parse_args()
+    found: Rows = []
+    for name, work in parts(full=told.full).items():
+        if told.only and name not in told.only:
+            continue
+        began = time.monotonic()
+        rows = work()
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        _show(name, rows)
+        found += rows
+        told.out.parent.mkdir(parents=True, exist_ok=True)
+        told.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()

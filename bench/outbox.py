@@ -41,7 +41,7 @@ def measure(home: Path, rounds: int = 15) -> list[dict[str, Any]]:
                     began = time.perf_counter()
                     with store.batch(uuid4(), [1]) as transaction:
                         transaction.insert(batch, newest)
-                        transaction.merge_rollups(batch, snapshot.kind)
+                        transaction.merge_rollups(batch, snapshot.kind, newest)
                         transaction.merge_latest(batch, batch.time)
                         if telling:
                             transaction.announce(batch)

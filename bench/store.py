@@ -1,85 +1,230 @@
-"""The write path's transaction, against a bare COPY of the same rows into a table with the same key."""
+"""The write path alone: a workload's batches as ingest makes them, against bare COPYs of the same rows.
 
+Ours is the whole transaction of `ingest.commit.write`: everything that a batch does in the database, committed. The limits are
+
+- a bare COPY BINARY of the new readings, encoded before, into a table with the same key; nothing else;
+- the same, and their minutes by COPY into a temporary table and one `INSERT … ON CONFLICT DO UPDATE` of every column: the least
+  that keeps a rollup.
+
+Each batch is written by all three, one after the other, each committed; so they share the machine's moods. `python -m bench.store`.
+"""
+
+import json
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
+from psycopg.abc import Query
 
-import stack
-from bench import workload
-from devices.batch import NEVER, Batch
+from bench import scene
+from bench.workload import CATCH_UP, LIVE, SINGLES, City, Shape, Traffic
+from devices.aggregate import downsample
+from devices.batch import Batch
 from devices.catalogue import builtin
-from storage import migrate, registry, write
+from devices.registry import Registry
+from ingest.commit import write
+from ingest.decode import decode
+from ingest.history import History
+from ingest.inbox import BatchSize
+from ingest.judge import Prepared, judge
+from ingest.message import Message
+from ingest.validate import Limits
+from storage import minutes, registry
 from storage.database import Connection, connect
 from storage.store import Store
+from storage.write import encode_readings
 
-ROWS = 50_000
-MINUTE = 60_000_000
-
-
-def measure(home: Path, rounds: int = 5) -> list[dict[str, Any]]:
-    """Live traffic (a reading in each series' minute) and catch-up (five), in rows a second."""
-    listed = workload.devices(2_000)
-    settings = stack.StackSettings(home=home / "bench", root=home / "root", pg_port=0, mqtt_port=0)
-    with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
-        migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0})
-        registry.register(connection, listed)
-        snapshot = registry.load(connection, builtin())
-        series = np.array(sorted(snapshot.series.values()), np.int32)
-        connection.execute("DROP TABLE IF EXISTS bare")
-        connection.execute("CREATE TABLE bare (LIKE readings INCLUDING ALL)")
-        connection.execute("SELECT create_hypertable('bare', by_range('time', INTERVAL '7 days'), create_default_indexes => false)")
-        try:
-            return [_compare(servers.database_url, connection, series, snapshot.kind, shape, rounds) for shape in (1, 5)]
-        finally:
-            connection.execute("DROP TABLE bare")
-
-
-def _compare(url: str, connection: Connection, series: Any, kind: Any, per_minute: int, rounds: int) -> dict[str, Any]:
-    ours, bare = [], []
-    now = time.time_ns() // 1000 // MINUTE * MINUTE
-    newest = np.full(int(series.max()) + 1, NEVER, np.int64)
-    with closing(Store(url, quarantine_quota=1)) as store:
-        for number in range(rounds + 1):  # the first round warms up
-            batch = _batch(series, now + number * 10 * MINUTE, per_minute)
-            began = time.perf_counter()
-            with (
-                connection.transaction(),
-                connection.cursor().copy(
-                    "COPY bare (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
-                ) as copy,
-            ):
-                copy.write(write.encode_readings(batch))
-            bare.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            with store.batch(uuid4(), [1]) as transaction:
-                transaction.insert(batch, newest)
-                transaction.merge_rollups(batch, kind)
-                transaction.merge_latest(batch, batch.time)
-            ours.append(time.perf_counter() - began)
-    connection.execute("TRUNCATE readings, readings_1m, readings_15m, marks_15m, latest, bare")
-    return {
-        "name": f"store, {per_minute} readings in a series' minute",
-        "ours_per_s": ROWS / sorted(ours[1:])[rounds // 2],
-        "limit_per_s": ROWS / sorted(bare[1:])[rounds // 2],
-        "ratio": sorted(b / o for b, o in zip(bare[1:], ours[1:], strict=True))[rounds // 2],
-        "limit": "a bare COPY of the raw rows, no rollup, no latest",
-    }
+#: Batches that are written before any is counted: plans, caches, and late readings that have something to be late for.
+WARM: Final = 4
+_TABLES: Final[tuple[Query, ...]] = (
+    "DROP TABLE IF EXISTS bare",
+    "DROP TABLE IF EXISTS merged",
+    "DROP TABLE IF EXISTS merged_1m",
+    "CREATE TABLE bare (LIKE readings INCLUDING ALL)",
+    "SELECT create_hypertable('bare', by_range('time', INTERVAL '7 days'), create_default_indexes => false)",
+    "CREATE TABLE merged (LIKE readings INCLUDING ALL)",
+    "SELECT create_hypertable('merged', by_range('time', INTERVAL '7 days'), create_default_indexes => false)",
+    "CREATE TABLE merged_1m (LIKE readings_1m INCLUDING ALL)",
+    "SELECT create_hypertable('merged_1m', by_range('bucket', INTERVAL '30 days'), create_default_indexes => false)",
+)
+_TEMPORARY: Final = "CREATE TEMPORARY TABLE incoming (LIKE readings_1m) ON COMMIT DELETE ROWS"
+_COPY_BARE: Final = "COPY bare (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
+_COPY_MERGED: Final = "COPY merged (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
+_COPY_MINUTES: Final = (
+    "COPY incoming (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY)"
+)
+_MERGE: Final = """
+INSERT INTO merged_1m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2 FROM incoming ORDER BY series_id, bucket
+ON CONFLICT (series_id, bucket) DO UPDATE SET
+    n = r.n + EXCLUDED.n, n_bad = r.n_bad + EXCLUDED.n_bad,
+    vmin = least(r.vmin, EXCLUDED.vmin), vmax = greatest(r.vmax, EXCLUDED.vmax),
+    first_at = least(r.first_at, EXCLUDED.first_at), last_at = greatest(r.last_at, EXCLUDED.last_at),
+    vfirst = CASE WHEN EXCLUDED.first_at < r.first_at THEN EXCLUDED.vfirst ELSE r.vfirst END,
+    vlast = CASE WHEN EXCLUDED.last_at > r.last_at THEN EXCLUDED.vlast ELSE r.vlast END,
+    s1 = r.s1 + EXCLUDED.s1, s2 = r.s2 + EXCLUDED.s2
+"""
 
 
-def _batch(series: Any, start: int, per_minute: int) -> Batch:
-    minutes = ROWS // len(series) // per_minute
-    times = start + np.arange(minutes * per_minute) * (MINUTE // per_minute)
-    n = len(series) * len(times)
-    return Batch(
-        series=np.repeat(series, len(times)),
-        time=np.tile(times, len(series)),
-        received_at=np.full(n, start, np.int64),
-        value=np.arange(n, dtype=np.float64) % 50,
-        flags=np.zeros(n, np.int16),
-        message=np.zeros(n, np.int32),
-        index=np.arange(n, dtype=np.int32),
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """s of each batch that was counted, and how many readings of it were new."""
+
+    rows: list[int] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+    copied: list[float] = field(default_factory=list)
+    merged: list[float] = field(default_factory=list)
+
+    @property
+    def per_s(self) -> float:
+        """Readings a second of ours, by the median batch."""
+        return float(np.median(np.array(self.rows) / self.ours))
+
+
+class Writer:
+    """Batches of a workload, judged as ingest judges them, and written.
+
+    Parameters
+    ----------
+    opened : scene.Scene
+        With the traffic's city.
+    traffic : Traffic
+    """
+
+    def __init__(self, opened: scene.Scene, traffic: Traffic) -> None:
+        self._batches: Final = batches(traffic)
+        self._limits: Final = Limits()
+        self._store: Final = Store(opened.url, quarantine_quota=1)
+        self.registry: Final[Registry] = registry.load(opened.connection, builtin())
+        self._history = History.loaded(self._store.history(len(self.registry.owner)))
+
+    def judged(self) -> Prepared:
+        """The next batch, not written."""
+        messages = next(self._batches)
+        read = decode(messages, max_bytes=1 << 22)
+        ids = np.array([self.registry.sources[str(source)] for source in read.sources], np.int32)
+        return judge(read, ids, self.registry, self._limits, self._history)
+
+    def next(self) -> tuple[float, Batch]:
+        """Write the next batch; s that its transaction took, and what was new."""
+        prepared = self.judged()
+        began = time.perf_counter()
+        with self._store.batch(uuid4(), sorted(set(prepared.source_ids.tolist()))) as transaction:
+            written = write(transaction, prepared, self.registry, self._history.time)
+        took = time.perf_counter() - began
+        assert written.stored is not None
+        self._history.advance(written.stored, written.same_since)
+        return took, written.stored
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._store.close()
+
+
+def batches(traffic: Traffic) -> Iterator[list[Message]]:
+    """A workload's messages in batches as ingest makes them when more wait than one batch holds."""
+    size, sources = BatchSize(), traffic.city.sources
+    batch: list[Message] = []
+    total = 0
+    for packet in traffic:
+        now = time.time_ns() // 1000
+        batch.append(Message(f"city/v1/{sources[packet.gateway]}/readings", packet.payload, now, False, 1, 1, 1))
+        total += len(packet.payload)
+        if len(batch) >= size.messages or total >= size.bytes:
+            yield batch
+            batch, total = [], 0
+
+
+def compare(opened: scene.Scene, shape: Shape, rounds: int) -> Times:
+    """Write batches three ways."""
+    traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot=f"store-{shape.name}")
+    make_tables(opened.connection)
+    times = Times()
+    with closing(Writer(opened, traffic)) as writer, closing(connect(opened.url, application="bench")) as bare:
+        prepare(bare)
+        for number in range(WARM + rounds):
+            ours, new = writer.next()
+            rows = encode_readings(new)
+            partials = minutes.encode_partials(downsample(new, writer.registry.kind))
+            copied = timed(bare, partial(copy, bare, _COPY_BARE, rows))
+            merged = timed(bare, partial(merge, bare, rows, partials))
+            if number >= WARM:
+                times.rows.append(len(new))
+                times.ours.append(ours)
+                times.copied.append(copied)
+                times.merged.append(merged)
+    return times
+
+
+def make_tables(connection: Connection) -> None:
+    """Tables for the limits, empty."""
+    for statement in _TABLES:
+        connection.execute(statement)
+
+
+def prepare(connection: Connection) -> None:
+    """What a connection needs for `merge`."""
+    connection.execute(_TEMPORARY)
+
+
+def timed(connection: Connection, work: Callable[[], None]) -> float:
+    """s of a transaction."""
+    began = time.perf_counter()
+    with connection.transaction():
+        work()
+    return time.perf_counter() - began
+
+
+def copy(connection: Connection, statement: Query, rows: bytes) -> None:
+    """One COPY."""
+    with connection.cursor().copy(statement) as into:
+        into.write(rows)
+
+
+def merge(connection: Connection, rows: bytes, partials: bytes) -> None:
+    """The bare COPY and merge."""
+    copy(connection, _COPY_MERGED, rows)
+    copy(connection, _COPY_MINUTES, partials)
+    connection.execute(_MERGE)
+
+
+def rows_of(shape: Shape, times: Times) -> list[dict[str, Any]]:
+    """For the table and JSON."""
+    rows = np.array(times.rows)
+    return [
+        {
+            "name": f"store, {shape.name}",
+            "ours_per_s": times.per_s,
+            "limit_per_s": float(np.median(rows / limit)),
+            "ratio": float(np.median(np.array(limit) / times.ours)),
+            "limit": what,
+        }
+        for limit, what in (
+            (times.copied, "a bare COPY of the same rows"),
+            (times.merged, "a bare COPY of the same rows, and their minutes merged"),
+        )
+    ]
+
+
+def measure(
+    running: scene.Servers, rounds: int = 12, shapes: tuple[Shape, ...] = (LIVE, CATCH_UP, SINGLES)
+) -> list[dict[str, Any]]:
+    """Two rows a workload: readings a second of ours and of each limit (medians), and the median of their ratios batch by batch."""
+    found = []
+    for shape in shapes:
+        with scene.opened(running, City().registrations()) as opened:
+            found += rows_of(shape, compare(opened, shape, rounds))
+    return found
+
+
+if __name__ == "__main__":
+    with scene.servers() as servers:
+        table = measure(servers)
+    for line in table:
+        print(f"{line['name']:20} {line['ours_per_s']:10,.0f} {line['limit_per_s']:10,.0f} {line['ratio']:6.2f}  {line['limit']}")
+    print(json.dumps(table, indent=2))

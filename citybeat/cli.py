@@ -1,8 +1,6 @@
 """The command line. Each command reads the settings, wires rooms together, and fails with one clear line."""
 
 import getpass
-import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,38 +11,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import api.app
 import citybeat
 import stack
-from citybeat import context, devices_file, ingesting, posting, serving
+from citybeat import context, ingesting
 from citybeat import up as up_command
-from citybeat.context import failures, say
-from citybeat.dashboards import app as dashboards_app
-from citybeat.keys import app as keys_app
+from citybeat.context import check_port, failures, say
+from citybeat.lazy import LazyGroup
 from citybeat.ledger import ledger
-from citybeat.quarantine import app as quarantine_app
 from citybeat.settings import Settings
-from citybeat.simulate import app as simulate_app
-from devices.catalogue import Domain
-from devices.device import ConflictPolicy, Device, Sensor, check_source
-from devices.errors import CitybeatError
 from devices.flags import Verdict
 from ingest import reflag as reflagging
-from storage import flagging, liveness, reader, registry, rollup
+from storage import flagging, reader, registry, rollup
 from storage import migrate as migrations
 from storage import retention as retentions
 
 app = typer.Typer(
-    name="citybeat", help=citybeat.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
+    name="citybeat",
+    cls=LazyGroup,
+    help=citybeat.__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
 )
 stack_app = typer.Typer(help="TimescaleDB and Mosquitto on this machine.", no_args_is_help=True)
-devices_app = typer.Typer(help="The registry of devices, and the passwords of sources.", no_args_is_help=True)
 app.add_typer(stack_app, name="stack")
-app.add_typer(devices_app, name="devices")
-app.add_typer(simulate_app, name="simulate")
-app.add_typer(keys_app, name="keys")
-app.add_typer(dashboards_app, name="dashboards")
-app.add_typer(quarantine_app, name="quarantine")
 
 _OUT = Console()
 _MOMENT: Final = "%Y-%m-%dT%H:%M:%S%z"
@@ -67,8 +57,8 @@ def up(
     """Start everything (servers, schema, ingest, API, simulated city), show it live, and account for it at the end."""
     with failures():
         settings = Settings()
-        _check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
-        _check_port("ingest", settings.ingest_host, settings.ingest_port, "CITYBEAT_INGEST_PORT")
+        check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
+        check_port("ingest", settings.ingest_host, settings.ingest_port, "CITYBEAT_INGEST_PORT")
         raise typer.Exit(up_command.up(settings, duration=up_command.seconds(duration), devices=devices, seed=seed, report=report))
 
 
@@ -88,26 +78,6 @@ def ingest_worker(line: int) -> None:
     """One of ingest's worker processes; its line to the intake is an open file descriptor."""
     with failures():
         ingesting.work(Settings(), line)
-
-
-@app.command(name="api")
-def serve_api() -> None:
-    """Serve the HTTP API, until SIGTERM or Ctrl-C."""
-    with failures():
-        settings = Settings()
-        context.logging_to_stderr(settings.log_level, settings.log_format)
-        _check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
-        with context.servers(settings) as servers:
-            application = api.app.create_app(
-                database_url=servers.database_url,
-                catalogue=settings.load_catalogue(),
-                anonymous=settings.anonymous(),
-                rate=settings.api_requests_per_minute,
-                intake=posting.intake(settings, servers.database_url),
-                replay=posting.Replays(settings, servers.database_url),
-                look=settings.look(),
-            )
-            serving.serve(application, settings.api_host, settings.api_port)
 
 
 @app.command()
@@ -244,110 +214,3 @@ def _print_status() -> bool:
     for server in states:
         _OUT.print(f"{server.name:12} {server.state:8} {server.pid or '':>8} {server.detail}", highlight=False, soft_wrap=True)
     return all(server.state in {"running", "given"} for server in states)
-
-
-# --- devices -----------------------------------------------------------------------------------------------------------------
-
-
-@devices_app.command("add")
-def devices_add(
-    device: Annotated[str, typer.Argument(help="Its id, e.g. env-0007.")],
-    source: Annotated[str, typer.Option(help="The MQTT user that it publishes through.")],
-    domain: Annotated[Domain, typer.Option()],
-    metric: Annotated[list[str], typer.Option(help="A metric of the catalogue; repeat for more.")],
-    name: Annotated[str, typer.Option()] = "",
-    latitude: Annotated[float | None, typer.Option()] = None,
-    longitude: Annotated[float | None, typer.Option()] = None,
-    district: Annotated[str, typer.Option()] = "",
-) -> None:
-    """Register one device."""
-    with failures():
-        described = Device(
-            id=device,
-            source=source,
-            domain=domain,
-            sensors=tuple(Sensor(metric=each) for each in metric),
-            name=name,
-            latitude=latitude,
-            longitude=longitude,
-            district=district,
-        )
-        with context.database(Settings(), application="devices") as connection:
-            registry.register(connection, [described])
-
-
-@devices_app.command("import")
-def devices_import(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, docs/registry.md.")]) -> None:
-    """Register devices from a file, all or none."""
-    with failures():
-        settings = Settings()
-        listed = devices_file.parse(file, settings.load_catalogue())
-        with context.database(settings, application="devices") as connection:
-            registry.register(connection, listed)
-        say(f"registered {len(listed)} devices")
-
-
-@devices_app.command("list")
-def devices_list() -> None:
-    """Show the registered devices."""
-    with failures():
-        settings = Settings()
-        with context.database(settings, application="devices") as connection:
-            snapshot = registry.load(connection, settings.load_catalogue())
-        metrics: dict[str, list[str]] = {device: [] for device in sorted(snapshot.devices)}
-        for device, metric in snapshot.series:
-            metrics[device].append(metric)
-        names = {number: name for name, number in snapshot.sources.items()}
-        table = Table("device", "source", "metrics")
-        for device, measured in metrics.items():
-            number = snapshot.series[device, measured[0]] if measured else 0
-            retired = " (retired)" if measured and snapshot.retired[number] else ""
-            table.add_row(device + retired, names.get(int(snapshot.owner[number]), ""), ", ".join(measured))
-        _OUT.print(table)
-
-
-@devices_app.command("overdue")
-def devices_overdue(
-    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
-    domain: Annotated[Domain | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
-) -> None:
-    """Show sensors that should have reported by now, those that are silent longest first."""
-    with failures(), context.database(Settings(), application="devices") as connection:
-        table = Table("device", "metric", "source", "every", "last reading", "last good one", "overdue since")
-        for sensor in liveness.overdue(connection, source=source, domain=domain, limit=limit):
-            times = (sensor.last_at, sensor.good_at, sensor.overdue_since)
-            shown = ["never" if at is None else at.isoformat(timespec="seconds") for at in times]
-            table.add_row(sensor.device, sensor.metric, sensor.source, str(sensor.expected), *shown)
-        _OUT.print(table)
-
-
-@devices_app.command("retire")
-def devices_retire(device: str) -> None:
-    """Take a device out of service; its history stays."""
-    with failures(), context.database(Settings(), application="devices") as connection:
-        if not registry.retire(connection, device):
-            raise CitybeatError(f"no device {device!r} is in service")
-
-
-@devices_app.command("policy")
-def devices_policy(source: str, policy: ConflictPolicy) -> None:
-    """Say what happens when a source sends another value for a time that is stored: keep the first, or replace it by the last."""
-    with failures(), context.database(Settings(), application="devices") as connection:
-        registry.set_conflict_policy(connection, source, policy)
-
-
-@devices_app.command("credentials")
-def devices_credentials(sources: list[str]) -> None:
-    """Print the broker passwords of sources as JSON; a source that has none gets one."""
-    with failures():
-        print(json.dumps(stack.credentials(Settings().for_stack(), [check_source(source) for source in sources])))
-
-
-def _check_port(who: str, host: str, port: int, setting: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise CitybeatError(f"{who} cannot listen on {host}:{port} ({exc.strerror}); set {setting}") from exc

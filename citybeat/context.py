@@ -3,11 +3,12 @@
 import getpass
 import json
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import typer
 from pydantic import ValidationError
@@ -21,6 +22,9 @@ from simulator.errors import SimulatorError
 from stack import Servers, StackError
 from storage import migrate, registration, registry
 from storage.database import Connection, connect
+
+#: Devices that are registered in one transaction: it holds the registry's lock, and its rows in memory.
+SLICE: Final = 10_000
 
 
 def say(line: str) -> None:
@@ -97,12 +101,29 @@ def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | 
 
 
 def register(database_url: str, devices: Sequence[Device]) -> None:
-    """Register devices, with a connection of its own: what the simulator is handed."""
+    """Register devices, with a connection of its own: what the simulator is handed. Those of a large city go in slices."""
     with connect(database_url, application="registration") as connection:
         registration.act_as(connection, "simulator")
-        registry.register(connection, devices)
+        for start in range(0, len(devices), SLICE):
+            registry.register(connection, devices[start : start + SLICE])
 
 
 def emit(thing: Mapping[str, Any]) -> None:
     """One JSON object on one line of standard output: how `citybeat up` listens to the commands that it runs."""
     print(json.dumps(thing), flush=True)
+
+
+def check_port(who: str, host: str, port: int, setting: str) -> None:
+    """See that a port can be listened on.
+
+    Raises
+    ------
+    CitybeatError
+        It is taken, or is not ours to take; the message names the setting.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise CitybeatError(f"{who} cannot listen on {host}:{port} ({exc.strerror}); set {setting}") from exc

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dashboards.board import Context
     from dashboards.datasource import Database
 
-app = typer.Typer(help="Grafana's dashboards and alert rules.", no_args_is_help=True)
+app = typer.Typer(help="Grafana's dashboards and alert rules.", no_args_is_help=True, add_completion=False)
 
 LanguageOption = Annotated[Language, typer.Option("--lang", help="Of the texts: en or vi.")]
 ZoneOption = Annotated[str, typer.Option(help="The city's time zone: days and hours on dashboards begin by it.")]

@@ -21,7 +21,7 @@ from storage.database import Connection
 from storage.keys import Key, Scope
 from storage.selection import Restriction
 
-app = typer.Typer(help="Keys of the API.", no_args_is_help=True)
+app = typer.Typer(help="Keys of the API.", no_args_is_help=True, add_completion=False)
 #: Characters of a line where nobody looks at it: a program gets whole words.
 _WIDE: Final = 200
 _DAYS: Final = {"d": 1, "w": 7, "y": 365}

@@ -18,7 +18,7 @@ from storage import quarantine
 from storage.quarantine import Filter
 from storage.store import Store
 
-app = typer.Typer(help="What was refused, why, and another try.", no_args_is_help=True)
+app = typer.Typer(help="What was refused, why, and another try.", no_args_is_help=True, add_completion=False)
 _OUT = Console()
 
 ReasonOption = Annotated[Reason | None, typer.Option(help="Only rows with this reason.")]

@@ -3,15 +3,41 @@
 import socket
 from typing import Any, Final
 
+import typer
 import uvicorn
 
 import api.app
+from citybeat import context, posting
+from citybeat.context import failures
+from citybeat.settings import Settings
+
+app = typer.Typer(add_completion=False)
 
 #: s that answers under way have when the server stops; an export may take hours.
 _GRACE: Final = 10
 #: s that a client may take nothing of what was sent to it, after which the kernel drops the connection. uvicorn closes one only
 #: when all was taken, however long that is; twice what an export waits for.
 _USER_TIMEOUT: Final = 120.0
+
+
+@app.command(name="api")
+def serve_api() -> None:
+    """Serve the HTTP API, until SIGTERM or Ctrl-C."""
+    with failures():
+        settings = Settings()
+        context.logging_to_stderr(settings.log_level, settings.log_format)
+        context.check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
+        with context.servers(settings) as servers:
+            application = api.app.create_app(
+                database_url=servers.database_url,
+                catalogue=settings.load_catalogue(),
+                anonymous=settings.anonymous(),
+                rate=settings.api_requests_per_minute,
+                intake=posting.intake(settings, servers.database_url),
+                replay=posting.Replays(settings, servers.database_url),
+                look=settings.look(),
+            )
+            serve(application, settings.api_host, settings.api_port)
 
 
 class Server(uvicorn.Server):

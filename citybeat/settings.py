@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from api import console
-from api.console import Look
+from api.look import Look, origin
 from devices import catalogue
 from devices.batch import MICROSECOND
 from devices.catalogue import Catalogue
@@ -159,7 +158,7 @@ class Settings(BaseSettings):
     @classmethod
     def _tiles(cls, template: str | None) -> str | None:
         if template is not None:
-            console.origin(template)
+            origin(template)
         return template
 
     @field_validator("zone", mode="after")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from citybeat import context
+from citybeat import context, loading
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
@@ -23,7 +23,8 @@ from simulator.score import Limits
 from storage import migrate as migrations
 from storage.database import connect
 
-app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True)
+app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True, add_completion=False)
+app.command()(loading.load)
 
 
 @app.command()
@@ -144,10 +145,12 @@ def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | No
 
 def _scenario(named: str, *, devices: int | None = None, gateways: int | None = None, seed: int | None = None) -> Scenario:
     """The scenario of a file, or one that ships."""
-    shipped = files("simulator") / "scenarios" / f"{named}.yaml"
+    shipped = {path.name.removesuffix(".yaml"): path for path in (files("simulator") / "scenarios").iterdir()}
     path = Path(named)
     try:
-        text = path.read_text("utf-8") if path.exists() or not shipped.is_file() else shipped.read_text("utf-8")
+        text = path.read_text("utf-8") if path.exists() or named not in shipped else shipped[named].read_text("utf-8")
+    except FileNotFoundError as exc:
+        raise CitybeatError(f"scenario {named}: no such file, and none of those that ship ({', '.join(sorted(shipped))})") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise CitybeatError(f"scenario {named}: {exc}") from exc
     return load_scenario(text, named, devices=devices, gateways=gateways, seed=seed)

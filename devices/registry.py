@@ -117,14 +117,25 @@ def build(
     """
     listed = list(rows)
     size = max((row.id for row in listed), default=0) + 1
-    bounds = [_bounds(row) for row in listed]
-    steps = [_steps(row) for row in listed]
-    linear = [_conversion(row) for row in listed]
-    declared = [_declared(row) for row in listed]
+    # A city has a million sensors, and some hundred ways to be one: what hangs on metric and registration alone is found once
+    # for each.
+    ways: dict[tuple[int, int], tuple[int, SeriesRow]] = {}
+    way = np.array([ways.setdefault((id(row.metric), id(row.sensor)), (len(ways), row))[0] for row in listed], np.int64)
+    each = [row for _, row in ways.values()]
+    bounds = [_bounds(row) for row in each]
+    steps = [_steps(row) for row in each]
+    linear = [_conversion(row) for row in each]
+    declared = [_declared(row) for row in each]
     default = [set() if by is None else _defaults(by, low, high) for by, (low, high, _, _) in zip(linear, bounds, strict=True)]
     ids = np.array([row.id for row in listed], np.int64)
-    columns = np.array(bounds, np.float64).reshape(len(listed), 4)
-    units = tuple(dict.fromkeys(row.metric.unit for row in listed))
+    units = tuple(dict.fromkeys(row.metric.unit for row in each))
+
+    def placed(values: Sequence[Any], dtype: type, neutral: float) -> NDArray[Any]:
+        return _placed(size, ids, np.array(values, dtype)[way], dtype, neutral)
+
+    def padded(values: Sequence[Sequence[float]]) -> Float64:
+        return _padded(size, ids, values, way)
+
     sent = [""] * size
     for row in listed:
         sent[row.id] = row.sensor.unit or row.metric.unit
@@ -141,29 +152,29 @@ def build(
         series={(row.device, row.metric.name): row.id for row in listed},
         owner=_placed(size, ids, [row.source for row in listed], np.int32, 0),
         retired=_placed(size, ids, [row.retired for row in listed], np.bool_, 0),
-        kind=_placed(size, ids, [KIND_CODES[row.metric.kind] for row in listed], np.int8, 0),
-        low=_placed(size, ids, columns[:, 0], np.float64, -np.inf),
-        high=_placed(size, ids, columns[:, 1], np.float64, np.inf),
-        suspect_low=_placed(size, ids, columns[:, 2], np.float64, -np.inf),
-        suspect_high=_placed(size, ids, columns[:, 3], np.float64, np.inf),
+        kind=placed([KIND_CODES[row.metric.kind] for row in each], np.int8, 0),
+        low=placed([of[0] for of in bounds], np.float64, -np.inf),
+        high=placed([of[1] for of in bounds], np.float64, np.inf),
+        suspect_low=placed([of[2] for of in bounds], np.float64, -np.inf),
+        suspect_high=placed([of[3] for of in bounds], np.float64, np.inf),
         declared_start=starts(size, ((number, len(entries)) for number, entries in declarations.items())),
         declared_from=np.array([since for since, _ in declared_entries], np.int64),
         declared_flags=np.array([flags for _, flags in declared_entries], np.int16),
-        step_floor=_placed(size, ids, [step[0] for step in steps], np.float64, np.inf),
-        step_rate=_placed(size, ids, [step[1] for step in steps], np.float64, 0.0),
-        memory=_placed(size, ids, [_memory(row) for row in listed], np.int64, 0),
-        stuck_after=_placed(size, ids, [_stuck_after(row) for row in listed], np.int64, int(FOREVER)),
-        may_repeat=_padded(size, ids, [row.metric.may_repeat for row in listed]),
-        sentinels=_padded(size, ids, [sorted(own | more) for own, more in zip(declared, default, strict=True)]),
+        step_floor=placed([step[0] for step in steps], np.float64, np.inf),
+        step_rate=placed([step[1] for step in steps], np.float64, 0.0),
+        memory=placed([_memory(row) for row in each], np.int64, 0),
+        stuck_after=placed([_stuck_after(row) for row in each], np.int64, int(FOREVER)),
+        may_repeat=padded([row.metric.may_repeat for row in each]),
+        sentinels=padded([sorted(own | more) for own, more in zip(declared, default, strict=True)]),
         codes=np.array([*sorted({*DEFAULT_SENTINELS}.union(*declared)), np.nan]),
-        declared=_padded(size, ids, [sorted(codes) for codes in declared]),
+        declared=padded([sorted(codes) for codes in declared]),
         units=units,
-        unit=_placed(size, ids, [units.index(row.metric.unit) for row in listed], np.int32, 0),
+        unit=placed([units.index(row.metric.unit) for row in each], np.int32, 0),
         sent=tuple(sent),
-        convertible=_placed(size, ids, [by is not None for by in linear], np.bool_, True),
-        scale=_placed(size, ids, [(by or IDENTITY).scale for by in linear], np.float64, 1.0),
-        offset=_placed(size, ids, [(by or IDENTITY).offset for by in linear], np.float64, 0.0),
-        converted=_placed(size, ids, [by != IDENTITY for by in linear], np.bool_, False) | (np.diff(start) > 0),
+        convertible=placed([by is not None for by in linear], np.bool_, True),
+        scale=placed([(by or IDENTITY).scale for by in linear], np.float64, 1.0),
+        offset=placed([(by or IDENTITY).offset for by in linear], np.float64, 0.0),
+        converted=placed([by != IDENTITY for by in linear], np.bool_, False) | (np.diff(start) > 0),
         calibration_start=start,
         calibration_from=np.array([each.since for each in calibrations], np.int64),
         calibration_scale=np.array([each.scale for each in calibrations], np.float64),
@@ -242,8 +253,9 @@ def _defaults(unit: Linear, low: float, high: float) -> set[float]:
     return {code for code in DEFAULT_SENTINELS if not low <= code * unit.scale + unit.offset <= high}
 
 
-def _padded(size: int, ids: Int64, rows: Sequence[Sequence[float]]) -> Float64:
-    out = np.full((size, max(map(len, rows), default=0)), np.nan)
-    for number, values in zip(ids.tolist(), rows, strict=True):
-        out[number, : len(values)] = values
+def _padded(size: int, ids: Int64, rows: Sequence[Sequence[float]], way: Int64) -> Float64:
+    width = max(map(len, rows), default=0)
+    full = np.array([[*values, *[np.nan] * (width - len(values))] for values in rows], np.float64).reshape(len(rows), width)
+    out = np.full((size, width), np.nan)
+    out[ids] = full[way]
     return out

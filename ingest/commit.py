@@ -65,7 +65,7 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     # What lost a conflict, or was refused, when the message came first is in quarantine and counted; this time it is a repeat.
     outcome[repeated[batch.message] & (outcome == CONFLICT)] = DUPLICATE
     stored, same_since = batch.take(outcome == NEW), prepared.same_since[outcome == NEW]
-    roll_up(transaction, stored, same_since, registry)
+    roll_up(transaction, stored, same_since, registry, newest)
     lost = np.flatnonzero(outcome == CONFLICT)
     winners = _winners(batch, lost, repeated, prepared, registry)
     replacing = batch.take(winners)
@@ -108,9 +108,9 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
     )
 
 
-def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry) -> None:
+def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry, newest: Int64) -> None:
     """Bring everything up to date that hangs on readings: rollups, and the newest of each series; and tell streams."""
-    transaction.merge_rollups(stored, registry.kind)
+    transaction.merge_rollups(stored, registry.kind, newest)
     transaction.merge_latest(stored, same_since)
     transaction.announce(stored)
 

@@ -1,23 +1,23 @@
 """The MQTT connection: messages in, acknowledgements out. The only module of this room that knows paho.
 
-A message is acknowledged when the pipeline says so, which is after its readings are committed. What goes wrong with paho and
+paho connects, subscribes and keeps the connection; messages and acknowledgements go by the socket beneath it (`ingest/line.py`).
+A message is acknowledged when the pipeline says so, which is after its readings are committed. What goes wrong with
 acknowledgements otherwise is listed where each precaution stands.
 """
 
 import logging
-import socket
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -26,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from devices.errors import CitybeatError
 from ingest.inbox import Inboxes
+from ingest.line import Line, Publication
 from ingest.message import SUBSCRIPTION, Message
 
 _LOG: Final = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ _RECONNECT: Final = (1, 5)
 _SAY_EVERY: Final = 10.0
 #: Mosquitto's count of messages that it threw away for want of room in a queue; other brokers publish none.
 _DROPPED: Final = "$SYS/broker/publish/messages/dropped"
+#: Topics whose text is remembered: more than a city has sources. They may be any number, which is bounded so.
+_TOPICS: Final = 10_000
 
 
 class GatewayError(CitybeatError):
@@ -73,6 +76,10 @@ class Gateway:
         self._threads: list[threading.Thread] = []
         #: Counts connections.
         self._epoch = 0
+        #: Of this one. Acknowledgements go by it, not by whatever paho has when they are sent: that may be the next one already.
+        self._line: Line | None = None
+        self._topics: Final[dict[bytes, str]] = {}
+        self._received_at = 0  # us since 1970 UTC, of the last message
         #: What was taken and is not acknowledged, by packet identifier.
         self._open: Final[dict[int, Message]] = {}
         #: Of both. Held while acknowledging, so that no acknowledgement of an old connection slips into a new one.
@@ -135,9 +142,10 @@ class Gateway:
             for message in messages:
                 if self._open.get(message.mid) is message:
                     del self._open[message.mid]
-            for message in current:
-                if message.qos > 0:
-                    self._client.ack(message.mid, message.qos)
+            line = self._line
+        if line is not None:
+            with suppress(OSError):  # the connection is lost, and what is not acknowledged comes again over the next
+                line.acknowledge([message.mid for message in current if message.qos > 0])
         return len(current)
 
     def pause(self) -> None:
@@ -149,11 +157,9 @@ class Gateway:
 
         For when everything that was taken is acknowledged; the rest would come again as well.
         """
-        line = self._client.socket()
-        if self._renewed != self._epoch and isinstance(line, socket.socket) and not self._client.want_write():
+        if self._renewed != self._epoch and self._line is not None and not self._client.want_write():
             self._renewed = self._epoch
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+            self._line.shutdown()
 
     def stop(self) -> None:
         """Send what is still to be sent, and disconnect; the session stays."""
@@ -164,7 +170,7 @@ class Gateway:
     # --- callbacks: on the network thread; an exception here would kill it silently ---------------------------------------------
 
     def _new_client(self) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, self._session.client_id, protocol=MQTTv5, manual_ack=True)
+        client = _Client(self._session.client_id, self._guarded(self._receive))
         if self._url.username is not None:
             client.username_pw_set(unquote(self._url.username), unquote(self._url.password or ""))
         if self._url.scheme == "mqtts":
@@ -174,7 +180,6 @@ class Gateway:
         client.on_connect_fail = self._guarded(self._on_connect_fail)
         client.on_disconnect = self._guarded(self._on_disconnect)
         client.on_subscribe = self._guarded(self._on_subscribe)
-        client.on_message = self._guarded(self._on_message)
         return client
 
     def _guarded(self, callback: Any) -> Any:
@@ -201,6 +206,8 @@ class Gateway:
             return
         with self._lock:
             self._epoch += 1
+            line: Any = client.socket()  # which `_Client` made
+            self._line = line
             waiting = len(self._open)
         self.shedding = False
         session = "session resumed" if flags.session_present else "new session"
@@ -236,28 +243,47 @@ class Gateway:
         elif code.is_failure:
             _LOG.warning("connection to %s lost: %s", self._place, code)
 
-    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        if message.topic == _DROPPED:
-            self.dropped = int(message.payload)
-            return
-        taken = Message(
-            topic=message.topic,
-            payload=bytes(message.payload),
-            received_at=time.time_ns() // 1000,
-            redelivered=message.dup,
-            qos=message.qos,
-            mid=message.mid,
-            epoch=self._epoch,
-        )
-        if message.dup and self._has(taken):
-            return
-        if not (self.shedding or self._paused) and self._take(taken):
-            return
-        self.lost += message.qos == 0
-        if not (self.shedding or self._paused):
+    def _receive(self, found: Sequence[Publication]) -> None:
+        """What one read of the network brought."""
+        # No two messages at one time: readings without a time of their own get their message's, and are told apart by it.
+        first, epoch = max(time.time_ns() // 1000, self._received_at + 1), self._epoch
+        self._received_at = first + len(found) - 1
+        messages = [
+            Message(
+                topic=self._topic(each.topic),
+                payload=each.payload,
+                received_at=received_at,
+                redelivered=each.dup,
+                qos=each.qos,
+                mid=each.mid,
+                epoch=epoch,
+            )
+            for received_at, each in enumerate(found, first)
+        ]
+        messages = [message for message in messages if not self._is_about_the_broker(message)]
+        with self._lock:
+            fresh = [message for message in messages if not (message.redelivered and self._has(message))]
+        closed = self.shedding or self._paused
+        left = fresh if closed else fresh[self._take(fresh) :]
+        self.lost += sum(message.qos == 0 for message in left)
+        if left and not closed:
             # Whatever comes after it is left out as well, or a source's messages would change places.
             self.shedding = True
             _LOG.warning("%d bytes of messages wait; no more are taken until they are committed or spooled", self._inboxes.bytes)
+
+    def _topic(self, topic: bytes) -> str:
+        text = self._topics.get(topic)
+        if text is None:
+            if len(self._topics) >= _TOPICS:
+                self._topics.clear()
+            text = self._topics[topic] = topic.decode(errors="replace")
+        return text
+
+    def _is_about_the_broker(self, message: Message) -> bool:
+        if message.topic != _DROPPED:
+            return False
+        self.dropped = int(message.payload)
+        return True
 
     def _has(self, again: Message) -> bool:
         """Whether a message that is delivered again is on its way already; then it can be acknowledged over this connection.
@@ -265,28 +291,27 @@ class Gateway:
         Were those that wait thrown away when the connection is new, in trust that they come again, a broker that lost its memory
         would lose them; were they taken twice, a reading without a time would be stored twice.
         """
-        with self._lock:
-            waiting = self._open.get(again.mid)
-            if waiting is None or (waiting.topic, waiting.payload) != (again.topic, again.payload):
-                return False
-            waiting.epoch = self._epoch
-            return True
+        waiting = self._open.get(again.mid)
+        if waiting is None or (waiting.topic, waiting.payload) != (again.topic, again.payload):
+            return False
+        waiting.epoch = self._epoch
+        return True
 
-    def _take(self, message: Message) -> bool:
-        """Put a message into its inbox. False: there is no room for it now."""
-        if message.qos > 0:
-            with self._lock:
-                before = self._open.get(message.mid)
-                self._open[message.mid] = message  # first: its lane may acknowledge it at once
-        if self._inboxes.put(message):
-            return True
-        if message.qos > 0:
-            with self._lock:
-                if before is None:
+    def _take(self, messages: Sequence[Message]) -> int:
+        """Put messages into their inboxes, as long as there is room; how many."""
+        with self._lock:
+            before = [self._open.get(message.mid) for message in messages]
+            self._open.update((message.mid, message) for message in messages if message.qos > 0)  # first: a lane may be quick
+        taken = self._inboxes.put(messages)
+        with self._lock:
+            for message, other in zip(messages[taken:], before[taken:], strict=True):
+                if message.qos == 0:
+                    continue
+                if other is None:
                     del self._open[message.mid]
                 else:
-                    self._open[message.mid] = before
-        return False
+                    self._open[message.mid] = other
+        return taken
 
     def _tls(self) -> ssl.SSLContext:
         try:
@@ -297,3 +322,15 @@ class Gateway:
     @property
     def _place(self) -> str:
         return f"{self._url.hostname}:{self._url.port or 1883}"
+
+
+class _Client(Client):
+    """paho over a socket of ours. It has such a socket of its own for WebSockets, made in the same place."""
+
+    def __init__(self, client_id: str, deliver: Callable[[Sequence[Publication]], None]) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv5, manual_ack=True)
+        self._deliver: Final = deliver
+
+    def _create_socket(self) -> Any:
+        plain: Any = super()._create_socket()
+        return Line(plain, self._deliver)

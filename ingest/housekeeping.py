@@ -20,6 +20,7 @@ from storage.store import forget_batches
 _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
 _EVERY: Final = 1.0
+_REST: Final = rollup.Rest()
 #: s between two rounds of retention and of forgetting what is only needed for a short while. Horizons move once a day.
 _TIDY_EVERY: Final = 3600.0
 #: s until a round that somebody stood in the way of is tried again.
@@ -95,7 +96,7 @@ class Housekeeper:
 
     def _keep(self, connection: Connection) -> None:
         while not self._stop.is_set():
-            done = rollup.advance(connection)
+            done = rollup.advance(connection, rest=_REST)
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from devices.batch import MICROSECOND
 from ingest.message import Message
+
+#: Topics whose inbox is remembered: more than a city has sources. It may be any number, which is bounded so.
+_TOPICS: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +23,8 @@ class BatchSize:
     messages: int = 5_000
     #: bytes of payload; about 60,000 readings in batches of 100. Longer transactions win no speed, but delay acknowledgements.
     bytes: int = 4 * 1024 * 1024
-    #: s to wait for company after a batch's first message: invisible on a dashboard, and enough to spare a commit for each message.
+    #: s that a batch's first message waits for company: invisible on a dashboard, and enough to spare a commit for each message.
+    #: What came while the batch before was being written has waited already.
     linger: float = 0.03
 
 
@@ -43,11 +48,11 @@ class Inbox:
         """Of payload that wait."""
         return self._bytes
 
-    def put(self, message: Message) -> None:
-        """Add a message."""
+    def put(self, messages: Sequence[Message]) -> None:
+        """Add messages."""
         with self._lock:
-            self._queue.append(message)
-            self._bytes += len(message.payload)
+            self._queue.extend(messages)
+            self._bytes += sum(len(message.payload) for message in messages)
         if not self._ready.is_set():
             self._ready.set()
 
@@ -55,8 +60,8 @@ class Inbox:
         """The next batch, in order of arrival; empty after `timeout` seconds without a message."""
         deadline = time.monotonic() + timeout
         while self._ready.wait(max(0.0, deadline - time.monotonic())):
-            if len(self._queue) < size.messages:
-                time.sleep(size.linger)
+            if len(self._queue) < size.messages and self._bytes < size.bytes:
+                time.sleep(self._wanting(size.linger))
             self._ready.clear()  # before looking: a message that comes from here on sets it again
             batch = self.pop(size)
             if self._queue:
@@ -64,6 +69,12 @@ class Inbox:
             if batch:  # else the last batch took the message that had set the event
                 return batch
         return []
+
+    def _wanting(self, linger: float) -> float:
+        """How long (s) the oldest message has still to wait; clocks may be set."""
+        with self._lock:
+            received = self._queue[0].received_at if self._queue else 0
+        return min(max(0.0, linger - (time.time_ns() // 1000 - received) / MICROSECOND), linger)
 
     def pop(self, size: BatchSize) -> list[Message]:
         """What is there, without waiting: a batch at most."""
@@ -99,6 +110,7 @@ class Inboxes:
     def __init__(self, count: int, *, max_bytes: int) -> None:
         self.each: Final = tuple(Inbox() for _ in range(count))
         self._max_bytes: Final = max_bytes
+        self._places: Final[dict[str, int]] = {}  # by topic
 
     def __len__(self) -> int:
         return sum(map(len, self.each))
@@ -108,16 +120,32 @@ class Inboxes:
         """Of payload that wait."""
         return sum(inbox.bytes for inbox in self.each)
 
-    def put(self, message: Message) -> bool:
-        """Add a message to the inbox of its source's worker. False: there is no room for it now."""
+    def put(self, messages: Sequence[Message]) -> int:
+        """Add messages to the inboxes of their sources' workers, in order, as long as there is room; how many were added."""
+        parts: list[list[Message]] = [[] for _ in self.each]
+        waiting, taken = self.bytes, 0
+        for message in messages:
+            size = len(message.payload)
+            # A message larger than all room must not wait for ever: it may come alone.
+            if waiting and waiting + size > self._max_bytes:
+                break
+            waiting += size
+            taken += 1
+            parts[self._place(message.topic)].append(message)
+        for inbox, part in zip(self.each, parts, strict=True):
+            if part:
+                inbox.put(part)
+        return taken
+
+    def _place(self, topic: str) -> int:
+        """Which inbox a topic's source has."""
         if len(self.each) == 1:
-            inbox = self.each[0]
-        else:
-            source = message.topic.split("/", 3)[2:3]
-            inbox = self.each[zlib.crc32("".join(source).encode()) % len(self.each)]
-        waiting = self.bytes
-        # A message larger than all room must not wait for ever: it may come alone.
-        if waiting and waiting + len(message.payload) > self._max_bytes:
-            return False
-        inbox.put(message)
-        return True
+            return 0
+        place = self._places.get(topic)
+        if place is None:
+            source = topic.split("/", 3)[2:3]
+            place = zlib.crc32("".join(source).encode()) % len(self.each)
+            if len(self._places) >= _TOPICS:
+                self._places.clear()
+            self._places[topic] = place
+        return place

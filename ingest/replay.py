@@ -147,7 +147,7 @@ def _try(
     batch, m = prepared.judged.batch, len(held)
     inserted = transaction.insert(batch, history.time)
     new = inserted.outcome == NEW
-    roll_up(transaction, batch.take(new), prepared.same_since[new], registry)
+    roll_up(transaction, batch.take(new), prepared.same_since[new], registry, history.time)
     # Whatever its source's policy: what comes from quarantine is older than what is stored, and replaces nothing.
     lost = conflicts_of(batch, np.flatnonzero(inserted.outcome == CONFLICT), inserted.kept, np.empty(0, np.int64))
     whole = np.array([any(index is None for index, _, _ in row.refused) for row in held], np.bool_)

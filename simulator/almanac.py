@@ -85,8 +85,8 @@ class Almanac:
         """For the city of this key, with days of these kinds."""
         number = np.arange(len(kind) + 1)
         warm, rain = _season(_WARM, number), _season(_RAIN, number)
-        chance = np.minimum(rain / 650.0, 0.75)
-        wet = np.clip((_spell(city, "wet", number, 2) - 0.9 + chance) * 2.5, 0.0, 1.0)
+        chance = np.minimum(0.2 + rain / 1100.0, 0.55)
+        wet = np.clip((_spell(city, "wet", number, 2) - 0.95 + chance) * 3.0, 0.0, 1.0)
         warm = warm + 4.0 * (_spell(city, "warm", number, 3) - 0.5) - 1.2 * wet
         return cls(
             kind=kind,

@@ -131,7 +131,7 @@ class At:
     def rain(self) -> Float64:
         """Rain here and now, mm/h: none on dry days, showers of some km and an hour on wet ones."""
         shower = 0.55 * self.weather("front", 150) + 0.45 * self.field("shower", 6.0, 50)
-        return 26.0 * np.maximum(shower + 0.9 * self.wet - 0.95, 0.0)
+        return 32.0 * np.maximum(shower + 0.75 * self.wet - 0.8, 0.0)
 
     def rained(self, half: float) -> Float64:
         """How much it rains, 0 to 1: one half at so many mm/h."""

@@ -7,8 +7,29 @@ import numpy as np
 from devices.batch import Bools
 from simulator import noise
 from simulator.city import City
+from simulator.errors import FaultError
 from simulator.faults import FaultSpec, Where
 from simulator.noise import Keys
+
+
+def check(spec: FaultSpec, city: City) -> None:
+    """See that a city has what `where` names.
+
+    Raises
+    ------
+    FaultError
+        It names what there is not.
+    """
+    metrics = {sensor.metric for make in city.types for sensor in make.sensors}
+    for key, wanted, known in (
+        ("types", spec.where.types, {make.name for make in city.types}),
+        ("districts", spec.where.districts, {district.name for district in city.districts}),
+        ("gateways", spec.where.gateways, set(city.gateways)),
+        ("metrics", spec.where.metrics, metrics),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise FaultError("where", f"{key}: the city has no {name!r}; it has {', '.join(sorted(known)[:40])}")
 
 
 def devices(where: Where, city: City) -> Bools:

@@ -27,6 +27,10 @@ class ScenarioError(SimulatorError, ValueError):
     """A scenario cannot be used; the message names the origin, the line and the key."""
 
 
+class TimelineError(SimulatorError, ValueError):
+    """Simulated time cannot run as it is asked to."""
+
+
 class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 
@@ -41,3 +45,15 @@ class PublishError(SimulatorError):
 
 class PublishStoppedError(PublishError):
     """The caller asked to stop while a message was waiting for room; the message was not sent."""
+
+
+class ProtocolError(PublishError):
+    """What was received or is to be sent is no MQTT."""
+
+
+class RefusedError(PublishError):
+    """The broker will have none of us: to connect again is no use."""
+
+
+class AddressError(PublishError, ValueError):
+    """The URL of a broker is none."""

@@ -24,7 +24,7 @@ from simulator.events import Events
 from simulator.faults import GATEWAYS, Fault, FaultSpec
 from simulator.malformed import Form
 from simulator.noise import Keys
-from simulator.rows import OUTCOME_CODES, REASON_CODES, Outcome, Rows, again, deliver, expect, refuse
+from simulator.rows import FUTURE_LIMIT, OUTCOME_CODES, REASON_CODES, Outcome, Rows, again, deliver, expect, refuse
 from simulator.values import Sensors
 
 #: Reports a message, at most; a gateway sends what is due, and seldom fills it.
@@ -33,6 +33,9 @@ BATCH: Final = 100
 COLUMNS_EVERY: Final = 4
 #: Messages that overtake a reordered one, unless given.
 DEPTH: Final = 3
+#: us. Ingest refuses what is too far ahead of its clock; what is so within this is neither surely refused nor surely taken: it
+#: hangs on how long the message is under way.
+_BORDER: Final = 30 * MICROSECOND
 Reports = list[dict[str, Any]]  # as `wire.encode_report` makes them
 _STORED: Final = OUTCOME_CODES[Outcome.STORED]
 _CONFLICT: Final = OUTCOME_CODES[Outcome.CONFLICT]
@@ -308,6 +311,7 @@ class Gateway:
         self._seq += 1
         self._made += 1
         rows["index"] = np.arange(len(rows))
+        self._off_the_border(bundle)
         timed = len(reports) > 1 or "ts" in reports[0]
         body: Any = _as_columns(reports) if timed and seq % COLUMNS_EVERY == COLUMNS_EVERY - 1 else reports
         payload = wire.encode(body[0] if body is reports and len(reports) == 1 else body, seq=seq, boot=boot)
@@ -317,6 +321,17 @@ class Gateway:
         else:
             yield from self._faulty(sound, bundle, fault_)
         yield from self._released()
+
+    def _off_the_border(self, bundle: Bundle) -> None:
+        """Move times that ingest might refuse or not, as the network pleases, to where it refuses them."""
+        rows, reports, first = bundle.rows, bundle.reports, bundle.first
+        timed = rows["claimed"] != NEVER
+        near = timed & (np.abs(np.where(timed, rows["claimed"], 0) - (self._now() + FUTURE_LIMIT)) < _BORDER)
+        if near.any():
+            rows["claimed"][near] += 2 * _BORDER
+            for i in np.unique(np.searchsorted(first, np.flatnonzero(near), side="right") - 1).tolist():
+                at = int(rows["claimed"][first[i]])
+                reports[i] = wire.encode_report(reports[i]["device"], at, reports[i]["values"])
 
     def _hit(self, time: int) -> GatewayFault | None:
         """The first fault of messages that hits the next one."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from devices import wire
 from devices.batch import NEVER, Float64, Int64
-from simulator import clocks, gateway, signals, values
+from simulator import choosing, clocks, gateway, signals, values
 from simulator.city import City
 from simulator.clocks import ClockFault
 from simulator.events import Events
@@ -37,7 +37,15 @@ class Placed:
 
 
 def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> Placed:
-    """Find what each fault hits, and when; `begin` is the run's start, in us since 1970 UTC."""
+    """Find what each fault hits, and when; `begin` is the run's start, in us since 1970 UTC.
+
+    Raises
+    ------
+    FaultError
+        A fault is of a place or metric that the city does not have.
+    """
+    for spec in specs:
+        choosing.check(spec, city)
     known = values.sensors(city) if specs else None
     return Placed(
         specs=tuple(specs),

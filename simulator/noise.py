@@ -70,12 +70,17 @@ def mix(keys: Keys, step: Keys | Int64) -> Keys:
         The finalizer of SplitMix64 (Steele, Lea, Flood 2014), applied to keys + (step + 1) * golden ratio, and mixed with the
         key once more.
     """
-    z: Keys = keys + (step.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
-    z = (z ^ (z >> np.uint64(31))) + keys * np.uint64(_MIX_1)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_2)
-    return z ^ (z >> np.uint64(31))
+    z: Keys = (step.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + keys
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_MIX_1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MIX_2)
+    z ^= z >> np.uint64(31)
+    z += keys * np.uint64(_MIX_1)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_MIX_2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def uniform(keys: Keys, step: Keys | Int64) -> Float64:
@@ -108,8 +113,9 @@ def smooth(keys: Keys, time: Int64, period: int) -> Float64:
     knot = time // period
     x = (time - knot * period).astype(np.float64) / period
     salted = mix(keys, np.array([period], np.uint64))
-    a, b = uniform(salted, knot), uniform(salted, knot + 1)
-    return 2.0 * (a + (b - a) * (x * x * (3.0 - 2.0 * x))) - 1.0
+    a, b = uniform(salted, np.stack([knot, knot + 1]))
+    smoothed: Float64 = 2.0 * (a + (b - a) * (x * x * (3.0 - 2.0 * x))) - 1.0
+    return smoothed
 
 
 def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
@@ -146,20 +152,19 @@ _AXES: Final = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 def _lattice(keys: Keys, place: tuple[Float64, ...], time: Int64, period: int) -> Float64:
     knot = time // period
     t = (time - knot * period).astype(np.float64) / period
-    corners = [(knot.astype(np.uint64), 1.0 - _ease(t)), (knot.astype(np.uint64) + np.uint64(1), _ease(t))]
+    steps, weights = [knot.astype(np.uint64), knot.astype(np.uint64) + np.uint64(1)], [1.0 - _ease(t), _ease(t)]
     for axis, x in zip(_AXES, place, strict=False):
-        low = np.floor(x)
-        share = _ease(x - low)
-        step = low.astype(np.int64).astype(np.uint64) * np.uint64(axis)
-        corners = [
-            (before + (step + np.uint64(axis) * np.uint64(up) if up else step), weight * (share if up else 1.0 - share))
-            for before, weight in corners
-            for up in (0, 1)
-        ]
-    salted = mix(keys, np.array([period], np.uint64))
-    total = np.zeros(np.broadcast_shapes(keys.shape, time.shape, *(x.shape for x in place)))
-    for step, weight in corners:
-        total = total + uniform(salted, step) * weight
+        floor = np.floor(x)
+        share = _ease(x - floor)
+        low = floor.astype(np.int64).astype(np.uint64) * np.uint64(axis)
+        high = low + np.uint64(axis)
+        steps = [step + edge for step in steps for edge in (low, high)]
+        weights = [weight * part for weight in weights for part in (1.0 - share, share)]
+    # All corners are hashed at once: most arrays are short, and a call costs as much as a thousand numbers do.
+    corners = uniform(mix(keys, np.array([period], np.uint64)), np.stack(steps))
+    total: Float64 = corners[0] * weights[0]
+    for corner, weight in zip(corners[1:], weights[1:], strict=True):
+        total += corner * weight
     return 2.0 * total - 1.0
 
 

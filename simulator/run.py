@@ -14,7 +14,7 @@ import numpy as np
 from devices.batch import MICROSECOND
 from simulator import measuring, schedule
 from simulator.city import City
-from simulator.errors import PublishStoppedError
+from simulator.errors import PublishStoppedError, TimelineError
 from simulator.faults import FaultSpec
 from simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
 from simulator.gateway import Break, Gateway, Step, Unsent, unsent
@@ -69,9 +69,9 @@ def run(
 ) -> RunReport:
     """Let a city send until `stop` is set or `duration` is over; then wait for the last acknowledgements, a bounded time.
 
-    Every device reports once within the first second, and from then on at its own interval. What is due is sent in the order
-    of its time, gateway by gateway, about ten times a second. If the broker is slower than the city, the city falls behind, and
-    catches up.
+    Every device reports once within the first second (of a large city within some), and from then on at its own interval. What is
+    due is sent in the order of its time, gateway by gateway, about ten times a second. If the broker is slower than the city, the
+    city falls behind, and catches up.
 
     Parameters
     ----------
@@ -106,11 +106,11 @@ def run(
     ------
     PublishError
         The broker is away at the start, refuses a source, or a connection's thread ended.
-    ValueError
+    TimelineError
         `speed`, `duration` or `start` make no sense.
     """
     if start is not None and start.tzinfo is None:
-        raise ValueError("start needs a time zone")
+        raise TimelineError("start needs a time zone")
     line = schedule.timeline(
         now=time.time_ns() // 1000, speed=speed, start=None if start is None else (start - _EPOCH) // _US, duration=duration
     )
@@ -141,7 +141,7 @@ def run(
                 while done < now and not stop.is_set():
                     until = min(now, done + step)
                     reports = schedule.due(plan, done, until)
-                    if done < line.start + 2 * schedule.OPENING:
+                    if len(first.time) and done < first.time[-1]:
                         reports = schedule.merged(schedule.part(first, done, until), reports)
                     sender.send(reports)
                     done = until
@@ -219,8 +219,8 @@ class _Sender:
         feed = self._feeds[source]
         if isinstance(step, Break):
             # What has no answer would be sent again by the client, and nobody could say how often it arrives.
-            feed.transport.drain(DRAIN_TIMEOUT)
-            feed.transport.drop()
+            if feed.transport.drain(DRAIN_TIMEOUT):
+                feed.transport.drop()
         elif isinstance(step, Unsent):
             self._record(Entry(source=source, boot="", seq=None, rows=step.rows, sent_at=None, receipt=None))
         else:

@@ -13,10 +13,10 @@ import numpy as np
 from devices.catalogue import Domain
 from devices.device import check_source
 from devices.errors import DeviceError
+from simulator import choosing, holidays
 from simulator import city as cities
-from simulator import holidays
 from simulator.city import City, Gateway
-from simulator.errors import ScenarioError
+from simulator.errors import FaultError, ScenarioError
 from simulator.faults import FaultSpec
 from simulator.faults import read as read_fault
 from simulator.makes import BY_NAME, TYPES, DeviceType, scaled
@@ -107,13 +107,19 @@ def load_scenario(
     types = _types(root.keys("intervals", None))
     layout = root.keys("city", Keys({}, {}, root.line).rooted(origin, "city", ScenarioError))
     described = _city(layout, devices, gateways)
-    faults = tuple(read_fault(entry) for entry in root.sequence("faults")) if "faults" in root else ()
+    entries = root.sequence("faults") if "faults" in root else []
+    faults = tuple(map(read_fault, entries))
     root.finish()
     chosen = own_seed if seed is None else seed
     try:
         city = cities.build(**described, seed=chosen, types=types, holidays=days)
     except (ValueError, DeviceError) as exc:
         raise layout.fail(None, str(exc)) from None
+    for entry, fault in zip(entries, faults, strict=True):
+        try:
+            choosing.check(fault, city)
+        except FaultError as exc:
+            raise entry.fail(exc.key, exc.problem) from None
     return Scenario(name=name, city=city, seed=chosen, start=start, duration=duration, speed=speed, faults=faults)
 
 
@@ -237,13 +243,13 @@ def _types(keys: Keys | None) -> list[DeviceType]:
     scale = _above_zero(keys, "scale", keys.number("scale", 1)) or 1.0
     jitter = _jitter(keys, 0.0)
     own = keys.keys("types", None)
-    changed = dict(BY_NAME)
+    changed: dict[str, DeviceType] = {}
     for name in own or ():
-        changed[_known_type(own, name)] = _type(own.keys(name), BY_NAME[name], scale, jitter)
+        make = BY_NAME[_known_type(own, name)]
+        changed[name] = _type(own.keys(name), make, scale, jitter)
     keys.finish()
-    rest = changed.keys() - set(own or ())
     try:
-        changed |= {name: replace(scaled(BY_NAME[name], scale), jitter=jitter) for name in rest}
+        changed = {make.name: replace(scaled(make, scale), jitter=jitter) for make in TYPES if make.name not in changed} | changed
     except DeviceError as exc:
         raise keys.fail("scale", str(exc)) from None
     return [_at_least_a_tick(keys, changed[type_.name]) for type_ in TYPES]

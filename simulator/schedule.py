@@ -16,10 +16,13 @@ from devices.batch import MICROSECOND, Bools, Float64, Int64
 from devices.catalogue import Kind, builtin
 from simulator import noise
 from simulator.city import City
+from simulator.errors import TimelineError
 from simulator.noise import Keys
 
 #: us. Every device makes itself known within this time of the start, whatever its interval.
 OPENING: Final = 1 * MICROSECOND
+#: Devices for which that holds; those of a larger city take as many times as long.
+AT_ONCE: Final = 20_000
 _TICK: Final = 1000  # us: reports are stamped with whole milliseconds
 
 
@@ -76,15 +79,22 @@ def due(schedule: Schedule, after: int, until: int) -> Due:
     count = np.maximum((until - schedule.phase) // schedule.period - begin + 1, 0)
     device = np.repeat(np.arange(len(count)), count)
     tick = np.repeat(begin, count) + _ramp(count)
-    time = schedule.phase[device] + tick * schedule.period[device]
+    time = _time(schedule, device, tick)
     if schedule.late.any():
-        time = time + _part_of(noise.uniform(schedule.keys[device], tick), schedule.late[device])
         now = np.flatnonzero((time > after) & (time <= until))
         device, tick, time = device[now], tick[now], time[now]
     order = np.argsort(time, kind="stable")
     device, tick, time = device[order], tick[order], time[order]
     report, series = _readings(schedule, device)
     return _without_empty(device, time, report, series, tick[report] % schedule.every[series] == 0)
+
+
+def _time(schedule: Schedule, device: Int64, tick: Int64) -> Int64:
+    """When devices make reports of these numbers."""
+    time: Int64 = schedule.phase[device] + tick * schedule.period[device]
+    if schedule.late.any():
+        time += _part_of(noise.uniform(schedule.keys[device], tick), schedule.late[device])
+    return time
 
 
 def _part_of(share: Float64, whole: Int64) -> Int64:
@@ -96,8 +106,10 @@ def opening(schedule: Schedule, start: int) -> Due:
     """One report of every device within `OPENING` after the start (us since 1970 UTC): an operator sees all of them at once."""
     d = len(schedule.period)
     spread = np.floor(noise.uniform(np.array([1], np.uint64), np.arange(d)) * (OPENING // _TICK)).astype(np.int64)
+    spread *= -(-d // AT_ONCE)
     time = (start // _TICK + 1 + spread) * _TICK
-    off_grid = np.flatnonzero((time - schedule.phase) % schedule.period)  # on the grid it comes anyway
+    device = np.arange(d)
+    off_grid = np.flatnonzero(_time(schedule, device, (time - schedule.phase) // schedule.period) != time)  # there it comes anyway
     device = off_grid[np.argsort(time[off_grid], kind="stable")]
     report, series = _readings(schedule, device)
     return _without_empty(device, time[device], report, series, schedule.opening[series])
@@ -174,16 +186,16 @@ def timeline(*, now: int, speed: float, start: int | None, duration: float | Non
 
     Raises
     ------
-    ValueError
+    TimelineError
         `speed` or `duration` is not above 0, or `start` is in the future.
     """
     if not speed > 0:
-        raise ValueError(f"speed must be above 0, not {speed}")
+        raise TimelineError(f"speed must be above 0, not {speed}")
     if duration is not None and not duration > 0:
-        raise ValueError(f"duration must be above 0 seconds, not {duration}")
+        raise TimelineError(f"duration must be above 0 seconds, not {duration}")
     if start is None:
         ahead = HISTORY if duration is None else round(duration * (speed - 1) * MICROSECOND)
         start = now - ahead if speed > 1 else now
     if start > now:
-        raise ValueError("simulated time cannot start in the future")
+        raise TimelineError("simulated time cannot start in the future")
     return Timeline(start=start, begun=now, speed=speed)

@@ -72,6 +72,7 @@ class Truth:
         self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
         self._entries: list[Entry] = []
         self._waiting = 0  # rows in them
+        self._limit = GROUP  # rows that may wait before it is asked again which are settled
         self._about: Mapping[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -86,8 +87,9 @@ class Truth:
             return
         self._entries.append(entry)
         self._waiting += len(entry.rows)
-        if self._waiting >= GROUP:
+        if self._waiting >= self._limit:
             self._flush([entry for entry in self._entries if entry.receipt is None or entry.receipt.acknowledged is not None])
+            self._limit = self._waiting + GROUP
 
     def describe(self, about: Mapping[str, Any]) -> None:
         """What the file says of the run, in its metadata; the last call holds."""

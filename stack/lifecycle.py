@@ -22,7 +22,7 @@ from stack.probe import Answer
 from stack.process import LOOPBACK, identify, is_alive, send
 from stack.sandbox import Kind, Sandbox
 
-# Seconds until a server has to answer. After a crash PostgreSQL first recovers: at most max_wal_size (2 GB) of log.
+# Seconds until a server has to answer. After a crash PostgreSQL first recovers: at most max_wal_size (4 GB) of log.
 START_PATIENCE = 120.0
 RELOAD_PATIENCE = 10.0  # seconds for the broker to take new users; it does so within one turn of its loop
 STEP = 0.02  # seconds between questions

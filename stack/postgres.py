@@ -1,5 +1,6 @@
 """TimescaleDB of one home: its cluster made once, its command line, and the database and roles in it."""
 
+import os
 import secrets
 import shutil
 import signal
@@ -22,6 +23,10 @@ DATA = "postgres"  # directory of the cluster, in the home's servers/
 STOP = [(signal.SIGINT.name, 60.0), (signal.SIGQUIT.name, 10.0)]
 
 # Collation by code point from PostgreSQL itself: no index ever depends on a C library's version.
+# MB of shared_buffers. Less than the least makes every insert read an index page; more than the most holds pages that the
+# kernel holds too, and a city of 200,000 series fits.
+LEAST_BUFFERS, MOST_BUFFERS = 256, 4096
+
 INITDB_OPTIONS = (
     "--encoding=UTF8",
     "--locale=C.UTF-8",
@@ -50,6 +55,7 @@ def program(home: Home, sandbox: Sandbox, port: int) -> Program:
         "hba_file = '/config/postgres/pg_hba.conf'",
         f"listen_addresses = '{LOOPBACK}'",
         f"port = {port}",
+        f"shared_buffers = {_shared_buffers()}MB",
         "unix_socket_directories = ''  # a home's path may be longer than the 107 bytes that a socket's may have",
     ]
     if sandbox.kind == "chroot":
@@ -57,6 +63,12 @@ def program(home: Home, sandbox: Sandbox, port: int) -> Program:
     (home.config / "postgresql.conf").write_text("\n".join(lines) + "\n")
     argv = [f"{BIN}/postgres", "-D", f"/{DATA}", "-c", "config_file=/config/postgresql.conf"]
     return Program(name=TIMESCALEDB, argv=argv, log=str(home.log(TIMESCALEDB)), stop=STOP)
+
+
+def _shared_buffers() -> int:
+    """MB: a quarter of the machine's memory, as PostgreSQL's manual advises (section 19.4), within bounds."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(max(memory // 4 // 2**20, LEAST_BUFFERS), MOST_BUFFERS)
 
 
 def make_cluster(home: Home, sandbox: Sandbox, passwords: Passwords) -> bool:

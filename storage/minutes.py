@@ -5,7 +5,7 @@ Law: every function works inside the caller's transaction, which holds the advis
 here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -19,7 +19,8 @@ from devices.flags import BAD, Flag, is_bad
 from devices.registry import KIND_CODES
 from storage import sql
 from storage.database import Connection
-from storage.pgcopy import RowFormat
+from storage.packed import Array, unpack
+from storage.pgcopy import RowFormat, Type
 
 _SQL: Final = sql.load("rollup")
 _PARTIALS: Final = RowFormat(
@@ -37,9 +38,10 @@ _PARTIALS: Final = RowFormat(
     s2="float8",
 )
 _TOUCHED: Final = RowFormat(series_id="int4", bucket="timestamptz", after="timestamptz")
-_STATE: Final = RowFormat(series_id="int4", good_at="timestamptz", good_value="float8")
+_STATE: Final[Mapping[str, Type | None]] = {"series_id": "int4", "good_at": "timestamptz", "good_value": "float8"}
 _RAW: Final = RowFormat(series_id="int4", time="timestamptz", value="float8", flags="int2")
 _KEYS: Final = RowFormat(series_id="int4", bucket="timestamptz")
+QUARTER: Final = 15 * MINUTE
 #: How far back from what is touched a counter's reading before it is looked for at first: with all of history in the statement,
 #: planning alone takes 90 ms when there are 360 chunks.
 _LOOK_BACK: Final = timedelta(days=7)
@@ -57,9 +59,23 @@ def encode_partials(partials: Partials) -> bytes:
     return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
 
 
-def mark_incoming(connection: Connection) -> None:
-    """Mark the quarter-hours of the partials that this transaction merged."""
-    connection.execute(_SQL["mark_incoming"])
+def mark(connection: Connection, partials: Partials) -> None:
+    """Mark the quarter-hours of partials that this transaction merged, sorted by series."""
+    quarter = partials.bucket // QUARTER
+    order = np.argsort(quarter, kind="stable")  # each quarter-hour's series stay in order
+    series, quarter = partials.series[order], quarter[order]
+    new = np.concatenate([[True], (quarter[1:] != quarter[:-1]) | (series[1:] != series[:-1])])
+    series, quarter = series[new], quarter[new]
+    starts = np.flatnonzero(np.concatenate([[True], quarter[1:] != quarter[:-1]]))
+    connection.execute(
+        _SQL["mark"],
+        {
+            "series": Array(series),
+            "quarters": Array(quarter[starts] * QUARTER),
+            "starts": Array(starts),
+            "stops": Array(np.append(starts[1:], len(series))),
+        },
+    )
 
 
 def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -> tuple[Float64 | None, Int64]:
@@ -85,7 +101,9 @@ def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -
         return None, late
     series = new.series[rows]
     earliest = np.concatenate([[True], series[1:] != series[:-1]])  # good row of each counter
-    known = _read(connection, "counters_state", {"series": series[earliest].tolist()}, _STATE)
+    row = connection.cursor(binary=True).execute(_SQL["counters_state"], {"series": Array(series[earliest])}).fetchone()
+    assert row is not None
+    known = unpack(row, _STATE)
     good_at, before = np.full(len(kind), NEVER, np.int64), np.full(len(kind), np.nan)
     good_at[known["series_id"]] = known["good_at"]
     before[known["series_id"]] = known["good_value"]

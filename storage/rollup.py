@@ -4,6 +4,7 @@ Sync, on a connection in autocommit mode, READ COMMITTED (PostgreSQL's default).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -28,7 +29,24 @@ _MINUTE: Final = timedelta(minutes=1)
 _LONGEST: Final = timedelta(days=30)
 
 
-def advance(connection: Connection, *, limit: int = 20_000) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rest:
+    """How long a marked quarter-hour is left alone: one that is still being filled is recomputed once for many batches.
+
+    Live traffic of 60,000 series a minute would else have each of its quarter-hours recomputed 900 times, which costs more than
+    storing it.
+    """
+
+    #: Nothing was added for so long. Batches of one source come closer together than that.
+    quiet: timedelta = timedelta(seconds=5)
+    #: Or it has waited for so long: what is asked of a marked quarter-hour is taken from its minutes, which are 15 at the most.
+    patience: timedelta = timedelta(seconds=60)
+
+
+NONE: Final = Rest(quiet=timedelta(0), patience=timedelta(0))
+
+
+def advance(connection: Connection, *, rest: Rest = NONE, limit: int = 250_000) -> int:
     """Bring quarter-hours up to date that are marked as behind.
 
     Ingest appends a mark in the transaction that changes the minutes. Here, under a lock that one worker at a time gets, a first
@@ -47,13 +65,16 @@ def advance(connection: Connection, *, limit: int = 20_000) -> int:
     ----------
     connection : Connection
         In autocommit mode.
+    rest : Rest
+        What has been marked only just now is left for later.
     limit : int
-        Marked quarter-hours of series that are taken at most, those that are marked twice counted twice; bounds the transaction.
+        Marked quarter-hours of series that are taken at most, those that are marked twice counted twice; bounds the transaction to
+        some seconds. All marks of a quarter-hour are taken together, of one at least.
 
     Returns
     -------
     int
-        How many were taken. 0: none is marked, or another worker is at it.
+        How many were taken. 0: none is due, or another worker is at it.
 
     Raises
     ------
@@ -64,7 +85,8 @@ def advance(connection: Connection, *, limit: int = 20_000) -> int:
         assert row is not None
         if not row[0]:
             return 0
-        row = connection.execute(_SQL["take_marks"], {"limit": limit}).fetchone()
+        parameters = {"limit": limit, "quiet": rest.quiet, "patience": rest.patience}
+        row = connection.execute(_SQL["take_marks"], parameters).fetchone()
         assert row is not None
         ids, months, taken = row
         if ids is None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
 from devices.aggregate import downsample
-from devices.batch import NEVER, Batch, Float64, Int64, Partials
+from devices.batch import NEVER, Batch, Bools, Float64, Int64, Partials
 from devices.flags import BAD, Flag, is_bad
 from storage import minutes, outbox, sql
 from storage.database import StorageError
@@ -184,7 +184,7 @@ class Transaction:
         first = np.concatenate([[True], ~repeats])
         heads = np.flatnonzero(first)
         straight = batch.time[heads] > newest[batch.series[heads]]
-        if not self._insert_straight(batch, heads[straight]):
+        if not self._straight("copy_readings", encode_readings(batch.take(heads[straight])), straight):
             straight[:] = False
         careful = heads[~straight]
         if len(careful):
@@ -225,7 +225,7 @@ class Transaction:
         minutes.replace_changed(self.connection, batch, kind)
         renew_latest(self.connection, sorted(set(batch.series.tolist())))
 
-    def merge_rollups(self, new: Batch, kind: NDArray[np.int8]) -> None:
+    def merge_rollups(self, new: Batch, kind: NDArray[np.int8], newest: Int64) -> None:
         """Bring the rollups up to date with new readings. Comes after `insert` and before `merge_latest`.
 
         Minutes are merged by what the new readings add to them. Only where a counter's readings come late, between others that are
@@ -238,23 +238,17 @@ class Transaction:
             The readings that `insert` found new, sorted by series, then time.
         kind : (s,) int8
             Kind of each series, by id (`devices.registry.KIND_CODES`).
+        newest : (s,) int64
+            The hint that `insert` had: minutes that begin after a series' newest reading are new, and go straight in.
         """
-        before, newest = minutes.counters_state(self.connection, new, kind)
+        before, ahead = minutes.counters_state(self.connection, new, kind)
         partials = downsample(new, kind, before)
-        late = newest[partials.series] > NEVER
+        late = ahead[partials.series] > NEVER
         if not late.any():
-            self.merge_1m(partials)
+            self._merge_1m(partials, newest)
             return
-        self.merge_1m(minutes.take(partials, ~late))
-        minutes.replace_late(self.connection, minutes.take(partials, late), newest, kind)
-
-    def merge_1m(self, partials: Partials) -> None:
-        """Add one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
-        if len(partials) == 0:
-            return
-        self._copy("copy_1m", minutes.encode_partials(partials))
-        self._cursor.execute(_SQL["merge_1m"])
-        minutes.mark_incoming(self.connection)
+        self._merge_1m(minutes.take(partials, ~late), newest)
+        minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
 
     def merge_latest(self, new: Batch, same_since: Int64) -> None:
         """Bring `latest` up to date with new readings.
@@ -287,7 +281,9 @@ class Transaction:
                 same_since=same_since[last],
             ),
         )
-        self._cursor.execute(_SQL["merge_latest"])
+        # Planned anew each time: a join that suits a batch of 50,000 reads all of `latest` for a batch of ten.
+        if self._cursor.execute(_SQL["merge_latest"], prepare=False).rowcount < len(last):
+            self._cursor.execute(_SQL["add_latest"], prepare=False)
 
     def announce(self, stored: Batch) -> None:
         """Tell streams what is stored now, in an order in which the last of one series and time holds."""
@@ -365,15 +361,29 @@ class Transaction:
         """Note what a source said of itself at a time (us since 1970 UTC)."""
         self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": _datetime(at)})
 
+    # --- steps of merge_rollups --------------------------------------------------------------------------------------------
+
+    def _merge_1m(self, partials: Partials, newest: Int64) -> None:
+        """Add one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
+        if len(partials) == 0:
+            return
+        straight = partials.bucket > newest[partials.series]
+        if not self._straight("copy_straight_1m", minutes.encode_partials(minutes.take(partials, straight)), straight):
+            straight[:] = False
+        if not straight.all():
+            self._copy("copy_1m", minutes.encode_partials(minutes.take(partials, ~straight)))
+            self._cursor.execute(_SQL["merge_1m"])
+        minutes.mark(self.connection, partials)
+
     # --- steps of insert ---------------------------------------------------------------------------------------------------
 
-    def _insert_straight(self, batch: Batch, rows: NDArray[np.int64]) -> bool:
-        """COPY into `readings`. False: one of the rows was there after all, and none is stored."""
-        if len(rows) == 0:
+    def _straight(self, name: str, data: bytes, rows: Bools) -> bool:
+        """COPY the chosen rows, as `data`, into a table with a key. False: one of them was there after all, and none is stored."""
+        if not rows.any():
             return True
         try:
             with self.connection.transaction():
-                self._copy("copy_readings", encode_readings(batch.take(rows)))
+                self._copy(name, data)
         except psycopg.errors.UniqueViolation:
             return False
         return True

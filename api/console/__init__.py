@@ -7,8 +7,6 @@ map tiles.
 
 import gzip
 import hashlib
-import re
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -19,6 +17,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from api import problems
+from api.look import Look, origin
 
 _HERE: Final = Path(__file__).parent
 _TYPES: Final = {
@@ -34,21 +33,10 @@ _LIBRARIES: Final = {
     "lib/leaflet.css": ("js_lib_leaflet", "static/js_lib_leaflet/leaflet.css"),
     "lib/plotly.js": ("plotly", "package_data/plotly.min.js"),
 }
-#: A server's address in a template of tiles; {s} stands for one of several.
-_ORIGIN: Final = re.compile(r"(https?://)((?:\{s\}|[A-Za-z0-9-])(?:\{s\}|[A-Za-z0-9.-])*(?::\d{1,5})?)/")
 #: Of an empty inline style, and of no other: plotly.js makes one and fills it by rules, which a policy does not forbid.
 _EMPTY_STYLE: Final = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 #: Bytes from which a file is compressed.
 _COMPRESS_FROM: Final = 1_024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
-    """What a city decides about its console."""
-
-    tiles: str | None = None  # template of map tiles, with {z}, {x} and {y}; None: no map below the sensors
-    credit: str = ""  # who made them, shown on the map
-    zone: str | None = None  # whose clocks are shown; None: the browser's
 
 
 class _File(NamedTuple):
@@ -56,31 +44,6 @@ class _File(NamedTuple):
     compressed: bytes | None  # None: it is no shorter
     etag: str
     kind: str
-
-
-def origin(tiles: str) -> str:
-    """Where tiles come from, as a Content-Security-Policy names it; "" for our own host.
-
-    Raises
-    ------
-    ValueError
-        It is no template of tiles.
-
-    Examples
-    --------
-    >>> origin("https://{s}.tiles.example/{z}/{x}/{y}.png")
-    'https://*.tiles.example'
-    >>> origin("/tiles/{z}/{x}/{y}.png")
-    ''
-    """
-    if any(part not in tiles for part in ("{z}", "{x}", "{y}")):
-        raise ValueError("expected a template with {z}, {x} and {y}, such as https://tiles.example/{z}/{x}/{y}.png")
-    if tiles.startswith("/") and not tiles.startswith("//"):
-        return ""
-    match = _ORIGIN.match(tiles)
-    if match is None or "{s}" in match[2].removeprefix("{s}."):
-        raise ValueError("expected http(s):// and a host, where {s} may stand before the first dot, or a path of our own host")
-    return match[1] + match[2].replace("{s}", "*")
 
 
 def router(look: Look, version: str) -> APIRouter:

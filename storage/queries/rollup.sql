@@ -15,16 +15,15 @@ CREATE TEMPORARY TABLE IF NOT EXISTS recomputed_1m (LIKE readings_1m) ON COMMIT 
 SELECT set_config('timescaledb.enable_runtime_exclusion', 'off', true);
 
 -- name: counters_state
--- Newest good reading of these series.
-COPY (
-    SELECT series_id, good_at, good_value FROM latest WHERE series_id = ANY(%(series)s::int[]) AND good_at > '-infinity'
-) TO STDOUT (FORMAT BINARY);
+-- Newest good reading of these series, packed.
+SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(good_at), ''), string_agg(float8send(good_value), '')
+FROM latest WHERE series_id = ANY(%(series)s::int[]) AND good_at > '-infinity';
 
--- name: mark_incoming
--- Quarter-hours whose minutes this transaction added to.
+-- name: mark
+-- Quarter-hours whose minutes this transaction added to, and of each where its series stand in one array of all.
 INSERT INTO marks_15m (bucket, series)
-SELECT time_bucket(INTERVAL '15 minutes', bucket) AS quarter, array_agg(DISTINCT series_id) FROM incoming_1m
-GROUP BY quarter ORDER BY quarter;
+SELECT timestamptz 'epoch' + us * interval '1 microsecond', (%(series)s::int[])[a + 1 : b]
+FROM unnest(%(quarters)s::int8[], %(starts)s::int8[], %(stops)s::int8[]) AS q(us, a, b);
 
 -- name: copy_touched
 -- Minutes that are to be recomputed.
@@ -180,13 +179,23 @@ CROSS JOIN LATERAL (
 SELECT pg_try_advisory_xact_lock(%(key)s);
 
 -- name: take_marks
--- The oldest marks, as many as have no more than `limit` series and quarter-hours together, and one at least.
-SELECT array_agg(id), array_agg(DISTINCT time_bucket(INTERVAL '30 days', bucket)), sum(size)::int8
-FROM (
-    SELECT id, bucket, size, sum(size) OVER (ORDER BY id) - size AS before
-    FROM (SELECT id, bucket, cardinality(series) AS size FROM marks_15m ORDER BY id LIMIT %(limit)s) AS oldest
-) AS counted
-WHERE before < %(limit)s;
+-- All marks of the quarter-hours that are due, in the order in which they were marked first; as many as have no more than `limit`
+-- series together, and one at least. Marks do not grow old while they are looked at: the clock that counts is the statement's end.
+WITH due AS MATERIALIZED (
+    SELECT bucket, min(id) AS first FROM marks_15m GROUP BY bucket
+    HAVING max(at) <= clock_timestamp() - %(quiet)s::interval OR min(at) <= clock_timestamp() - %(patience)s::interval
+    ORDER BY first LIMIT %(limit)s
+), sized AS MATERIALIZED (
+    SELECT d.first, m.bucket, array_agg(m.id) AS ids, sum(cardinality(m.series)) AS size
+    FROM due d JOIN marks_15m m USING (bucket) GROUP BY d.first, m.bucket
+), counted AS (
+    SELECT ids, bucket, size, sum(size) OVER (ORDER BY first) - size AS before, row_number() OVER (ORDER BY first) AS place FROM sized
+)
+SELECT array_agg(id), array_agg(DISTINCT time_bucket(INTERVAL '30 days', bucket)), (
+    SELECT sum(size)::int8 FROM counted WHERE place = 1 OR before + size <= %(limit)s
+)
+FROM counted CROSS JOIN LATERAL unnest(ids) AS u(id)
+WHERE place = 1 OR before + size <= %(limit)s;
 
 -- name: advance_15m
 -- Marked quarter-hours of 30 days become what their minutes say; those that are so already are left alone.

@@ -61,8 +61,12 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) r;
 
+-- name: copy_straight_1m
+-- Minutes that are new for certain.
+COPY readings_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY);
+
 -- name: copy_1m
--- Partials of one minute.
+-- Partials of minutes that may be there.
 COPY incoming_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY);
 
 -- name: merge_1m
@@ -87,18 +91,24 @@ ON CONFLICT (series_id, bucket) DO UPDATE SET
 COPY incoming_latest (series_id, time, received_at, value, flags, good_at, good_value, same_since) FROM STDIN (FORMAT BINARY);
 
 -- name: merge_latest
--- Later wins, for the newest reading and for the newest good one each.
-INSERT INTO latest AS l (series_id, time, received_at, value, flags, good_at, good_value, same_since)
-SELECT series_id, time, received_at, value, flags, good_at, good_value, same_since FROM incoming_latest ORDER BY series_id
-ON CONFLICT (series_id) DO UPDATE SET
-    time = greatest(l.time, EXCLUDED.time),
-    received_at = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.received_at ELSE l.received_at END,
-    value = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.value ELSE l.value END,
-    flags = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.flags ELSE l.flags END,
-    same_since = CASE WHEN EXCLUDED.time > l.time THEN EXCLUDED.same_since ELSE l.same_since END,
-    good_at = greatest(l.good_at, EXCLUDED.good_at),
-    good_value = CASE WHEN EXCLUDED.good_at > l.good_at THEN EXCLUDED.good_value ELSE l.good_value END
-WHERE EXCLUDED.time > l.time OR EXCLUDED.good_at > l.good_at;
+-- Later wins, for the newest reading and for the newest good one each. As an UPDATE, which takes two thirds of what INSERT … ON CONFLICT
+-- does: nearly every series is there. Nobody else writes rows of these series: the locks of their sources are held.
+UPDATE latest l SET
+    time = greatest(l.time, n.time),
+    received_at = CASE WHEN n.time > l.time THEN n.received_at ELSE l.received_at END,
+    value = CASE WHEN n.time > l.time THEN n.value ELSE l.value END,
+    flags = CASE WHEN n.time > l.time THEN n.flags ELSE l.flags END,
+    same_since = CASE WHEN n.time > l.time THEN n.same_since ELSE l.same_since END,
+    good_at = greatest(l.good_at, n.good_at),
+    good_value = CASE WHEN n.good_at > l.good_at THEN n.good_value ELSE l.good_value END
+FROM incoming_latest n
+WHERE n.series_id = l.series_id AND (n.time > l.time OR n.good_at > l.good_at);
+
+-- name: add_latest
+-- Series that had no reading yet.
+INSERT INTO latest (series_id, time, received_at, value, flags, good_at, good_value, same_since)
+SELECT series_id, time, received_at, value, flags, good_at, good_value, same_since FROM incoming_latest n
+WHERE NOT EXISTS (SELECT FROM latest l WHERE l.series_id = n.series_id) ORDER BY series_id;
 
 -- name: history
 -- What is known of every series, to go on from at start.

@@ -116,7 +116,7 @@ def fill_into() -> FillInto:
             newest = store.history(int(series.max()) + 1)["time"]
             with store.batch(uuid4(), sorted(set(owner.tolist()))) as transaction:
                 new = transaction.insert(batch, newest).outcome == NEW
-                transaction.merge_rollups(batch.take(new), known.kind)
+                transaction.merge_rollups(batch.take(new), known.kind, newest)
                 transaction.merge_latest(batch.take(new), np.full(int(new.sum()), NEVER, np.int64))
                 tallies = [
                     Tally(

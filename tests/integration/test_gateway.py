@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
@@ -14,6 +15,7 @@ import trustme
 import stack
 from ingest.gateway import Gateway, GatewayError, Session
 from ingest.inbox import BatchSize, Inboxes
+from ingest.line import Publication
 from ingest.message import Message
 from stack.process import free_port
 
@@ -108,6 +110,20 @@ def test_what_finds_no_room_is_left_with_the_broker_and_comes_again_in_order(gat
     assert [payload for payload, _ in seen] == [b"%d" % i * 30 for i in range(10)]
     assert seen[-1][1]
     assert gateway.lost == 0
+
+
+def test_messages_of_one_read_have_times_of_their_own(gateway):
+    """A reading without a time gets its message's: of two at one time the second would be a conflict."""
+    gateway, inboxes = gateway()
+    found = [Publication(b"city/v1/gw/readings", b"%d" % i, i + 1, 1, False) for i in range(1000)]
+    began = time.time_ns() // 1000
+    gateway._receive(found[:500])
+    gateway._receive(found[500:])
+    times = [message.received_at for message in inboxes.each[0].pop(BatchSize()) if message.payload.isdigit()]
+    assert len(times) == 1000
+    assert all(before < after for before, after in pairwise(times))
+    assert began <= times[0]
+    assert times[-1] <= time.time_ns() // 1000 + 1000
 
 
 def test_qos_0_that_finds_no_room_is_counted(gateway, publish, source):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devices.batch import FOREVER, NEVER
+from storage.packed import Array
 from storage.pgcopy import CopyFormatError, RowFormat
 
 FORMAT = RowFormat(i2="int2", i4="int4", i8="int8", f8="float8", at="timestamptz")
@@ -107,3 +108,18 @@ def test_columns_must_match():
         FORMAT.encode(i2=[1])
     with pytest.raises(ValueError, match="lengths"):
         RowFormat(a="int2", b="int2").encode(a=[1], b=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        (np.array([-(2**31), 0, 2**31 - 1], np.int32), "int4"),
+        (np.array([-(2**63), 0, 2**63 - 1], np.int64), "int8"),
+        (np.array([-np.inf, -0.0, 5e-324, 1.5, np.inf, np.nan]), "float8"),
+        (np.empty(0, np.int32), "int4"),
+    ],
+)
+def test_an_array_is_a_parameter(connection, values, type_):
+    row = connection.execute("SELECT %s, pg_typeof(%s)::text", [Array(values), Array(values)]).fetchone()
+    assert row[1] == {"int4": "integer[]", "int8": "bigint[]", "float8": "double precision[]"}[type_]
+    assert str(row[0]) == str(values.tolist())

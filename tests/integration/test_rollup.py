@@ -67,7 +67,7 @@ class City:
             index=np.arange(n, dtype=np.int32),
         )
         new = batch.take(transaction.insert(batch, newest).outcome == NEW)
-        transaction.merge_rollups(new, self.kind)
+        transaction.merge_rollups(new, self.kind, newest)
         transaction.merge_latest(new, np.full(len(new), NEVER, np.int64))
 
     def raw(self):
@@ -274,6 +274,43 @@ def test_a_limit_bounds_what_is_taken_at_once(city):
             city.write(store, [(s, T0 + quarter * QUARTER, 1.0, 0) for s in (3, 4)])
     assert [rollup.advance(city.connection, limit=4) for _ in range(4)] == [4, 4, 2, 0]
     city.check("readings_15m", QUARTER)
+
+
+def test_a_quarter_hour_that_is_still_being_filled_rests(city):
+    """Neither quiet nor old enough: left alone. When it is quiet, or has waited: taken, all of its marks at once."""
+    with city.store() as store:
+        for minute in range(3):
+            city.write(store, [(s, T0 + minute * MINUTE, 1.0, 0) for s in (3, 4)])
+        city.write(store, [(3, T0 + QUARTER, 1.0, 0)])
+    busy = rollup.Rest(quiet=timedelta(hours=1), patience=timedelta(hours=1))
+    assert rollup.advance(city.connection, rest=busy) == 0
+    city.check("quarter_hours", QUARTER)
+    quarter = "bucket = (SELECT min(bucket) FROM marks_15m)"
+    city.connection.execute(f"UPDATE marks_15m SET at = at - interval '2 hours' WHERE {quarter} AND id % 2 = 0")
+    assert rollup.advance(city.connection, rest=rollup.Rest(quiet=timedelta(hours=3), patience=timedelta(hours=1))) == 6
+    assert rollup.advance(city.connection, rest=busy) == 0
+    city.connection.execute("UPDATE marks_15m SET at = at - interval '2 hours'")
+    assert rollup.advance(city.connection, rest=rollup.Rest(quiet=timedelta(hours=1), patience=timedelta(hours=3))) == 1
+    city.check("readings_15m", QUARTER)
+
+
+def test_all_marks_of_a_quarter_hour_are_taken_however_low_the_limit(city):
+    with city.store() as store:
+        for minute in range(5):
+            city.write(store, [(s, T0 + minute * MINUTE, 1.0, 0) for s in (3, 4)])
+        city.write(store, [(3, T0 + QUARTER, 1.0, 0)])
+    assert [rollup.advance(city.connection, limit=4) for _ in range(3)] == [10, 1, 0]
+    city.check("readings_15m", QUARTER)
+
+
+@pytest.mark.parametrize("wrong", [NEVER, T0 - 30 * MINUTE])
+def test_a_hint_that_is_wrong_costs_time_and_nothing_else(city, wrong):
+    """Minutes that are taken for new, and are there: the way straight in is not open, and the other one is taken."""
+    with city.store() as store:
+        city.write(store, [(s, T0 + 10 * 1_000_000, 1.0, 0) for s in (3, 4)])
+        with store.batch(uuid4(), [city.source]) as transaction:
+            city.steps(transaction, [(3, T0 + 20 * 1_000_000, 2.0, 0), (5, T0, 3.0, 0)], np.full(10, wrong, np.int64))
+    city.check_all()
 
 
 def test_a_mark_that_is_not_committed_waits(city):

@@ -57,10 +57,11 @@ def store(database, city):
 def write(store, rows, newest=None):
     """One transaction as ingest makes it; the outcome of each row in the order given."""
     batch = make(rows)
+    newest = np.full(10, NEVER, np.int64) if newest is None else newest
     with store.batch(uuid4(), [1, 2]) as transaction:
-        inserted = transaction.insert(batch, np.full(10, NEVER, np.int64) if newest is None else newest)
+        inserted = transaction.insert(batch, newest)
         new = batch.take(inserted.outcome == NEW)
-        transaction.merge_rollups(new, KIND)
+        transaction.merge_rollups(new, KIND, newest)
         transaction.merge_latest(new, np.full(len(new), NEVER, np.int64))
     outcome, kept = [0] * len(rows), [0.0] * len(rows)
     for place, what, value in zip(batch.index.tolist(), inserted.outcome.tolist(), inserted.kept.tolist(), strict=True):

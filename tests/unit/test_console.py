@@ -11,7 +11,7 @@ import pytest
 
 from api import console
 from api.app import create_app
-from api.console import Look, origin
+from api.look import Look, origin
 from devices import flags
 from devices.catalogue import Domain, builtin
 

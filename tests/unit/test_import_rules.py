@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,31 @@ PURE = [
     ROOT / "ingest/message.py",
     ROOT / "storage/pgcopy.py",
     ROOT / "storage/packed_rows.py",
-    ROOT / "simulator/signals.py",
-    ROOT / "simulator/city.py",
+    *(ROOT / f"simulator/{name}.py" for name in ("backlog", "latency", "pace", "packets", "tally", "traffic", "window")),
     *(
         ROOT / f"simulator/{name}.py"
-        for name in ("faults", "episodes", "values", "clocks", "malformed", "rows", "gateway", "measuring")
+        for name in (
+            "almanac",
+            "at",
+            "city",
+            "clocks",
+            "episodes",
+            "faults",
+            "gateway",
+            "holidays",
+            "makes",
+            "malformed",
+            "measuring",
+            "models",
+            "noise",
+            "rows",
+            "scenario",
+            "schedule",
+            "shapes",
+            "signals",
+            "streets",
+            "values",
+        )
     ),
     *(ROOT / f"simulator/{name}.py" for name in ("labels", "matching", "telling", "refusals", "score", "books", "verdict")),
     ROOT / "citybeat/report.py",
@@ -137,3 +158,10 @@ def test_sql_stands_in_files():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.relative_to(ROOT).parts[0] != "dashboards":
                 assert not STATEMENT.match(node.value), f"{name(path)}:{node.lineno}"
+
+
+def test_ingest_carries_neither_a_web_server_nor_arrow():
+    """A process of 60 MB, not 170; `citybeat.lazy` says which commands are imported when they are called."""
+    asked = "import sys, citybeat.cli, citybeat.ingesting; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split())
+    assert not loaded & {"fastapi", "uvicorn", "pyarrow", "pandas", "yaml", "grafana_client", "plotly", "api.app", "simulator.city"}

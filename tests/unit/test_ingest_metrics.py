@@ -85,7 +85,7 @@ def test_everything_is_there_before_the_first_message(intake):
 
 
 def test_how_things_stand(intake):
-    intake.inboxes.put(Message("city/v1/gw/readings", b"123", 1, False, 1, 1, 1))
+    intake.inboxes.put([Message("city/v1/gw/readings", b"123", 1, False, 1, 1, 1)])
     (place,) = [number for number, inbox in enumerate(intake.inboxes.each) if len(inbox)]
     lane, worker = intake.lanes[place], str(place)
     lane._spool.append(uuid4(), [Message("t", b"12345", 1, False, 1, 1, 1)] * 2)
@@ -154,7 +154,7 @@ def ask(endpoint, path, **options):
 
 def test_metrics_are_served(intake, endpoint):
     for number in range(5):
-        intake.inboxes.put(Message("city/v1/gw/readings", b"", number, False, 1, 1, 1))
+        intake.inboxes.put([Message("city/v1/gw/readings", b"", number, False, 1, 1, 1)])
     status, media_type, text = ask(endpoint, "/metrics")
     assert (status, media_type.split(";")[0]) == (200, "text/plain")
     assert sum(shown(intake)["citybeat_ingest_waiting_messages", ("worker", str(worker))] for worker in (0, 1)) == 5

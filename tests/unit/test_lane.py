@@ -60,7 +60,7 @@ class Bench:
 
     def put(self, *which):
         for number in which:
-            self.inbox.put(message(number))
+            self.inbox.put([message(number)])
 
     def worker(self):
         """A new worker."""
@@ -329,7 +329,7 @@ def test_a_lane_that_hangs_is_noticed(bench):
 def test_a_source_always_has_the_same_inbox_and_room_is_shared():
     inboxes = Inboxes(3, max_bytes=100)
     for i in range(60):
-        assert inboxes.put(message(i % 10, source=f"gw-{i % 20}"))
+        assert inboxes.put([message(i % 10, source=f"gw-{i % 20}")]) == 1
     homes = {}
     for place, inbox in enumerate(inboxes.each):
         for each in inbox.pop(BatchSize(messages=1000)):
@@ -339,9 +339,10 @@ def test_a_source_always_has_the_same_inbox_and_room_is_shared():
     assert len({place for places in homes.values() for place in places}) == 3
     assert inboxes.bytes == 0
     large = Message("city/v1/gw/readings", b"x" * 500, 0, False, 1, 1, 1)
-    assert inboxes.put(large)  # alone it may come
-    assert not inboxes.put(message(1))
+    assert inboxes.put([large]) == 1  # alone it may come
+    assert inboxes.put([message(1)]) == 0
     assert sum(len(inbox.pop(BatchSize())) for inbox in inboxes.each) == 1
-    assert inboxes.put(message(1))
-    assert inboxes.put(Message("somewhere", b"", 0, False, 1, 1, 1))
+    assert inboxes.put([message(1), Message("somewhere", b"", 0, False, 1, 1, 1)]) == 2
     assert len(inboxes) == 2
+    long = Message("city/v1/gw/readings", b"x" * 60, 0, False, 1, 1, 1)
+    assert inboxes.put([long, long, message(3)]) == 1  # and nothing behind what finds no room

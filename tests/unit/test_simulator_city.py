@@ -1,17 +1,23 @@
 """The city's devices, and when they report."""
 
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devices.catalogue import Domain, Kind, builtin
 from devices.errors import DeviceError
-from simulator import schedule
-from simulator.city import build
-from simulator.makes import TYPES
-from simulator.streets import DISTRICTS
+from simulator import noise, schedule, streets
+from simulator.city import Gateway, build
+from simulator.makes import TYPES, scaled
+from simulator.streets import DISTRICTS, District
+from tests import oracles_city as slow
 
 SECOND = 1_000_000
 START = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * SECOND + 123_456
@@ -65,6 +71,158 @@ def test_intervals_can_be_scaled():
     assert {sensor.interval for device in city.devices for sensor in device.sensors} <= {1.0, 6.0, 30.0, 90.0, 180.0}
 
 
+def test_devices_are_made_when_they_are_asked_for():
+    city = build(devices=300, gateways=GATEWAYS, seed=3)
+    listed = list(city.devices)
+    assert city.devices == listed
+    assert city.devices[7] == listed[7]
+    assert city.devices[-1] == listed[-1]
+    assert list(city.devices[10:40:3]) == listed[10:40:3]
+    assert city.devices[10:40] != listed[11:41]
+    assert city.devices != 7
+    with pytest.raises(IndexError):
+        city.devices[300]
+    assert [city.id(i) for i in range(300)] == [device.id for device in listed]
+    assert [city.source(i) for i in range(300)] == [device.source for device in listed]
+    assert city.sources == tuple(sorted({device.source for device in listed}))
+
+
+def test_series_are_the_devices_sensors_in_their_order():
+    city = build(devices=200, gateways=GATEWAYS, seed=3)
+    table = city.series
+    at = 0
+    for i, device in enumerate(city.devices):
+        assert city.first[i] == at
+        for sensor in device.sensors:
+            assert table.device[at] == i
+            assert table.metrics[table.metric[at]] == sensor.metric
+            assert table.interval[at] == sensor.interval
+            assert np.array_equal(table.rating[at], np.nan if sensor.rating is None else sensor.rating, equal_nan=True)
+            make = city.types[city.type[i]]
+            assert table.registers[table.type[i], table.metric[at]] == dict(make.registers).get(sensor.metric, np.inf)
+            at += 1
+    assert at == len(table) == city.first[-1]
+    assert len(np.unique(table.key)) == at
+    assert int(table.key[5]) == noise._mix(int(table.site[table.device[5]]), noise.key(0, table.metrics[table.metric[5]]))
+
+
+def test_counters_have_the_registers_that_real_ones_have():
+    counters = {(make.name, s.metric) for make in TYPES for s in make.sensors if builtin()[s.metric].kind is Kind.COUNTER}
+    declared = {(make.name, metric): size for make in TYPES for metric, size in make.registers}
+    assert declared.keys() == counters
+    assert declared["Junction detector", "vehicleCount"] == 1_000_000  # six digits
+    assert declared["Feeder", "totalActiveEnergyImport"] == 2**32 / 1000  # kW.h: 32 bits of W.h
+
+
+def test_a_million_devices_are_laid_out_in_bounded_memory():
+    tracemalloc.start()
+    try:
+        city = build(devices=1_000_000, gateways=[f"gw-{i}" for i in range(40)], seed=1)
+        plan = schedule.plan(city)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(city.series) > 4_000_000
+    assert held < 400e6  # bytes
+    assert peak < 700e6
+    assert city.id(999_999) == city.devices[-1].id
+    minute = schedule.due(plan, START, START + 200_000)
+    assert 10_000 < len(minute.series) < 40_000
+    assert city.devices[:5] == build(devices=5, gateways=[f"gw-{i}" for i in range(40)], seed=1).devices
+
+
+def test_counts_by_type_are_met_and_mixed_evenly():
+    counts = {"Feeder": 30, "Air station": 3, "Water main": 1}
+    city = build(devices=counts, gateways=GATEWAYS, seed=3)
+    names = [device.tags["type"] for device in city.devices]
+    assert Counter(names) == counts
+    gaps = np.diff([i for i, name in enumerate(names) if name == "Air station"])
+    assert gaps.min() >= 8
+    assert {device.id for device in city.devices} == {
+        *(f"nrg-{i:05}" for i in range(1, 32)),
+        *(f"env-{i:05}" for i in range(1, 4)),
+    }
+
+
+def test_a_mix_is_followed():
+    city = build(devices=5000, gateways=GATEWAYS, seed=3, mix={"Feeder": 3, "Noise meter": 1})
+    found = Counter(device.tags["type"] for device in city.devices)
+    assert set(found) == {"Feeder", "Noise meter"}
+    assert 0.72 < found["Feeder"] / 5000 < 0.78
+    assert city.devices[:50] == build(devices=50, gateways=GATEWAYS, seed=3, mix={"Feeder": 3, "Noise meter": 1}).devices
+
+
+def test_gateways_serve_the_districts_that_they_name():
+    north, south = DISTRICTS[0].name, DISTRICTS[10].name
+    gateways = [Gateway(name="n", districts=(north,)), Gateway(name="s", districts=(south, north)), "rest-1", "rest-2"]
+    city = build(devices=3000, gateways=gateways, seed=3)
+    served: dict[str, set[str]] = {}
+    for device in city.devices:
+        served.setdefault(device.district, set()).add(device.source)
+    assert served.pop(north) == {"n", "s"}
+    assert served.pop(south) == {"s"}
+    assert all(len(of) == 1 and of <= {"rest-1", "rest-2"} for of in served.values())
+    assert set.union(*served.values()) == {"rest-1", "rest-2"}
+
+
+def test_more_gateways_than_districts_are_all_used():
+    city = build(devices=4000, gateways=[f"gw-{i:02}" for i in range(30)], seed=3)
+    assert len(city.sources) == 30
+    by_source: dict[str, set[str]] = {}
+    for device in city.devices:
+        by_source.setdefault(device.source, set()).add(device.district)
+    assert all(len(of) == 1 for of in by_source.values())
+
+
+def test_devices_at_roads_stand_on_them():
+    city = build(devices=400, gateways=GATEWAYS, seed=3)
+    net = streets.lay_out(DISTRICTS, 3)
+    assert city.roads == net.roads
+    seen = set()
+    for i, device in enumerate(city.devices):
+        if not city.types[city.type[i]].at_road:
+            assert "road" not in device.tags
+            continue
+        road = int(city.series.road[i])
+        seen.add(road)
+        assert device.tags["road"] == net.roads[road]
+        low = net.first[city.district[i]]
+        pieces = [k for k in range(low, net.first[city.district[i] + 1]) if net.road[k] == road]
+        (a, b) = net.start[pieces[0]], net.end[pieces[0]]
+        share = (city.series.along[i] - a[2]) / (b[2] - a[2])
+        assert 0 <= share < 1
+        assert device.latitude == pytest.approx(a[0] + share * (b[0] - a[0]), abs=1e-6)
+        assert device.longitude == pytest.approx(a[1] + share * (b[1] - a[1]), abs=1e-6)
+    assert {net.trunk[road] for road in seen} == {True, False}
+
+
+def test_meters_hang_on_stations_of_their_district():
+    city = build(devices=400, gateways=GATEWAYS, seed=3)
+    assert set(city.series.station // streets.STATIONS == city.district) == {True}
+    tagged = [device for device in city.devices if "station" in device.tags]
+    assert {device.domain for device in tagged} == {Domain.ENERGY}
+    assert all(device.tags["station"].startswith(device.district) for device in tagged)
+
+
+def test_roads_join_every_district_to_its_nearest():
+    net = streets.lay_out(DISTRICTS, 1)
+    names = [name for name, trunk in zip(net.roads, net.trunk, strict=True) if trunk]
+    for district in DISTRICTS:
+        apart = sorted((streets.km_between(district, other), other.name) for other in DISTRICTS if other is not district)
+        for _, near in apart[: streets.TRUNKS]:
+            assert f"{district.name} – {near}" in names or f"{near} – {district.name}" in names
+    assert len(net.roads) == len(set(net.roads)) == len(names) + streets.STREETS * len(DISTRICTS)
+    # 14 degrees north, by the sphere.
+    a, b = District(name="a", latitude=13.8, longitude=109.2), District(name="b", latitude=13.8, longitude=109.3)
+    assert streets.km_between(a, b) == pytest.approx(0.1 * 111.32 * np.cos(np.radians(13.8)), rel=0.01)
+
+
+def test_a_city_of_one_district_has_streets():
+    city = build(devices=50, gateways=["g"], seed=1, districts=[District(name="Here", latitude=50.0, longitude=8.0)])
+    assert {device.district for device in city.devices} == {"Here"}
+    assert len(city.roads) == streets.STREETS
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -72,6 +230,15 @@ def test_intervals_can_be_scaled():
         ({"gateways": []}, "gateways"),
         ({"gateways": ["a", "a"]}, "different names"),
         ({"interval_scale": 0.0}, "multiplied by"),
+        ({"interval_scale": float("nan")}, "multiplied by"),
+        ({"districts": []}, "districts"),
+        ({"districts": [DISTRICTS[0], DISTRICTS[0]]}, "different names"),
+        ({"devices": {"Feeder": -1}}, "less than no"),
+        ({"devices": {"Feder": 1}}, "Feder"),
+        ({"mix": {"Feder": 1}}, "Feder"),
+        ({"mix": {"Feeder": 0}}, "weight"),
+        ({"gateways": [Gateway(name="a", districts=("Nowhere",))]}, "Nowhere"),
+        ({"gateways": [Gateway(name="a", districts=("Đống Đa",))]}, "no gateway serves"),
     ],
 )
 def test_nonsense_is_refused(arguments: dict, message: str):
@@ -116,6 +283,66 @@ def test_every_sensor_reports_at_its_interval():
         assert abs(len(times[series]) - 3600 * SECOND // interval) <= 1
         assert set(np.diff(times[series]).tolist()) <= {interval}
         assert all(at % 1000 == 0 for at in times[series])
+
+
+LATE = schedule.plan(
+    build(
+        devices=100,
+        gateways=GATEWAYS,
+        seed=3,
+        types=[replace(make, jitter=0.95 if make.prefix == "trf" else 0.1 if make.prefix == "env" else 0.0) for make in TYPES],
+    )
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3 * 10**9), st.integers(0, 400 * SECOND), st.lists(st.integers(0, 400 * SECOND), max_size=4))
+def test_late_reports_do_not_depend_on_the_chunking(offset: int, length: int, cuts: list[int]):
+    begin = START + offset
+    expected = []
+    for device in range(100):
+        arguments = (int(LATE.period[device]), int(LATE.phase[device]), int(LATE.late[device]), int(LATE.keys[device]))
+        for at, number in slow.reports(*arguments, begin, begin + length):
+            of = range(LATE.first[device], LATE.first[device + 1])
+            expected += [(at, device, series) for series in of if number % LATE.every[series] == 0]
+    edges = [begin, *sorted(begin + cut for cut in cuts if cut < length), begin + length]
+    found = [row for a, b in pairwise(edges) for row in rows(schedule.due(LATE, a, b))]
+    assert found == [(device, at, series) for at, device, series in sorted(expected)]
+
+
+def test_a_late_report_is_never_overtaken():
+    due = schedule.due(LATE, START, START + 2 * 3600 * SECOND)
+    late = 0
+    for device in range(100):
+        times = due.time[due.device == device]
+        period = int(LATE.period[device])
+        assert (np.diff(times) > 0).all()
+        behind = (times - LATE.phase[device]) % period
+        assert (behind <= LATE.late[device]).all()
+        assert (times % 1000 == 0).all()
+        late += LATE.late[device] > 0 and behind.max() > 0.8 * LATE.late[device]
+    assert LATE.late.max() == 0.95 * 60 * SECOND
+    assert late > 50
+    assert (LATE.late[[LATE.period[i] == 10 * SECOND and LATE.late[i] == 0 for i in range(100)]] == 0).any()
+
+
+def test_the_opening_is_not_sent_twice_where_reports_are_late():
+    for start in range(START, START + 60 * SECOND, 7 * SECOND):
+        both = rows(schedule.opening(LATE, start)) + rows(schedule.due(LATE, start, start + 3 * SECOND))
+        assert len(both) == len(set(both))
+
+
+def test_a_large_city_opens_in_turn():
+    plan = schedule.plan(build(devices=3 * schedule.AT_ONCE, gateways=GATEWAYS, seed=1))
+    first = schedule.opening(plan, START)
+    assert 2 * SECOND < first.time.max() - START <= 3 * SECOND + 2000
+    assert len(np.unique(first.device)) > 0.95 * len(plan.period)
+
+
+def test_intervals_are_scaled_by_make():
+    make = scaled(TYPES[0], 2.5)
+    assert {sensor.interval for sensor in make.sensors} == {150.0}
+    assert scaled(make, 1.0) is make
 
 
 def test_no_herd_thunders():

@@ -1,0 +1,121 @@
+"""The broker alone, as shipped: the same packets, drained by a client that does nothing but acknowledge. `python -m bench.drain`.
+
+The client is a process with a persistent session like ingest's, on a bare socket. What it takes is the limit of whatever
+subscribes to this broker; latencies are from handing a packet to the broker's socket to its being acknowledged by the client.
+"""
+
+import ctypes
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bench import mqtt, scene
+from bench.sender import Payloads, Sender, prepare
+from bench.workload import SHAPES, City, Traffic
+
+#: As ingest's.
+RECEIVE_MAXIMUM: Final = 10_000
+_CLIENT: Final = "bench-drain"
+#: Of a run's messages, the share that is not counted: the first.
+_RAMP: Final = 0.1
+_LOOK: Final = 0.001
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drained:
+    """What came of it."""
+
+    messages_per_s: float
+    readings_per_s: float
+    latencies: tuple[float, float]  # s: median, 99 %
+
+
+@contextmanager
+def draining(running: scene.Servers) -> Iterator[Any]:
+    """The client; its count of messages is in `[0]`."""
+    context = multiprocessing.get_context("spawn")
+    shared = context.RawArray(ctypes.c_int64, 2)
+    process = context.Process(target=_drain, args=(running.mqtt_url, shared), daemon=True)
+    process.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not shared[1]:
+            if not process.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the client did not start")
+            time.sleep(0.01)
+        yield shared
+    finally:
+        process.kill()
+        process.join()
+        mqtt.forget(running.mqtt_url, _CLIENT)
+
+
+def run(
+    running: scene.Servers, traffic: Traffic, payloads: Payloads, *, seconds: float, window: int, rate: float | None = None
+) -> Drained:
+    """Send for so long, with so many messages between sender and client."""
+    passwords = running.passwords(traffic.city.sources)
+    looks: list[tuple[float, int]] = []
+    with draining(running) as shared, Sender(running.mqtt_url, passwords, payloads, rate) as sender:
+        sender.allow(window)
+        began = time.monotonic()
+        count = 0
+        while time.monotonic() - began < seconds and count < len(payloads):
+            count = shared[0]
+            if not looks or looks[-1][1] != count:
+                looks.append((time.monotonic(), count))
+                sender.allow(count + window)
+            sender.check()
+            time.sleep(_LOOK)
+        sender.allow(0)
+        sent_at = sender.sent_at[: sender.sent] / 1e9
+        steady = [look for look in looks if looks[-1][1] * _RAMP <= look[1] <= len(sent_at)]
+    (first, before), (last, after) = steady[0], steady[-1]
+    readings = int(payloads.packets["readings"][before:after].sum())
+    # In order of arrival, as good as: a gateway's messages are, and of several gateways each in its turn.
+    late = np.concatenate([at - sent_at[a:b] for (_, a), (at, b) in pairwise(steady)])
+    median, high = np.percentile(late, [50, 99])
+    return Drained(
+        messages_per_s=(after - before) / (last - first),
+        readings_per_s=readings / (last - first),
+        latencies=(float(median), float(high)),
+    )
+
+
+def _drain(url: str, shared: Any) -> None:
+    mqtt.forget(url, _CLIENT)
+    link = mqtt.connect(url, client_id=_CLIENT, expiry=3600, receive_maximum=RECEIVE_MAXIMUM)
+    mqtt.subscribe(link, "city/v1/#")
+    link.settimeout(1.0)
+    shared[1] = 1
+    for count in mqtt.drained(link):
+        shared[0] += count
+
+
+def main() -> None:
+    """Each workload for a few seconds."""
+    with scene.servers() as running, tempfile.TemporaryDirectory(dir=running.settings.home) as place:
+        for name in sys.argv[1:] or sorted(SHAPES):
+            traffic = Traffic(city=City(), shape=SHAPES[name], start=scene.start())
+            payloads = prepare(
+                Path(place) / name, traffic, traffic.city.sources, readings=400_000 if name == "singles" else 8_000_000
+            )
+            found = run(running, traffic, payloads, seconds=4, window=5_000)
+            median, high = (1000 * each for each in found.latencies)
+            print(
+                f"{name:10} {found.messages_per_s:10,.0f} messages/s {found.readings_per_s:12,.0f} readings/s, "
+                f"latency {median:.1f} ms, 99 % {high:.1f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""How cost grows: with the number of series, of stored readings, and of workers. `python -m bench.growth [--series N …]`.
+
+What is measured at each size is live traffic (docs/performance.md): readings a second from end to end, what a million of them takes
+of the processors, by process, the highest resident memory of ingest, and the store's transaction alone. Each is compared with the
+first size of its list, in the same run: `cost` is how many times as much a reading costs.
+
+- *series*: cities of so many series, with empty tables.
+- *stored*: the city of 60,000 series with so many readings behind it, 10 s apart, and their rollups, all in one chunk, which is the
+  dearest place for them.
+- *workers*: as many processes of ingest.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+from psycopg import sql
+from psycopg.abc import Query
+
+from bench import end_to_end, scene, store
+from bench.sender import prepare
+from bench.workload import LIVE, METRICS_EACH, MINUTE, City, Traffic
+from devices.aggregate import downsample
+from devices.batch import Batch, Int32
+from devices.catalogue import builtin
+from storage import registry
+from storage.database import Connection
+from storage.minutes import QUARTER, encode_partials
+from storage.store import Store
+from storage.write import Tally, encode_readings
+
+SERIES: Final = (1_000, 10_000, 100_000, 1_000_000)
+STORED: Final = (1_000_000, 10_000_000)
+ALL_STORED: Final = (*STORED, 100_000_000)
+WORKERS: Final = (1, 2, 3)
+#: us between two readings of the stored past.
+_EVERY: Final = 10_000_000
+_INTO: Final = "COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
+_ROLLUP: Final = "(series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY)"
+_INTO_1M: Final[Query] = f"COPY readings_1m {_ROLLUP}"
+_INTO_15M: Final[Query] = f"COPY readings_15m {_ROLLUP}"
+#: Batches of the store alone.
+_ROUNDS: Final = 8
+
+
+def city_of(series: int) -> City:
+    """A city of so many series, as near as shares allow."""
+    city = City(devices=100)
+    return City(devices=max(1, round(series / METRICS_EACH / city.devices)) * city.devices)
+
+
+def series(running: scene.Servers, sizes: Sequence[int] = SERIES, seconds: float = 8.0) -> list[dict[str, Any]]:
+    """A row a number of series."""
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        city = city_of(size)
+        with scene.opened(running, city.registrations()) as opened:
+            rows.append(_measured(f"{size:,} series", opened, city, seconds, rows))
+    return rows
+
+
+def stored(running: scene.Servers, sizes: Sequence[int] = STORED, seconds: float = 8.0) -> list[dict[str, Any]]:
+    """A row a number of readings that are there already."""
+    city, rows = City(), list[dict[str, Any]]()
+    with scene.opened(running, city.registrations()) as opened:
+        past = _Past(opened)
+        for size in sizes:
+            past.fill(size)
+            rows.append(_measured(f"{size:,} stored readings", opened, city, seconds, rows, boot=f"stored-{size}"))
+    return rows
+
+
+def workers(running: scene.Servers, counts: Sequence[int] = WORKERS, seconds: float = 8.0) -> list[dict[str, Any]]:
+    """A row a number of workers."""
+    city, rows = City(), list[dict[str, Any]]()
+    for count in counts:
+        with scene.opened(running, city.registrations()) as opened:
+            rows.append(_measured(f"{count} worker(s)", opened, city, seconds, rows, workers=count))
+    return rows
+
+
+def _measured(
+    name: str,
+    opened: scene.Scene,
+    city: City,
+    seconds: float,
+    before: Sequence[dict[str, Any]],
+    *,
+    workers: int = 1,
+    boot: str = "growth",
+) -> dict[str, Any]:
+    # The store alone first, then the whole way, from where the store came to.
+    with closing(
+        store.Writer(opened, Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=f"{boot}-store"))
+    ) as writer:
+        took = [writer.next() for _ in range(store.WARM + _ROUNDS)][store.WARM :]
+    alone = float(np.median([1e6 * spent / len(new) for spent, new in took]))
+    traffic = Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=boot)
+    readings = round((seconds + end_to_end.RAMP) * end_to_end.MOST["live"])
+    payloads = prepare(opened.place / "packets", traffic, city.sources, readings=readings)
+    result = end_to_end.run(opened, traffic, payloads, seconds=seconds, workers=workers)
+    spent = {each: used / result.seconds / result.stored_per_s * 1e6 for each, used in result.cpu.items()}
+    row: dict[str, Any] = {
+        "name": f"growth, {name}",
+        "ours_per_s": result.stored_per_s,
+        "cpu_s_per_million": spent,
+        "store_us": alone,  # a reading
+        "rss": sum(result.peaks.values()),
+        "largest_rss": result.rss,
+        "wrong": list(result.wrong),
+    }
+    first = before[0] if before else row
+    row["ratio"] = row["ours_per_s"] / first["ours_per_s"]
+    row["cost"] = sum(spent.values()) / sum(first["cpu_s_per_million"].values())
+    row["store_cost"] = alone / first["store_us"]
+    row["limit"] = "the first size of the list" if before else "itself"
+    print(f"measured {name}", file=sys.stderr)
+    return row
+
+
+class _Past:
+    """Readings that lie behind the live traffic, written as fast as COPY takes them; the books agree with them."""
+
+    def __init__(self, opened: scene.Scene) -> None:
+        self._url: Final = opened.url
+        self._connection: Final[Connection] = opened.connection
+        snapshot = registry.load(opened.connection, builtin())
+        self._kind: Final = snapshot.kind
+        series = np.array(sorted(snapshot.series.values()), np.int32)
+        owner = snapshot.owner[series]
+        self._gateways: Final = [(int(source), series[owner == source]) for source in np.unique(owner)]
+        self._end: Final = (
+            scene.next_start(opened) // QUARTER * QUARTER - 2 * QUARTER
+        )  # a past that is soon forgotten makes no step
+        self._steps = 0
+        self._readings = 0
+
+    def fill(self, readings: int) -> None:
+        """Have so many in all; newer ones are written first."""
+        with closing(Store(self._url, quarantine_quota=1)) as into:
+            while self._readings < readings:
+                back, which = divmod(self._steps, len(self._gateways))
+                self._quarter(into, self._end - back * QUARTER, *self._gateways[which])
+                self._steps += 1
+        for table in ("readings", "readings_1m", "readings_15m", "latest"):
+            self._connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
+
+    def _quarter(self, into: Store, start: int, source: int, series: Int32) -> None:
+        """A quarter-hour of a gateway."""
+        count = QUARTER // _EVERY
+        n = len(series) * count
+        at = np.tile(start + np.arange(count) * _EVERY, len(series))
+        batch = Batch(
+            series=np.repeat(series, count),
+            time=at,
+            received_at=at,
+            value=10.0 + np.arange(n) % 251 / 10,
+            flags=np.zeros(n, np.int16),
+            message=np.zeros(n, np.int32),
+            index=np.zeros(n, np.int32),
+        )
+        with into.batch(uuid4(), [source]) as transaction:
+            store.copy(transaction.connection, _INTO, encode_readings(batch))
+            for statement, width in ((_INTO_1M, MINUTE), (_INTO_15M, QUARTER)):
+                made = downsample(batch, self._kind, bucket=batch.time // width * width)
+                store.copy(transaction.connection, statement, encode_partials(made))
+            transaction.merge_latest(batch, batch.time)
+            transaction.add_ledger([Tally(minute=start, source=source, received=n, stored=n)], {})
+        self._readings += n
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--series", type=int, nargs="*", default=SERIES)
+    parser.add_argument("--stored", type=int, nargs="*", default=STORED)
+    parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    told = parser.parse_args()
+    with scene.servers() as servers:
+        table = series(servers, told.series, told.seconds) if told.series else []
+        table += stored(servers, told.stored, told.seconds) if told.stored else []
+        table += workers(servers, told.workers, told.seconds) if told.workers else []
+    print(json.dumps(table, indent=2))

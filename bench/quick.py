@@ -1,0 +1,72 @@
+"""`make bench-quick`: the most important ratios, in a minute and a half; exit status 1 if one is below its bar.
+
+A bar is a ratio to a limit or a peer of the same run, never a time, and far enough below what is measured to hold on a machine
+where others work as well: each was chosen from runs on an idle and on a busy machine (bench/README.md). So it tells of something
+that became much slower, or of books that do not balance, and of nothing else.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from bench import end_to_end, hotpath, peers, scene, startup, store, table
+from bench.sender import prepare
+from bench.workload import CATCH_UP, LIVE, SINGLES, City, Traffic
+
+OUT: Final = Path(".citybeat") / "bench-quick.json"
+#: The least that a ratio may be, by name of its row and what it is of; "": whatever the limit was.
+BARS: Final = {
+    ("hot path, messages of 100 reports of one value", ""): 0.3,
+}
+#: Bytes: the most that a process of ingest may have had.
+MEMORY: Final = 300_000_000
+
+
+def measure() -> list[dict[str, Any]]:
+    """Short runs of what `make bench` runs, all with one registered city, one after the other in event time."""
+    rows = hotpath.measure(rounds=5)
+    with scene.servers() as running, scene.opened(running, City().registrations()) as opened:
+        whole = {}
+        for shape in (LIVE, CATCH_UP):
+            times = store.compare(opened, shape, rounds=4)
+            whole[shape.name] = end_to_end.against_limit(opened, shape, seconds=3.0, ramp=1.5, alone=times.per_s)
+            rows += [*store.rows_of(shape, times), whole[shape.name]]
+        rows.append(end_to_end.against_limit(opened, SINGLES, seconds=3.0, ramp=1.5, alone=None))
+        traffic = Traffic(city=City(), shape=LIVE, start=scene.next_start(opened))
+        payloads = prepare(opened.place / "peer", traffic, traffic.city.sources, readings=60_000)
+        ours = whole[LIVE.name]["ours_per_s"]
+        rows.append(peers.against(opened, traffic, payloads, peers.PEERS[0], seconds=2.0, ours=ours))
+        rows += startup.measure_in(opened, rounds=3, only=("ingest",))
+    return rows
+
+
+def missed(rows: list[dict[str, Any]]) -> list[str]:
+    """What is below its bar, or does not add up, each as a sentence."""
+    found = []
+    for (name, limit), bar in BARS.items():
+        (row,) = [row for row in rows if row["name"] == name and limit in {"", row["limit"]}]
+        if row["ratio"] < bar:
+            found.append(f"{name}: {row['ratio']:.2f} of {row['limit']}, and should be {bar:.2f} at least")
+    for row in rows:
+        found += [f"{row['name']}: {wrong}" for wrong in row.get("wrong", ())]
+        if row.get("rss", 0) > MEMORY:
+            found.append(f"{row['name']}: a process of ingest had {row['rss'] / 1e6:.0f} MB, the most is {MEMORY / 1e6:.0f}")
+    return found
+
+
+def main() -> int:
+    """Measure, and judge."""
+    began = time.monotonic()
+    rows = measure()
+    table.show(rows)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    wrong = missed(rows)
+    print("\n".join(wrong) or f"every ratio is above its bar; {time.monotonic() - began:.0f} s")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Servers, a city and an ingest that end-to-end figures are measured with, as they are shipped.
+
+The servers are those of `stack/` with their configuration as it is, persistence included; ingest is `citybeat ingest`, a process
+of its own. Each scene has a database of its own, which is dropped at its end.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from psycopg import sql
+
+import stack
+from bench import machine, mqtt
+from bench.workload import HELD, MINUTE
+from devices.catalogue import builtin
+from devices.device import Device
+from stack.model import MOSQUITTO, TIMESCALEDB
+from storage import migrate, registry
+from storage.database import Connection, connect
+
+#: As settings have them.
+CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
+_CLIENT = "bench-ingest"
+#: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
+_BEFORE = 2880 * MINUTE
+#: s until an ingest has to be subscribed.
+_START = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Servers:
+    """Servers that run."""
+
+    settings: stack.StackSettings
+    database_url: str  # of the stack's own database
+    mqtt_url: str  # as ingest's user
+
+    def pids(self) -> dict[str, int]:
+        """Processes of the servers by what they are called here."""
+        names = {TIMESCALEDB: "postgres", MOSQUITTO: "broker"}
+        return {names[each.name]: each.pid for each in stack.status(self.settings) if each.pid is not None}
+
+    def passwords(self, sources: Sequence[str]) -> dict[str, str]:
+        """Of sources, in this order."""
+        found = stack.credentials(self.settings, sources)
+        return {source: found[source] for source in sources}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """A database with a registered city."""
+
+    servers: Servers
+    url: str
+    connection: Connection
+    place: Path  # a directory that goes with the scene
+
+
+def start() -> int:
+    """us since 1970 UTC at which event time begins."""
+    return (time.time_ns() // 1000 - _BEFORE) // MINUTE * MINUTE
+
+
+def next_start(opened: Scene) -> int:
+    """The same, behind all that is stored, and so far behind that nothing is late for it."""
+    row = opened.connection.execute("SELECT extract(epoch FROM max(time))::int8 FROM latest").fetchone()
+    assert row is not None
+    return start() if row[0] is None else max(start(), row[0] * 1_000_000 // MINUTE * MINUTE + 2 * HELD)
+
+
+def home() -> Path:
+    """Where state is kept."""
+    return Path(os.environ.get("CITYBEAT_HOME", ".citybeat"))
+
+
+def root() -> Path:
+    """Where the servers' programs are."""
+    given = os.environ.get("CITYBEAT_TEST_ROOT")
+    return Path(given) if given else home() / "root"
+
+
+@contextmanager
+def servers(name: str = "bench") -> Iterator[Servers]:
+    """Servers, for as long as the block takes."""
+    settings = stack.StackSettings(home=home() / name, root=root(), pg_port=0, mqtt_port=0)
+    with stack.running(settings) as running:
+        yield Servers(settings=settings, database_url=running.database_url, mqtt_url=running.mqtt_url)
+
+
+@contextmanager
+def database(running: Servers) -> Iterator[str]:
+    """URL of a database of its own with the schema."""
+    name = f"bench_{secrets.token_hex(4)}"
+    url = urlunsplit(urlsplit(running.database_url)._replace(path=f"/{name}"))
+    with closing(connect(running.database_url, application="bench")) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            with closing(connect(url, application="bench")) as own:
+                migrate.migrate(own, builtin(), chunk_days=CHUNKS)
+            yield url
+        finally:
+            _drop(connection, name)
+
+
+@contextmanager
+def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
+    """A scene with these devices."""
+    with (
+        database(running) as url,
+        closing(connect(url, application="bench")) as connection,
+        tempfile.TemporaryDirectory(dir=running.settings.home) as place,
+    ):
+        registry.register(connection, devices)
+        # As a city that has been running: statistics of what changed last are not made while it is measured.
+        for table in ("devices", "series", "sources"):
+            connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
+        yield Scene(servers=running, url=url, connection=connection, place=Path(place))
+
+
+def _drop(connection: Connection, name: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        except Exception:  # a worker of TimescaleDB is there for a moment, and only a superuser could end it
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+class Ingest:
+    """`citybeat ingest` as a process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.said: dict[str, Any] = {}  # the newest line of its statistics
+        assert process.stdout is not None
+        self._reader = threading.Thread(target=self._listen, args=(process.stdout,), daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self) -> None:
+        """Wait until it is subscribed, and its workers know the city."""
+        deadline = time.monotonic() + _START
+        while not self.said.get("ready"):
+            self.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"ingest is not ready:\n{self.tail()}")
+            time.sleep(0.01)
+
+    def check(self) -> None:
+        """Make sure that it lives."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"ingest ended:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self._log.read_text("utf-8", "replace")[-3000:]
+
+    def peaks(self) -> dict[str, int]:
+        """Bytes: highest resident memory of intake and workers."""
+        first, *others = machine.tree(self.pid)
+        return {"intake": machine.peak(first)} | {f"worker {n}": machine.peak(pid) for n, pid in enumerate(others)}
+
+    def stop(self) -> None:
+        """SIGTERM, and what came of it."""
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(5)
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            self.said = json.loads(line)
+
+
+def environment(scene: Scene) -> dict[str, str]:
+    """In which commands of citybeat find this scene, and nothing else."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CITYBEAT_")}
+    return {
+        **ours,
+        "CITYBEAT_HOME": str(scene.place),
+        "CITYBEAT_DATABASE_URL": scene.url,
+        "CITYBEAT_MQTT_URL": scene.servers.mqtt_url,
+        "CITYBEAT_CLIENT_ID": _CLIENT,
+        "CITYBEAT_INGEST_PORT": "0",
+    }
+
+
+@contextmanager
+def ingesting(scene: Scene, workers: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Ingest]:
+    """An ingest that is ready, until the end of the block."""
+    mqtt.forget(scene.servers.mqtt_url, _CLIENT)
+    log = scene.place / "ingest.log"
+    command = [sys.executable, "-m", "citybeat", "ingest", "--stats", "--workers", str(workers)]
+    with log.open("wb") as stderr:
+        process = stack.spawn(command, env={**environment(scene), **(settings or {})}, stdout=subprocess.PIPE, stderr=stderr)
+    ingest = Ingest(process, log)
+    try:
+        ingest.wait_ready()
+        yield ingest
+    finally:
+        ingest.stop()
+        mqtt.forget(scene.servers.mqtt_url, _CLIENT)

@@ -1,0 +1,220 @@
+"""Packets that were made ahead, sent as fast as they may be: one process, a connection a gateway, QoS 1.
+
+`prepare` writes a workload's PUBLISH packets into a file. `Sender` is the process that sends them in that order: never more than
+its caller allows, never more than `WINDOW` that the broker has not acknowledged of a gateway, and at a rate if one is given. It
+sends bytes as they lie in the file and counts acknowledgements; so it takes a few us a message, and is not what is measured.
+"""
+
+import ctypes
+import mmap
+import multiprocessing
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import mqtt
+from bench.workload import Packet
+
+#: Messages of a gateway that the broker has not acknowledged. It acknowledges at once, so more wins nothing.
+WINDOW: Final = 500
+#: s that a sender which may not send waits: the least that the clock of such a machine gives, about.
+_NAP: Final = 0.0005
+#: Messages between two looks at what was acknowledged.
+_LOOK: Final = 20
+#: s for the broker to acknowledge the rest.
+_GOODBYE: Final = 10.0
+_COLUMNS: Final = np.dtype([("end", "i8"), ("gateway", "i4"), ("seq", "i4"), ("readings", "i4")])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payloads:
+    """Packets in a file, in the order in which they are to be sent."""
+
+    path: Path
+    packets: NDArray[Any]  # of _COLUMNS: where each ends, whose it is, its number, and its readings
+
+    def __len__(self) -> int:
+        return len(self.packets)
+
+    def payload(self, number: int, topic: str) -> bytes:
+        """What is in a packet."""
+        start = int(self.packets["end"][number - 1]) if number else 0
+        with self.path.open("rb") as file:
+            file.seek(start)
+            packet = file.read(int(self.packets["end"][number]) - start)
+        return packet[packet.index(topic.encode()) + len(topic) + 3 :]
+
+
+def prepare(path: Path, packets: Iterable[Packet], sources: list[str], *, readings: int) -> Payloads:
+    """Write packets with so many readings in all, or as many as there are."""
+    rows: list[tuple[int, int, int, int]] = []
+    end = total = 0
+    topics = [f"city/v1/{source}/readings" for source in sources]
+    with path.open("wb", buffering=1 << 20) as file:
+        for packet in packets:
+            data = mqtt.publication(topics[packet.gateway], packet.seq % 65_535 + 1, packet.payload)
+            file.write(data)
+            end += len(data)
+            rows.append((end, packet.gateway, packet.seq, packet.readings))
+            total += packet.readings
+            if total >= readings:
+                break
+    return Payloads(path=path, packets=np.array(rows, _COLUMNS))
+
+
+class Sender:
+    """The process. Use it as a context; it begins to send when it is allowed to.
+
+    Parameters
+    ----------
+    url : str
+    passwords : mapping
+        By source, in the order of gateways.
+    payloads : Payloads
+    rate : float, optional
+        Messages a second, at even distances; as fast as possible, unless given.
+    """
+
+    def __init__(self, url: str, passwords: Mapping[str, str], payloads: Payloads, rate: float | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        # How many may be sent in all, were sent, were acknowledged; and whether it is to stop (1), is ready (2), or failed (3).
+        self._shared = context.RawArray(ctypes.c_int64, 4)
+        self._times = context.RawArray(ctypes.c_int64, len(payloads))
+        arguments = (url, dict(passwords), payloads, rate, self._shared, self._times)
+        self._process: BaseProcess = context.Process(target=_send, args=arguments, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        _until(lambda: self._shared[3] == _READY, self._process, 60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shared[3] = _STOP
+        self._process.join(_GOODBYE + 5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def sent(self) -> int:
+        return int(self._shared[1])
+
+    @property
+    def acknowledged(self) -> int:
+        return int(self._shared[2])
+
+    @property
+    def sent_at(self) -> NDArray[np.int64]:
+        """ns of the monotonic clock, by packet."""
+        times: NDArray[np.int64] = np.frombuffer(memoryview(self._times), np.int64)
+        return times
+
+    def allow(self, messages: int) -> None:
+        """Let it send so many in all."""
+        self._shared[0] = messages
+
+    def check(self) -> None:
+        """Make sure that it lives."""
+        if self._shared[3] == _FAILED or not self._process.is_alive():
+            raise RuntimeError("the sender ended")
+
+
+_STOP, _READY, _FAILED = 1, 2, 3
+
+
+def _until(condition: Callable[[], bool], process: BaseProcess, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("the sender did not start")
+        time.sleep(0.01)
+
+
+def _send(url: str, passwords: dict[str, str], payloads: Payloads, rate: float | None, shared: Any, times: Any) -> None:
+    links = [mqtt.connect(url, name, password, client_id=f"bench-{name}") for name, password in passwords.items()]
+    try:
+        with payloads.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            shared[3] = _READY
+            _Sending(links, payloads.packets, memoryview(data), rate, shared, times).run()
+    except BaseException:
+        shared[3] = _FAILED
+        raise
+
+
+class _Sending:
+    def __init__(
+        self, links: list[socket.socket], packets: NDArray[Any], data: memoryview, rate: float | None, shared: Any, times: Any
+    ) -> None:
+        self._links = links
+        self._ends = packets["end"].tolist()
+        self._of = packets["gateway"].tolist()
+        self._data = data
+        self._rate = rate
+        self._shared = shared
+        self._times = times
+        self._open = [0] * len(links)  # not acknowledged
+        self._rest = [b""] * len(links)
+        self._selector = selectors.DefaultSelector()
+        for number, link in enumerate(links):
+            self._selector.register(link, selectors.EVENT_READ, number)
+
+    def run(self) -> None:
+        """Send until told to stop."""
+        shared, total = self._shared, len(self._ends)
+        start, began, number = 0, 0.0, 0
+        while shared[3] != _STOP:
+            allowed = min(shared[0], total)
+            if allowed and self._rate is not None:
+                began = began or time.monotonic()
+                allowed = min(allowed, int((time.monotonic() - began) * self._rate) + 1)
+            if number >= allowed or self._open[self._of[number]] >= WINDOW:
+                self._look(_NAP)
+                continue
+            for _ in range(_LOOK):
+                gateway = self._of[number]
+                if number >= allowed or self._open[gateway] >= WINDOW:
+                    break
+                first = number
+                while number < allowed and self._of[number] == gateway and number - first < _LOOK:
+                    number += 1
+                end = self._ends[number - 1]
+                now = time.monotonic_ns()
+                for place in range(first, number):
+                    self._times[place] = now
+                self._links[gateway].sendall(self._data[start:end])
+                start = end
+                self._open[gateway] += number - first
+                shared[1] = number
+                if number >= total:
+                    break
+            self._look(0)
+        # A connection that is closed while something waits to be read is reset, and what was sent over it may be lost.
+        deadline = time.monotonic() + _GOODBYE
+        while any(self._open) and time.monotonic() < deadline:
+            self._look(_NAP)
+        for link in self._links:
+            link.sendall(b"\xe0\x00")
+            link.close()
+
+    def _look(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            gateway = key.data
+            data = self._links[gateway].recv(1 << 16)
+            if not data:
+                raise mqtt.UnexpectedError("the broker closed the connection")
+            count, self._rest[gateway] = mqtt.acknowledgements(self._rest[gateway] + data)
+            self._open[gateway] -= count
+            self._shared[2] += count

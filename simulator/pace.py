@@ -1,0 +1,58 @@
+"""When messages are due: in an open loop message k at k/rate after the start, senders taking turns. Pure: times are arguments."""
+
+import numpy as np
+
+from devices.batch import Int64
+
+_SECOND = 1_000_000_000  # ns
+#: Of each sender in a closed loop: more than can be sent.
+_ALWAYS = np.iinfo(np.int64).max
+
+
+class Pace:
+    """The schedule of some senders.
+
+    Parameters
+    ----------
+    rate : float or None
+        Messages a second of all senders together; None: a closed loop, where a message is due when there is room for it.
+    senders : int
+    start : int
+        ns.
+    """
+
+    def __init__(self, rate: float | None, senders: int, start: int) -> None:
+        self.rate = rate
+        self._start = start
+        self._gap = 0.0 if rate is None else _SECOND / rate  # ns between messages
+        self._sender = np.arange(senders, dtype=np.int64)
+
+    def due(self, now: int) -> Int64:
+        """How many messages of each sender should have been sent by now, (senders,) int64."""
+        n = len(self._sender)
+        if self.rate is None:
+            return np.full(n, _ALWAYS)
+        total = int((now - self._start) / self._gap) + 1
+        return (total - self._sender + n - 1) // n
+
+    def times(self, sender: int, first: int, count: int, now: int) -> Int64:
+        """When messages `first`, `first` + 1, … of a sender are due, (count,) int64 ns."""
+        if self.rate is None:
+            return np.full(count, now)
+        place = (first + np.arange(count, dtype=np.int64)) * len(self._sender) + sender
+        return np.asarray(self._start + place * self._gap, np.int64)
+
+    def next(self, sent: Int64, may: Int64, otherwise: int) -> int:
+        """When the next message is due of those senders that may send, ns; at most `otherwise`.
+
+        Parameters
+        ----------
+        sent : (senders,) int64
+            Messages that each has sent.
+        may : (m,) int64
+            Which of them may.
+        """
+        if self.rate is None or not len(may):
+            return otherwise
+        place = int((sent[may] * len(self._sender) + may).min())
+        return min(otherwise, self._start + int(place * self._gap) + 1)

@@ -1,0 +1,66 @@
+"""A Mosquitto with settings of one's own, which a test may kill and start again; out of the private root of the test run."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from stack.process import free_port
+from stack.sandbox import Sandbox, choose
+
+PATIENCE = 20.0  # s
+
+
+class OwnBroker:
+    """At 127.0.0.1; anybody may connect, unless the settings say otherwise.
+
+    Parameters
+    ----------
+    root : Path
+        The private root.
+    place : Path
+        An empty directory.
+    settings : str
+        Lines of mosquitto.conf.
+    files : dict
+        Files that the settings name as /config/NAME.
+    """
+
+    def __init__(
+        self, root: Path, place: Path, settings: str = "allow_anonymous true", files: dict[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        for name in ("config", "store"):
+            (place / name).mkdir()
+        for name, text in (files or {}).items():
+            (place / "config" / name).write_text(text)
+        lines = [f"listener {self.port} 127.0.0.1", settings, "set_tcp_nodelay true", "persistence_location /store/"]
+        (place / "config" / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+        self._log = place / "log"
+        self._box: Sandbox = choose(root, place)
+        self._box.prepare()
+        for name in ("config", "store"):
+            self._box.own(place / name)
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = self._box.popen(["/usr/sbin/mosquitto", "-c", "/config/mosquitto.conf"], stdout=log)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                assert time.monotonic() < deadline, self._log.read_text()
+                assert self._process.poll() is None, self._log.read_text()
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """At once, as the kernel or a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+            self._process = None
