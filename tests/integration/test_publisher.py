@@ -1,7 +1,6 @@
 """The publisher against a real broker."""
 
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_everything_acknowledged_arrives_in_order(servers, source, password, lis
 def test_the_last_will_says_offline(servers, source, password, listener):
     link = Publisher(url=servers.mqtt_url, source=source, password=password)
     listener.wait_for(1)
-    link._client._sock.shutdown(socket.SHUT_RDWR)
+    link.drop()
     heard = listener.wait_for(3)
     link.close()
     assert [payload for _, payload, _ in heard[:3]] == [b"online", b"offline", b"online"]
@@ -105,7 +104,7 @@ def test_a_lost_connection_loses_nothing(servers, source, password, listener):
     link = Publisher(url=servers.mqtt_url, source=source, password=password)
     for i in range(300):
         if i == 150:
-            link._client._sock.shutdown(socket.SHUT_RDWR)
+            link.drop()
         link.publish("readings", b"%d" % i, readings=1)
     assert link.drain(20)
     assert link.acknowledged_messages == 300
@@ -113,6 +112,32 @@ def test_a_lost_connection_loses_nothing(servers, source, password, listener):
     # What was unanswered when the connection broke is sent again, and may come twice: so the last one is waited for, not a number.
     expected = {b"%d" % i for i in range(300)}
     assert listener.wait_for_readings(expected) == expected
+
+
+def test_receipts_are_told_what_the_broker_said(servers, source, password, listener):
+    link = Publisher(url=servers.mqtt_url, source=source, password=password)
+    before = time.time_ns() // 1000
+    good = [link.publish("readings", b"%d" % i, readings=1) for i in range(100)]
+    link.source = "somebody-else"  # its topics are not ours
+    bad = link.publish("readings", b"{}", readings=7)
+    assert link.drain(10)
+    link.source = source
+    assert [receipt.acknowledged for receipt in good] == [True] * 100
+    assert bad.acknowledged is False
+    sent = [receipt.sent_at for receipt in (*good, bad)]
+    assert before <= sent[0]
+    assert sent == sorted(sent)
+    assert sent[-1] <= time.time_ns() // 1000
+    # Broken when all is acknowledged, a connection costs nothing: what comes after it arrives once.
+    link.drop()
+    link.publish("readings", b"after", readings=1)
+    assert link.drain(20)
+    link.close()
+    listener.wait_for_readings({b"after"})
+    assert [payload for topic, payload, _ in listener.messages if topic.endswith("/readings")] == [
+        *(b"%d" % i for i in range(100)),
+        b"after",
+    ]
 
 
 def test_wrong_credentials_and_an_absent_broker_are_told(servers, source, password):

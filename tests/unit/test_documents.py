@@ -15,6 +15,11 @@ from ingest.gateway import Session
 from ingest.inbox import BatchSize
 from ingest.intake import Intake, Layout
 from ingest.lane import Patience
+from simulator.city import build
+from simulator.faults import Fault
+from simulator.malformed import READINGS, REPORTS, WHOLE, Form
+from simulator.truth import SCHEMA
+from simulator.values import applies, sensors
 from storage.figures import Figures
 from storage.read import COUNTS
 
@@ -32,6 +37,36 @@ def test_every_setting_is_documented_with_its_default(name):
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_documented(reason):
     assert f"`{reason.value}`" in (ROOT / "docs/mqtt.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [*Fault, *Form, *SCHEMA.names])
+def test_every_fault_and_every_column_of_the_truth_is_documented(name):
+    assert f"`{name}`" in (ROOT / "docs/faults.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("form", Form)
+def test_forms_of_malformed_messages_are_documented_with_what_becomes_of_them(form):
+    line = next(
+        line for line in (ROOT / "docs/faults.md").read_text("utf-8").splitlines() if re.match(rf"\| .*`{form}`.* \|", line)
+    )
+    if form in WHOLE:
+        reason, numbered = WHOLE[form]
+        assert line.endswith(f"| `{reason}` | {'read' if numbered else 'lost'} |")
+    else:
+        assert f"| {'reading' if form in READINGS else 'report'} | `{(READINGS | REPORTS)[form]}`" in line
+
+
+@pytest.mark.parametrize(
+    "kinds", [(Fault.SPIKE, Fault.STEP), (Fault.STUCK,), (Fault.DRIFT, Fault.OFFSET, Fault.NOISE), (Fault.UNIT,)]
+)
+def test_metrics_that_cannot_have_a_fault_are_documented(kinds):
+    city = build(devices=300, gateways=["gw-1"], seed=1)
+    text = (ROOT / "docs/faults.md").read_text("utf-8")
+    entry = text.split("\n- " + ", ".join(f"`{kind}`" for kind in kinds) + ":")[1].split("\n- ")[0]
+    able = applies(kinds[0], sensors(city))
+    metrics = city.series.metrics
+    never = {name for i, name in enumerate(metrics) if not able[city.series.metric == i].any()}
+    assert set(re.findall(r"`(\w+)`", entry)) - {kind.value for kind in kinds} == never
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path):
