@@ -99,7 +99,6 @@ class Gateway:
 
     def start(self) -> None:
         """Begin to connect, and to receive once connected."""
-        before = set(threading.enumerate())
         connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho types all but this
         connect.SessionExpiryInterval = self._session.expiry
         connect.ReceiveMaximum = self._session.receive_maximum  # absent, delivery stops at 20
@@ -111,7 +110,9 @@ class Gateway:
             properties=connect,
         )
         self._client.loop_start()
-        self._threads = [thread for thread in threading.enumerate() if thread not in before]
+        # paho names its thread after the client, and does not hand it out. Others may begin at the same moment.
+        name = f"paho-mqtt-client-{self._session.client_id}"
+        self._threads = [thread for thread in threading.enumerate() if thread.name == name]
 
     def check(self) -> None:
         """Raise what went wrong for good.
