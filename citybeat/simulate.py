@@ -19,6 +19,7 @@ from simulator.city import City
 from simulator.feed import Progress, Record
 from simulator.maps import load_map
 from simulator.scenario import Scenario, load_scenario
+from simulator.score import Limits
 from storage import migrate as migrations
 from storage.database import connect
 
@@ -102,6 +103,35 @@ def replay(
                 stop=stop,
             )
         _finish(report.as_dict(), as_json=as_json, complete=report.complete and not report.refused_messages)
+
+
+@app.command()
+def score(
+    truth: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `simulate run --truth` wrote.")],
+    bars: Annotated[bool, typer.Option("--bars/--no-bars", help="Fail where a bar is missed or the books disagree.")] = True,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds without progress that ingest is waited for.")] = 15.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Compare what a run really sent with what the database has: how good the flags are, and whether the books agree."""
+    from citybeat import scoring  # noqa: PLC0415 - pyarrow takes a while to load
+
+    with failures():
+        settings = Settings()
+        accepted = settings.limits()
+        with context.database(settings, application="score") as connection:
+            found = scoring.score(
+                truth,
+                connection,
+                catalogue=settings.load_catalogue(),
+                limits=Limits(late_after=accepted.late_after, future_after=accepted.future_after),
+                max_bytes=settings.max_message_bytes,
+                patience=wait,
+            )
+        if as_json:
+            print(json.dumps(found.as_dict()))
+        else:
+            scoring.show(found)
+        raise typer.Exit(1 if bars and not found.ok else 0)
 
 
 def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | None]:

@@ -35,6 +35,10 @@ class RecordingError(SimulatorError, ValueError):
     """A recorded file does not fit its map: a column that the map names is not there."""
 
 
+class TruthError(SimulatorError, ValueError):
+    """A truth file cannot be used; the message names the file and what is wrong with it."""
+
+
 class PublishError(SimulatorError):
     """The broker cannot be reached, refuses the source, or the connection's thread ended."""
 

@@ -455,8 +455,10 @@ class Gateway:
     def _spoiled(self, rows: Rows, a: int, b: int, form: Form, spoiled: malformed.Spoiled) -> None:
         """What must become of the readings from `a` up to `b`, which a form hits."""
         # What has no value is missing whatever its time says, if that can be read.
-        has = rows["outcome"][a:b] != OUTCOME_CODES[Outcome.MISSING]
-        refuse(rows, a + np.flatnonzero(has | (spoiled.reason is not Reason.TOO_OLD)), spoiled.reason)
+        hit = (rows["outcome"][a:b] != OUTCOME_CODES[Outcome.MISSING]) | (spoiled.reason is not Reason.TOO_OLD)
+        if spoiled.reason is Reason.NOT_FINITE:  # times are looked at before values
+            hit &= rows["outcome"][a:b] != OUTCOME_CODES[Outcome.QUARANTINED]
+        refuse(rows, a + np.flatnonzero(hit), spoiled.reason)
         if form is Form.VALUE_HUGE:
             rows["value"][a:b] = malformed.HUGE
         elif form in malformed.READINGS and form not in {Form.UNKNOWN_METRIC, Form.LONG_METRIC}:

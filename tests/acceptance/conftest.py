@@ -145,6 +145,13 @@ def town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterato
         yield made
 
 
+@pytest.fixture
+def fresh_town(tmp_path_factory: pytest.TempPathFactory, debian_root: Path) -> Iterator[Town]:
+    """The same for one test alone: nobody else has sent anything, under any name."""
+    with _built(tmp_path_factory, debian_root) as made:
+        yield made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A city of two devices that have reported for some hours, an API that serves it, and a key with all scopes."""

@@ -28,7 +28,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py", "simulator/truthfile.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
@@ -76,6 +76,7 @@ PURE = [
             "values",
         )
     ),
+    *(ROOT / f"simulator/{name}.py" for name in ("labels", "matching", "telling", "refusals", "score", "books", "verdict")),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {
