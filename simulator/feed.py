@@ -46,6 +46,10 @@ class Transport(Protocol):
     def drain(self, timeout: float) -> bool:
         """Wait until everything is answered; False after `timeout` seconds."""
 
+    @property
+    def up(self) -> bool:
+        """False after `drop`, until the connection is back."""
+
     def drop(self) -> None:
         """Break the connection as a bad network does; it comes back by itself."""
 

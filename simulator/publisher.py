@@ -99,6 +99,7 @@ class Publisher:
         self._early: dict[int, ReasonCode] = {}  # answers that came before publish() returned
         self._statuses: set[int] = set()  # mids of status messages
         self._up = False
+        self._dropped = False
         self._failure: PublishError | None = None
         self._closed = False
         host, port, tls = _address(url)
@@ -161,10 +162,18 @@ class Publisher:
                 self._count(info.mid, early)
         return receipt
 
+    @property
+    def up(self) -> bool:
+        """False after `drop`, until the connection is back, or lost for good: then `publish` says why."""
+        with self._changed:
+            return not self._dropped or self._failure is not None or not self._thread.is_alive()
+
     def drop(self) -> None:
         """Break the connection as a bad network does, without a goodbye. paho connects again, and repeats what has no answer."""
         broken = self._client.socket()
         if isinstance(broken, socket.socket):
+            with self._changed:
+                self._dropped = True
             with contextlib.suppress(OSError):  # it is gone already
                 broken.shutdown(socket.SHUT_RDWR)
 
@@ -257,7 +266,7 @@ class Publisher:
             self._statuses.add(status.mid)
             self._window = max(1, min(self._setting, maximum - 1))
             self._largest = getattr(told, "MaximumPacketSize", None)
-            self._up = True
+            self._up, self._dropped = True, False
             self._changed.notify_all()
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, flags: Any, reason: ReasonCode, _told: Any) -> None:

@@ -16,6 +16,8 @@ class Tally:
     of: int = 0
     found: int = 0
     left_out: int = 0
+    claims: int = 0
+    right: int = 0
     delays: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -29,6 +31,7 @@ class Result:
     alarms: int = 0
     aftermath: int = 0
     findings: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    notes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 def score(
@@ -130,10 +133,11 @@ def _books(out: Result, rows: Any, there: Any, uses: Any, refused: dict[tuple[in
             asked.add(number)
             out.findings["should be in quarantine, and is not"] += have is None
             out.findings["in quarantine for another reason"] += have is not None and have != want
-            if row["outcome"] == "conflict":
-                _count(out, "conflict", have == want)
-            elif row["delivery"] in {"clock", "no_time", "malformed"}:
-                _count(out, row["delivery"], have == want)
+            kind = "conflict" if row["outcome"] == "conflict" else row["delivery"]
+            if kind in {"conflict", "clock", "no_time", "malformed"} and (kind != "conflict" or row["outcome"] == "conflict"):
+                _count(out, kind, have == want)
+                out.kinds[kind].claims += have is not None
+                out.kinds[kind].right += have == want
         if row["outcome"] == "missing" and row["fault"] in {"sentinel", "dropout"}:
             _count(out, row["fault"], place not in there or bool(uses.get(place)))
     out.findings["in the database, and not in the truth"] += sum(not uses.get(place) and place not in said for place in there)
@@ -151,8 +155,13 @@ def _flags(out: Result, row: dict[str, Any], late: int, future: int) -> None:
         if is_raised:
             out.flags[flag][0] += 1
             out.flags[flag][1 if due[flag] else 3] += 1
+        out.notes[f"{flag} and should not be"] += is_raised and not due[flag]
+        out.notes[f"should be {flag}, and is not"] += due[flag] and not is_raised
     if due["LATE"]:
         _count(out, "late", raised["LATE"])
+    for kind, flag in (("late", "LATE"), ("clock", "FUTURE"), ("no_time", "CLOCK")):
+        out.kinds[kind].claims += raised[flag]
+        out.kinds[kind].right += raised[flag] and (due["LATE"] if kind == "late" else row["delivery"] in {"clock", "no_time"})
     if row["delivery"] in {"clock", "no_time"}:
         _count(out, row["delivery"], raised == due)
     for flag, bit in (("RANGE", RANGE), ("SUSPECT", SUSPECT), ("STEP", STEP), ("STUCK", STUCK)):

@@ -13,7 +13,8 @@ from simulator.labels import Names, labels
 from simulator.matching import STORED, match, overtaken
 from simulator.refusals import Refusals
 from simulator.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
-from simulator.score import Limits, Scorer, Sensors
+from simulator.score import Scorer
+from simulator.tallies import Kind, Limits, Sensors
 from simulator.verdict import verdict
 from tests import oracles_score
 
@@ -316,6 +317,11 @@ def test_as_the_slow_twin(run, stuck_after):
     fast = {name: (kind.of, kind.found, kind.left_out) for name, kind in scorer.kinds.items() if kind.of or kind.left_out}
     assert fast == {name: (kind.of, kind.found, kind.left_out) for name, kind in slow.kinds.items() if kind.of or kind.left_out}
     assert {finding.what: finding.count for finding in scorer.findings.all()} == {k: v for k, v in slow.findings.items() if v}
+    told = {what: count for what, (count, _) in scorer.notes.by_what().items() if "should" in what}
+    assert told == {what: count for what, count in slow.notes.items() if count}
+    for name in ("late", "clock", "no_time", "malformed", "conflict"):
+        kind = scorer.kinds.get(name, Kind())
+        assert (kind.claims, kind.right) == (slow.kinds[name].claims, slow.kinds[name].right)
     assert {
         flag.name: [raised.flagged, raised.right, raised.aftermath, raised.wrong]
         for flag, raised in scorer.flags.items()

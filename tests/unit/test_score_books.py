@@ -75,12 +75,14 @@ def test_what_differs_is_told_by_source():
 def test_messages_by_their_numbers():
     # Number 2 cannot be read, so it says nothing whether it is there; 1 was lost, and came; 4 did not.
     _, accounts, found = settled(
-        day(), RIGHT, {("gw-1", "b0"): [(0, 4), (5, 6)], ("gw-2", "b0"): [(0, 2)], ("gw-1", "x"): [(7, 9)]}
+        day(), RIGHT, {("gw-1", "b0"): [(0, 4), (5, 6)], ("gw-2", "b0"): [(1, 2)], ("gw-1", "x"): [(7, 9)]}
     )
     assert found == [
         ("gw-1", "messages of a start ('x') that the truth does not know: something else was sent meanwhile", 2, ()),
         ("gw-1", "messages that should be lost, and came", 1, ("gw-1 b0 message 1",)),
         ("gw-1", "messages that should have come, and did not", 1, ("gw-1 b0 message 4",)),
+        ("gw-2", "lost: the truth has 0, the database 1", 1, ()),
+        ("gw-2", "messages that should have come, and did not", 1, ("gw-2 b0 message 0",)),
     ]
     assert (accounts[0].truth["lost"], accounts[0].database["lost"]) == (1, 1)
 

@@ -43,6 +43,8 @@ class Memory:
         receipt.acknowledged = True
         return receipt
 
+    up = True
+
     def drop(self) -> None:
         raise AssertionError("nothing breaks here")
 
