@@ -180,6 +180,32 @@ def test_a_value_that_looks_like_a_code_for_missing_is_moved():
     assert values.is_missing(KNOWN, series, np.array([-999.0, math.nan, 20.0])).tolist() == [True, True, False]
 
 
+def series_of(metric, *, register=False):
+    """A series of a metric; with a register that runs over, if need be."""
+    of = np.flatnonzero(CITY.series.metric == CITY.series.metrics.index(metric))
+    return of[np.isfinite(KNOWN.register[of])][:1] if register else of[:1]
+
+
+def test_a_counter_that_was_reset_may_have_run_over_since():
+    series = series_of("vehicleCount", register=True)
+    size = float(KNOWN.register[series[0]])
+    placed = values.place([FaultSpec(kind=Fault.RESET, from_=60.0)], CITY, KNOWN, begin=BEGIN)
+    time = np.array([BEGIN + HOUR])
+    for true, onset in ((size - 10.0, 100.0), (5.0, size - 10.0)):
+        found = values.shown(placed, KNOWN, series, time, np.array([true]), lambda _series, _time, onset=onset: np.array([onset]))
+        assert found.value.tolist() == [size - 110.0 if true > onset else 15.0]
+        assert found.fault.tolist() == [0]
+
+
+@pytest.mark.parametrize(("held", "hit"), [(0.0, False), (3.0, True)])
+def test_what_may_repeat_for_ever_is_never_stuck(held, hit):
+    placed = values.place([FaultSpec(kind=Fault.STUCK)], CITY, KNOWN, begin=BEGIN)
+    series, time = series_of("intensity"), np.array([BEGIN + HOUR])
+    found = values.shown(placed, KNOWN, series, time, np.array([500.0]), lambda _series, _time: np.array([held]))
+    assert (found.fault.tolist() == [0]) == hit
+    assert found.value.tolist() == [held if hit else 500.0]
+
+
 def test_the_checks_find_what_they_are_for():
     """Citybeat's own STEP, STUCK and RANGE, on what faulty sensors show, kind by kind; and nothing else is flagged."""
     kinds = builtin()

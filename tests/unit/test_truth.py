@@ -163,6 +163,15 @@ def test_a_row_as_it_is_read(tmp_path):
     assert json.loads(pq.ParquetFile(path).metadata.metadata[b"citybeat"]) == {"version": 1, "seed": 1}
 
 
+def test_what_never_went_into_a_message_is_not_sent_with_it(tmp_path):
+    with Truth(tmp_path / "t.parquet", CITY) as truth:
+        truth.add(entry(2, seq=3, receipt=settled(), index=[0, -1]))
+    first, second = pq.read_table(tmp_path / "t.parquet").select(["seq", "sent_at", "acknowledged"]).to_pylist()
+    assert first["sent_at"] is not None
+    assert (first["seq"], first["acknowledged"]) == (3, True)
+    assert second == {"seq": None, "sent_at": None, "acknowledged": False}
+
+
 def test_it_is_written_in_pieces_as_answers_come(tmp_path, monkeypatch):
     monkeypatch.setattr(truths, "GROUP", 10)
     path = tmp_path / "t.parquet"
