@@ -1,42 +1,27 @@
 """What a faulty sensor shows instead of the truth: a function of (seed, series, time, fault), like the truth itself. Pure.
 
-**Scales.** Faults are as large as is meaningful for each series, from the catalogue and the sensor's registration:
-
-- `limit`: what may change between two of its readings (`step_floor + step_rate * interval`); infinite: no change is too large;
-- `scale`: the smaller of `limit` and 5 % of the plausible range; NaN: neither is finite.
-
-Spikes and steps are at least 1.8 times the limit, so that whatever the truth did meanwhile the change is too large, and stay within
-the plausible range. Where there is no room for that (a sound level may change by more than its whole range), the reading is left
-alone. So is every series for which a kind makes no sense: `applies` says which.
-
 The first fault of the scenario that hits a reading is the one that it has. The law of `simulator.noise` holds here too.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import numpy as np
 
-from devices import registry
-from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int64
-from devices.catalogue import Catalogue, Kind, builtin
-from devices.registry import KIND_CODES, Registry, SeriesRow
-from devices.units import UnitError, conversion
+from devices.batch import MICROSECOND, Bools, Float64, Int64
+from devices.catalogue import Kind
+from devices.registry import KIND_CODES
 from simulator import choosing, episodes, noise
 from simulator.city import City
 from simulator.episodes import Found, Window
 from simulator.faults import VALUES, Fault, FaultSpec
 from simulator.noise import Keys
+from simulator.sensors import COUNTER, LEAST, PARTS, Sensors, applies, off_codes
 from simulator.shapes import steps
 
-#: Limits that a spike or a step is, at least: one for the change itself, the rest for what the truth may have changed meanwhile.
-LEAST: Final = 1.8
 #: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
 _MARGIN: Final = 0.001
-_PARTS: Final = 1000.0  # values are rounded to 1/1000 of the unit
-_RANGE_PART: Final = 0.05  # see `scale`
 #: By kind: what `magnitude` is unless given. An offset below the limit is one that nobody notices.
 MAGNITUDES: Final = {Fault.SPIKE: 3.0, Fault.STEP: 3.0, Fault.DRIFT: 1.0, Fault.OFFSET: 0.5, Fault.NOISE: 2.0}
 _HOUR: Final = 3600 * MICROSECOND
@@ -46,121 +31,8 @@ _STEP_INTERVALS: Final = 8
 _NOISE_INTERVALS: Final = 20
 #: Intervals that a stuck sensor stays so beyond its threshold: more than ten, so that its past is forgotten when it works again.
 _STUCK_INTERVALS: Final = 12
-#: What a sensor sends that was set to another unit than it was registered with.
-WRONG_UNITS: Final = {
-    "Cel": "[degF]",
-    "1": "%",
-    "km/h": "m/s",
-    "m/s": "km/h",
-    "hPa": "Pa",
-    "m": "cm",
-    "mm": "cm",
-    "W": "kW",
-    "W/m2": "kW/m2",
-    "ug/m3": "mg/m3",
-    "mg/m3": "ug/m3",
-    "s": "ms",
-    "kW.h": "W.h",
-    "m3": "L",
-    "V": "mV",
-    "A": "mA",
-    "deg": "rad",
-}
-_COUNTER: Final = KIND_CODES[Kind.COUNTER]
 _DIRECTION: Final = KIND_CODES[Kind.DIRECTION]
 Sample = Callable[[Int64, Int64], Float64]  # what series show at times
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sensors:
-    """What faults must know of a city's s series: arrays by series."""
-
-    low: Float64  # plausible range
-    high: Float64
-    limit: Float64
-    scale: Float64
-    interval: Int64  # us
-    kind: Int64  # KIND_CODES
-    register: Float64  # where a counter starts again at 0; infinite: nowhere
-    stuck_after: Int64  # us; FOREVER: never
-    may_repeat: Float64  # (s, k), padded with NaN
-    sentinels: Float64  # (s, k) codes for "missing", padded with NaN
-    codes: Float64  # all of them
-    unit_scale: Float64  # value * scale + offset is the number in another unit; NaN: there is none
-    unit_offset: Float64
-
-
-def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
-    """Look up what the registry would say of a city's sensors."""
-    kinds = builtin() if kinds is None else kinds
-    # Devices of one type and rating have equal sensors: few differ.
-    makes = np.stack([city.type.astype(np.float64), np.nan_to_num(city.rating, nan=-1.0)])
-    _, example, make = np.unique(makes, axis=1, return_index=True, return_inverse=True)
-    listed = [city.device(index).sensors for index in example.tolist()]
-    begin = np.cumsum([0, *map(len, listed)])
-    flat = list(chain.from_iterable(listed))
-    known: Registry = registry.build(
-        version=1,
-        sources={},
-        devices={},
-        rows=[
-            SeriesRow(id=i, device=str(i), source=1, retired=False, metric=kinds[sensor.metric], sensor=sensor)
-            for i, sensor in enumerate(flat, start=1)
-        ],
-    )
-    device = city.series.device
-    of = 1 + begin[make.ravel()[device]] + np.arange(len(device)) - city.first[device]
-    units = np.array([(np.nan, np.nan), *(_other_unit(kinds[s.metric].unit, float(known.high[i])) for i, s in enumerate(flat, 1))])
-    interval = np.rint(city.series.interval * MICROSECOND).astype(np.int64)
-    low, high = known.low[of], known.high[of]
-    limit = known.step_floor[of] + known.step_rate[of] * interval
-    scale = np.minimum(limit, _RANGE_PART * (high - low))
-    return Sensors(
-        low=low,
-        high=high,
-        limit=limit,
-        scale=np.where(np.isfinite(scale), scale, np.nan),
-        interval=interval,
-        kind=known.kind[of].astype(np.int64),
-        register=city.series.registers[city.series.type[device], city.series.metric],
-        stuck_after=known.stuck_after[of],
-        may_repeat=known.may_repeat[of],
-        sentinels=known.sentinels[of],
-        codes=known.codes[np.isfinite(known.codes)],
-        unit_scale=units[of, 0],
-        unit_offset=units[of, 1],
-    )
-
-
-def _other_unit(unit: str, high: float) -> tuple[float, float]:
-    if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is no share
-        return np.nan, np.nan
-    try:
-        by = conversion(unit, WRONG_UNITS[unit])
-    except UnitError:
-        return np.nan, np.nan
-    return by.scale, by.offset
-
-
-def applies(kind: Fault, known: Sensors) -> Bools:
-    """Which series a kind makes sense for: (s,) bool."""
-    counter = known.kind == _COUNTER
-    found: Bools = np.ones(len(counter), np.bool_)
-    if kind in {Fault.SPIKE, Fault.STEP}:
-        found = np.isfinite(known.limit) & (known.high - known.low >= LEAST * known.limit)
-    elif kind in {Fault.DRIFT, Fault.OFFSET, Fault.NOISE}:
-        found = np.isfinite(known.scale) & ~counter
-    elif kind is Fault.STUCK:
-        found = known.stuck_after != FOREVER
-    elif kind is Fault.RANGE:
-        found = np.isfinite(known.low) | np.isfinite(known.high)
-    elif kind is Fault.SENTINEL:
-        found = np.isfinite(known.sentinels).sum(axis=1) > 0
-    elif kind is Fault.UNIT:
-        found = np.isfinite(known.unit_scale)
-    elif kind is Fault.RESET:
-        found = counter
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,27 +144,13 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
         )
         value, good = _MODELS[fault.spec.kind](at)
         if fault.spec.kind is not Fault.SENTINEL:
-            value = _no_code(value, at)
+            value = off_codes(value, at.series, known)
         rows, value = rows[good], value[good]
         out.value[rows] = value
         out.fault[rows] = fault.number
         out.episode[rows] = at.number[good]
         out.silent[rows] = fault.spec.kind is Fault.DROPOUT and fault.spec.mode == "silent"
     return out
-
-
-def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
-    """Which values mean that there is none: NaN, and the codes of their series."""
-    found: Bools = np.isnan(value)
-    rows = np.flatnonzero(np.isin(value, known.codes))
-    found[rows] = (value[rows, None] == known.sentinels[series[rows]]).any(axis=1)
-    return found
-
-
-def other_value(known: Sensors, series: Int64, value: Float64, chance: Float64) -> Float64:
-    """A value that contradicts another, by about the series' scale; never a code for "missing"."""
-    scale = np.where(np.isnan(known.scale[series]), 1.0, known.scale[series])
-    return _off_codes(steps(value + np.maximum(scale, 0.01) * (0.5 + chance), _PARTS), series, known)
 
 
 def _found(fault: ValueFault, series: Int64, time: Int64) -> Found:
@@ -357,7 +215,7 @@ class _At:
         """Rounded, and within the plausible range; a direction turned into it."""
         low, high = self.bounds()
         turned = value - 360.0 * np.floor(value / 360.0)
-        return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), _PARTS)
+        return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), PARTS)
 
 
 _Model = Callable[[_At], tuple[Float64, Bools]]
@@ -373,7 +231,7 @@ def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
     limit = at.of(at.known.limit)
     above, below = high - true, true - low
     need = LEAST * limit
-    counter = at.is_kind(_COUNTER)  # one that falls was reset
+    counter = at.is_kind(COUNTER)  # one that falls was reset
     up = np.where(up | counter, (above >= need) | counter, below < need)
     room = np.where(up, above, below)
     size = np.minimum(at.magnitude * limit, room)
@@ -382,7 +240,7 @@ def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
 
 def _spike(at: _At) -> tuple[Float64, Bools]:
     size, good = _jump(at, at.true, at.chance_each("up") < 0.5)
-    return steps(at.true + size, _PARTS), good
+    return steps(at.true + size, PARTS), good
 
 
 def _step(at: _At) -> tuple[Float64, Bools]:
@@ -418,7 +276,7 @@ def _range(at: _At) -> tuple[Float64, Bools]:
     bound = np.where(up, high, low)
     width = np.where(np.isfinite(high - low), high - low, np.maximum(np.abs(bound), 1.0))
     away = (0.05 + at.chance_each("away")) * width
-    return steps(bound + np.where(up, away, -away), _PARTS), _all(at)
+    return steps(bound + np.where(up, away, -away), PARTS), _all(at)
 
 
 def _sentinel(at: _At) -> tuple[Float64, Bools]:
@@ -435,7 +293,7 @@ def _unit(at: _At) -> tuple[Float64, Bools]:
 
 def _reset(at: _At) -> tuple[Float64, Bools]:
     since = at.true - at.sample(at.series, at.onset)
-    return steps(np.where(since < 0, since + at.of(at.known.register), since), _PARTS), _all(at)  # below 0: it ran over meanwhile
+    return steps(np.where(since < 0, since + at.of(at.known.register), since), PARTS), _all(at)  # below 0: it ran over meanwhile
 
 
 def _dropout(at: _At) -> tuple[Float64, Bools]:
@@ -455,13 +313,3 @@ _MODELS: Final[dict[Fault, _Model]] = {
     Fault.RESET: _reset,
     Fault.DROPOUT: _dropout,
 }
-
-
-def _no_code(value: Float64, at: _At) -> Float64:
-    return _off_codes(value, at.series, at.known)
-
-
-def _off_codes(value: Float64, series: Int64, known: Sensors) -> Float64:
-    """A little away from what would be taken for "missing"."""
-    codes = is_missing(known, series, value) & ~np.isnan(value)
-    return np.where(codes, value + 0.125, value)

@@ -16,7 +16,7 @@ from devices.registry import SeriesRow, build
 from ingest.history import History, changes
 from ingest.validate import bounds
 from simulator import city as cities
-from simulator import episodes, schedule, signals, values
+from simulator import episodes, schedule, sensors, signals, values
 from simulator.episodes import Window
 from simulator.faults import VALUES, Fault, FaultSpec, Where
 from tests import oracles_faults as oracle
@@ -24,7 +24,7 @@ from tests import oracles_faults as oracle
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND
 HOUR = 3600 * MICROSECOND
 CITY = cities.build(devices=60, gateways=["gw-1", "gw-2"], seed=11)
-KNOWN = values.sensors(CITY)
+KNOWN = sensors.look_up(CITY)
 SAMPLE = partial(signals.sample, CITY.series)
 PLAN = schedule.plan(CITY)
 
@@ -169,15 +169,15 @@ def test_values_are_as_large_as_is_meaningful():
         assert ((found.value >= low) & (found.value <= high))[hit].all()
         assert (found.value != true)[hit].mean() > 0.9
     found = shown([FaultSpec(kind=Fault.SENTINEL, chance=0.3)], series, time, true)
-    np.testing.assert_array_equal(values.is_missing(KNOWN, series, found.value), found.fault == 0)
+    np.testing.assert_array_equal(sensors.is_missing(KNOWN, series, found.value), found.fault == 0)
 
 
 def test_a_value_that_looks_like_a_code_for_missing_is_moved():
     of = np.flatnonzero(CITY.series.metric == CITY.series.metrics.index("temperature"))[:1]
     series = np.repeat(of, 3)
-    moved = values.other_value(KNOWN, series, np.array([-999.0, 20.0, -200.0]), np.array([0.5, 0.5, 0.5]))
-    assert not values.is_missing(KNOWN, series, moved).any()
-    assert values.is_missing(KNOWN, series, np.array([-999.0, math.nan, 20.0])).tolist() == [True, True, False]
+    moved = sensors.other_value(KNOWN, series, np.array([-999.0, 20.0, -200.0]), np.array([0.5, 0.5, 0.5]))
+    assert not sensors.is_missing(KNOWN, series, moved).any()
+    assert sensors.is_missing(KNOWN, series, np.array([-999.0, math.nan, 20.0])).tolist() == [True, True, False]
 
 
 def series_of(metric, *, register=False):
