@@ -1,4 +1,4 @@
-# citybeat: make demo | test | faults | chaos | lint | bench | screenshots | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
+# citybeat: make demo | test | faults | chaos | lint | bench | bench-quick | screenshots | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
 #
 # Everything is made inside the checkout: .venv from the lock files, and the servers under $(CITYBEAT_HOME) unless a Docker
 # engine or URLs provide them. Only as root on a Debian-family system, missing mmdebstrap and bubblewrap, and for tests chromium,
@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 # Two jobs at once: pip is busy with the network and one core, unpacking the servers with the other.
 TOGETHER := @$(MAKE) --no-print-directory --jobs=2
 
-.PHONY: demo test faults chaos lint bench screenshots clean python root-demo root-test browser
+.PHONY: demo test faults chaos lint bench bench-quick screenshots clean python root-demo root-test browser
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -40,8 +40,15 @@ lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/.dev
-	@$(VENV)/bin/python -m bench $(ARGS)
+# Some twenty minutes on two cores; parts: ARGS="--only store latency", the largest sizes, half an hour more: ARGS=--full
+bench:
+	$(TOGETHER) $(VENV)/.dev root-test
+	@CITYBEAT_TEST_ROOT="$(CITYBEAT_TEST_ROOT)" $(VENV)/bin/python -m bench $(ARGS)
+
+# Ratios to limits of the same run, in a minute or two; fails when one is below its bar.
+bench-quick:
+	$(TOGETHER) $(VENV)/.dev root-test
+	@CITYBEAT_TEST_ROOT="$(CITYBEAT_TEST_ROOT)" $(VENV)/bin/python -m bench.quick
 
 # Pictures of the console for docs/, from a run of its own.
 screenshots:

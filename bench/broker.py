@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -44,11 +45,12 @@ class Subscriber:
 
     def attach(self, *, clean: bool = False) -> None:
         """Connect, and subscribe."""
-        kept, ready = Properties(PacketTypes.CONNECT), threading.Event()
+        kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho types all but this
+        ready = threading.Event()
         kept.SessionExpiryInterval, kept.ReceiveMaximum = 0 if clean else 3600, 10_000
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, self._name, protocol=mqtt.MQTTv5)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, self._name, protocol=mqtt.MQTTv5)
         client.username_pw_set(self._url.username, self._url.password)
-        client.on_message = lambda _c, _d, message: self.got.add(message.payload)
+        client.on_message = lambda _c, _d, message: self.got.add(bytes(message.payload))
         client.on_connect = lambda client, *_: client.subscribe("city/v1/#", qos=1)
         client.on_subscribe = lambda *_: ready.set()
         client.connect(self._url.hostname or "", self._url.port or 1883, clean_start=clean, properties=kept)
@@ -69,7 +71,7 @@ def _run(tree: harness.Tree, rate: float, name: str) -> None:
     subscriber.leave()
     sent: dict[int, bytes] = {}
     acknowledged: dict[bytes, float] = {}
-    publisher = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, f"{name}-publisher", protocol=mqtt.MQTTv5)
+    publisher = mqtt.Client(CallbackAPIVersion.VERSION2, f"{name}-publisher", protocol=mqtt.MQTTv5)
     publisher.username_pw_set(SOURCE, tree.passwords[SOURCE])
     publisher.max_inflight_messages_set(1000)
     publisher.on_publish = lambda _c, _d, mid, reason, _p: reason.value == 0 and acknowledged.update({sent[mid]: time.monotonic()})

@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 import stack
-from bench import workload
+from bench import scene, workload
 from devices.aggregate import downsample
 from devices.batch import Batch, Int32, Int64
 from devices.catalogue import builtin
@@ -88,7 +88,7 @@ class City:
 @contextmanager
 def served(home: Path) -> Iterator[City]:
     """The city, filled where it is empty, and `citybeat api` as a process."""
-    settings = stack.StackSettings(home=home / "bench-city", root=home / "root", pg_port=0, mqtt_port=0)
+    settings = stack.StackSettings(home=home / "bench-city", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0})
         registry.register(connection, workload.devices(SENSORS // len(workload.METRICS)))
@@ -173,5 +173,5 @@ def _hour(rng: np.random.Generator, series: Int32, every: Int64, first: int) -> 
 
 
 def _copy(connection: Connection, into: str, rows: bytes) -> None:
-    with connection.cursor().copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:  # type: ignore[call-overload]  # psycopg wants a literal; the names are ours
+    with connection.cursor().copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
         copy.write(rows)

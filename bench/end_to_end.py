@@ -29,6 +29,8 @@ from storage.accounts import Totals
 
 #: s from the first commit on that are not counted: caches, plans and the first growth of tables.
 RAMP = 3.0
+#: Commits that a figure is made of at the least, however slow the machine is.
+_COMMITS = 5
 #: s between two looks at the ledger.
 _LOOK = 0.01
 #: Readings/s for which payloads are made ahead; a system that takes more has a shorter run.
@@ -130,7 +132,7 @@ def _watch(
     flood = window >= total
     while sender.sent < total or (flood and (not looks or looks[-1].messages < total)):
         now = time.monotonic()
-        if looks and now - looks[0].at > ramp + seconds:
+        if looks and now - looks[0].at > ramp + seconds and looks[-_COMMITS:][0].at >= looks[0].at + ramp:
             sender.allow(0)
             break
         if not looks and now - began > 60:
@@ -149,7 +151,7 @@ def _watch(
 
 def _steady(looks: Sequence[_Look], ramp: float) -> tuple[_Look, _Look]:
     after = [look for look in looks if look.at >= looks[0].at + ramp]
-    if len(after) < 3:
+    if len(after) < _COMMITS - 1:
         told = ", ".join(f"{look.messages:,} after {look.at - looks[0].at:.1f} s" for look in looks[-20:])
         raise RuntimeError(f"too few commits for a figure: messages {told}")
     return after[0], after[-1]

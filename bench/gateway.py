@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from ingest.gateway import Gateway, Session
 from ingest.inbox import BatchSize, Inboxes
@@ -63,7 +64,7 @@ def _gateway(data: bytes) -> float:
 def _paho(data: bytes) -> float:
     """s of processor time."""
     with _broker(data) as (port, acknowledged):
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "peer", protocol=mqtt.MQTTv5, manual_ack=True)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, "peer", protocol=mqtt.MQTTv5, manual_ack=True)
         waiting: list[mqtt.MQTTMessage] = []
         client.on_connect = lambda client, *_: client.subscribe("city/v1/#", qos=1)
         client.on_message = lambda _client, _data, message: waiting.append(message)

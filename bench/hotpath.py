@@ -37,8 +37,8 @@ def measure(rounds: int = 7) -> list[dict[str, Any]]:
     for name, batch, limit, what in _cases(listed):
         ours, limits = [], []
         for _ in range(rounds + 1):  # the first round warms up
-            limits.append(_timed(lambda batch=batch, limit=limit: limit(batch)))
-            ours.append(_timed(lambda batch=batch: _ours(batch, registry)))
+            limits.append(_timed(partial(limit, batch)))
+            ours.append(_timed(partial(_ours, batch, registry)))
         pairs = sorted(limit / our for limit, our in zip(limits[1:], ours[1:], strict=True))
         rows.append(
             {

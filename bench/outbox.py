@@ -9,7 +9,7 @@ from uuid import uuid4
 import numpy as np
 
 import stack
-from bench import workload
+from bench import scene, workload
 from devices.batch import NEVER, Batch
 from devices.catalogue import builtin
 from storage import migrate, registry
@@ -23,7 +23,7 @@ _SIZES: Final = (1_000, 10_000, 50_000)
 
 def measure(home: Path, rounds: int = 15) -> list[dict[str, Any]]:
     """A row a size of batch: readings a second with and without, medians, and their ratio pair by pair."""
-    settings = stack.StackSettings(home=home / "bench", root=home / "root", pg_port=0, mqtt_port=0)
+    settings = stack.StackSettings(home=home / "bench", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0})
         registry.register(connection, workload.devices(2_000))

@@ -61,7 +61,7 @@ def _registry(replay_map: ReplayMap, metrics: catalogue.Catalogue) -> Registry:
         SeriesRow(id=i, device=device.id, source=1, retired=False, metric=metrics[sensor.metric], sensor=sensor)
         for i, (device, sensor) in enumerate(pairs, 1)
     ]
-    return build(version=1, sources={"file": 1}, devices=[device.id for device in replay_map.devices], rows=rows)
+    return build(version=1, sources={"file": 1}, devices=dict.fromkeys((device.id for device in replay_map.devices), 1), rows=rows)
 
 
 def _judged(

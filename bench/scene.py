@@ -4,6 +4,7 @@ The servers are those of `stack/` with their configuration as it is, persistence
 of its own. Each scene has a database of its own, which is dropped at its end.
 """
 
+import http.client
 import json
 import os
 import secrets
@@ -27,6 +28,7 @@ from bench.workload import HELD, MINUTE
 from devices.catalogue import builtin
 from devices.device import Device
 from stack.model import MOSQUITTO, TIMESCALEDB
+from stack.process import free_port
 from storage import migrate, registry
 from storage.database import Connection, connect
 
@@ -35,6 +37,8 @@ CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
 #: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
 _BEFORE = 2880 * MINUTE
+#: Devices of one registration: a city's whole file, but no more than one value of JSON can hold.
+_TOGETHER = 20_000
 #: s until an ingest has to be subscribed.
 _START = 60.0
 
@@ -122,7 +126,8 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
         closing(connect(url, application="bench")) as connection,
         tempfile.TemporaryDirectory(dir=running.settings.home) as place,
     ):
-        registry.register(connection, devices)
+        for first in range(0, len(devices), _TOGETHER):
+            registry.register(connection, devices[first : first + _TOGETHER])
         # As a city that has been running: statistics of what changed last are not made while it is measured.
         for table in ("devices", "series", "sources"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
@@ -142,11 +147,24 @@ def _drop(connection: Connection, name: str) -> None:
             return
 
 
+def answers(port: int) -> bool:
+    """Whether who listens there says that it is ready."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
 class Ingest:
     """`citybeat ingest` as a process."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
         self._process = process
+        self._port = port
         self._log = log
         self.said: dict[str, Any] = {}  # the newest line of its statistics
         assert process.stdout is not None
@@ -160,7 +178,7 @@ class Ingest:
     def wait_ready(self) -> None:
         """Wait until it is subscribed, and its workers know the city."""
         deadline = time.monotonic() + _START
-        while not self.said.get("ready"):
+        while not self.said.get("ready") or not answers(self._port):
             self.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"ingest is not ready:\n{self.tail()}")
@@ -212,11 +230,12 @@ def environment(scene: Scene) -> dict[str, str]:
 def ingesting(scene: Scene, workers: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Ingest]:
     """An ingest that is ready, until the end of the block."""
     mqtt.forget(scene.servers.mqtt_url, _CLIENT)
-    log = scene.place / "ingest.log"
+    log, port = scene.place / "ingest.log", free_port()
     command = [sys.executable, "-m", "citybeat", "ingest", "--stats", "--workers", str(workers)]
     with log.open("wb") as stderr:
-        process = stack.spawn(command, env={**environment(scene), **(settings or {})}, stdout=subprocess.PIPE, stderr=stderr)
-    ingest = Ingest(process, log)
+        env = {**environment(scene), "CITYBEAT_INGEST_PORT": str(port), **(settings or {})}
+        process = stack.spawn(command, env=env, stdout=subprocess.PIPE, stderr=stderr)
+    ingest = Ingest(process, port, log)
     try:
         ingest.wait_ready()
         yield ingest

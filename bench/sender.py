@@ -146,9 +146,13 @@ def _until(condition: Callable[[], bool], process: BaseProcess, seconds: float) 
 def _send(url: str, passwords: dict[str, str], payloads: Payloads, rate: float | None, shared: Any, times: Any) -> None:
     links = [mqtt.connect(url, name, password, client_id=f"bench-{name}") for name, password in passwords.items()]
     try:
-        with payloads.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            payloads.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
             shared[3] = _READY
-            _Sending(links, payloads.packets, memoryview(data), rate, shared, times).run()
+            _Sending(links, payloads.packets, view, rate, shared, times).run()
     except BaseException:
         shared[3] = _FAILED
         raise

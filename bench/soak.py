@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 import stack
 from devices import wire
-from devices.catalogue import builtin
+from devices.catalogue import Domain, builtin
 from devices.device import Device, Sensor
 from storage import accounts, migrate, registry
 from storage.database import Connection, connect
@@ -43,7 +44,7 @@ START = time.time_ns() // 1_000_000 - 86_400_000  # ms
 def _send(url: str, source: str, password: str, first: int, rate: float, seconds: float, told: Any) -> None:
     """A process: messages of one source for a while, `rate` a second, 0: as many as the broker takes; then tells how many."""
     parts = urlsplit(url)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set(source, password)
     client.max_inflight_messages_set(500)
     client.connect(parts.hostname or "", parts.port or 1883)
@@ -116,7 +117,7 @@ def main() -> int:
         registry.register(
             database,
             [
-                Device(id=f"{source}-{i}", source=source, domain="environment", sensors=sensors)
+                Device(id=f"{source}-{i}", source=source, domain=Domain.ENVIRONMENT, sensors=sensors)
                 for source in SOURCES
                 for i in range(DEVICES)
             ],

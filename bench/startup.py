@@ -8,7 +8,6 @@ The limit of each is a bare interpreter that imports the same third-party librar
 turn, medians. What remains is our own modules, the registry, and the connections.
 """
 
-import http.client
 import json
 import subprocess
 import sys
@@ -22,11 +21,22 @@ from bench import mqtt, scene
 from bench.workload import City
 from stack.process import free_port
 
-#: The large ones of what each command has imported of others when it is ready.
+_ALL: Final = (
+    "cbor2",
+    "numpy",
+    "orjson",
+    "prometheus_client",
+    "psycopg",
+    "psycopg_pool",
+    "pydantic_settings",
+    "structlog",
+    "typer",
+)
+#: What each command has imported of others when it is ready, but for what these import; by command.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "--help": ("numpy", "orjson", "typer", "pydantic_settings", "psycopg"),
-    "ingest": ("numpy", "orjson", "cbor2", "typer", "pydantic_settings", "psycopg", "paho.mqtt.client", "prometheus_client"),
-    "api": ("numpy", "orjson", "cbor2", "typer", "pydantic_settings", "psycopg", "psycopg_pool", "fastapi", "uvicorn", "pyarrow"),
+    "--help": (*_ALL, "paho.mqtt.client"),
+    "ingest": (*_ALL, "paho.mqtt.client"),
+    "api": (*_ALL, "fastapi", "uvicorn", "pyarrow", "limits", "tsdownsample", "fastapi_offline"),
 }
 #: s for a command to be ready.
 _PATIENCE: Final = 60.0
@@ -86,7 +96,7 @@ def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[st
         assert process.stdout is not None
         try:
             ready = not options or b'"ready": true' in process.stdout.readline()
-            while not ready or not _answers(port):
+            while not ready or not scene.answers(port):
                 if not ready or process.poll() is not None or time.perf_counter() - began > _PATIENCE:
                     log.seek(0)
                     raise RuntimeError(f"citybeat {name} did not get ready:\n{log.read().decode()}")
@@ -95,17 +105,6 @@ def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[st
         finally:
             process.terminate()
             process.communicate(timeout=30)
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

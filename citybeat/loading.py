@@ -83,7 +83,7 @@ def load(
         stop = context.stop_on_signals()
         version = Version.V5 if protocol is Protocol.mqtt5 else Version.V311
 
-        def offer(broker: str, senders: list[Sender]) -> LoadReport:
+        def offer(broker: str, senders: list[Sender], authorities: Path | None) -> LoadReport:
             boot = secrets.token_hex(4)
             supplies = [Traffic(name, boot=boot, devices=each, size=size, form=form.value) for name in names]
             return loading.offer(
@@ -95,7 +95,7 @@ def load(
                 window=window,
                 version=version,
                 topic=topic,
-                ca=None if ca is None else str(ca),
+                ca=None if authorities is None else str(authorities),
                 progress=_emit if as_json else _print,
                 stop=stop,
             )
@@ -103,8 +103,8 @@ def load(
         if url is not None:
             if "@" in url:
                 raise CitybeatError(f"--url: without user and password; give --username, and {PASSWORD} or --password-file")
-            password = os.environ.get(PASSWORD) if password_file is None else password_file.read_text("utf-8").strip()
-            report = offer(url, [_foreign(name, username, password) for name in names])
+            password = os.environ.get(PASSWORD) if password_file is None else _read(password_file)
+            report = offer(url, [_foreign(name, username, password) for name in names], ca)
         else:
             if username is not None or password_file is not None:
                 raise CitybeatError("--username and --password-file are for a broker that --url names")
@@ -114,7 +114,8 @@ def load(
                     migrations.check(connection)
                 context.register(servers.database_url, [device for name in names for device in stations(name, each)])
                 passwords = context.passwords(settings, names)
-                report = offer(servers.mqtt_url, [Sender(source=name, password=passwords[name]) for name in names])
+                senders = [Sender(source=name, password=passwords[name]) for name in names]
+                report = offer(servers.mqtt_url, senders, ca if ca is not None else settings.mqtt_ca)
         print(json.dumps({"report": report.as_dict()}) if as_json else "\n".join(described(report, size)))
         if not report.complete:
             raise CitybeatError(report.failure or "the broker refused messages, or left some unanswered; the report says how many")
@@ -137,6 +138,14 @@ def _rate(rate: str, readings_rate: float | None, size: int) -> float | None:
     if not 0 < wanted < 1e9:
         raise CitybeatError(f"--rate {rate}: expected messages a second, a number above 0, or max")
     return wanted
+
+
+def _read(file: Path) -> str:
+    """A password; a line's end behind it is none of it."""
+    try:
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as exc:
+        raise CitybeatError(f"--password-file {file}: {exc}") from exc
 
 
 def _foreign(name: str, username: str | None, password: str | None) -> Sender:

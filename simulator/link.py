@@ -240,6 +240,10 @@ class Link:
             self._out = self._out[gone:] if gone < len(self._out) else None
         return True
 
+    def prepare(self, supply: Supply, ahead: int, clock: int) -> None:
+        """Take the first messages, so that the first to be sent need not wait for being made. As `send`, raises PublishError."""
+        self._restock(supply, ahead, clock)
+
     def _restock(self, supply: Supply, ahead: int, clock: int) -> bool:
         taken = supply.take(ahead, self._frame, clock)
         if taken is None or not len(taken):

@@ -47,8 +47,8 @@ TURN_OPEN: Final = 0.002
 TURN_CLOSED: Final = 0.005
 #: ns below which a turn counts as none. Turns become shorter as long as windows are empty before they are over.
 _SHORT: Final = 50_000
-#: messages/s up to which a turn follows on each event: latencies are exact.
-_QUIET: Final = 2_000
+#: messages/s up to which a turn follows on each event: latencies are exact, and it takes as much of a core as turns of 2 ms do.
+_QUIET: Final = 1_000
 #: s of messages that are made ahead with a rate: no reading is older than that when it is sent.
 _AHEAD: Final = 0.05
 _AHEAD_MOST: Final = 4096
@@ -190,6 +190,8 @@ class _Run:
     # --- the loop
 
     def go(self) -> LoadReport:
+        for link, supply in zip(self._links, self._supplies, strict=True):
+            link.prepare(supply, self._ahead, time.time_ns() // 1000)
         start = turned = tended = told = time.monotonic_ns()
         self._pace = Pace(self._rate, len(self._links), start)
         epoch = time.time_ns() - start

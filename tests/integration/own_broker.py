@@ -1,7 +1,9 @@
-"""A Mosquitto with settings of one's own, which a test may kill and start again; out of the private root of the test run."""
+"""A Mosquitto with settings of one's own, which a test may kill and start again; and a way to one that breaks."""
 
+import contextlib
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -64,3 +66,50 @@ class OwnBroker:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
+
+
+class Cutter:
+    """A way to a port on which every connection ends after so many bytes, until there were enough such ends."""
+
+    def __init__(self, port: int, after: int = 40_000, times: int = 5) -> None:
+        self._to, self._after, self._left = port, after, times
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._sockets = [self._listener]
+
+    def __enter__(self):
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for each in self._sockets:
+            each.close()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._sockets += (near, far)
+            for pair in ((near, far, self._after), (far, near, None)):
+                self._threads.append(threading.Thread(target=self._pump, args=pair))
+                self._threads[-1].start()
+
+    def _pump(self, a, b, limit):
+        count = 0
+        with contextlib.suppress(OSError):
+            while data := a.recv(4096):
+                count += len(data)
+                b.sendall(data)
+                if limit is not None and count > limit and self._left > 0:
+                    self._left -= 1
+                    break
+        for each in (a, b):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

@@ -66,7 +66,38 @@ def test_no_identifier_is_given_out_twice(size, data):
     assert window.outstanding()[0].tolist() == sorted(waiting.values())
 
 
+def test_an_identifier_without_an_answer_is_not_given_out_again():
+    window = Window(3)
+    held = window.take(numbers(0, 1), numbers(0, 1), 0, numbers(0, 1)).tolist()
+    given: list[int] = []
+    while ids := window.take(numbers(1, 2), numbers(0, 2), 0, numbers(0, 2)).tolist():
+        given += ids
+        window.answered(np.array(ids))
+    assert held == [1]
+    assert len(given) == len(set(given)) >= 1000, "a small window is not held up for long by one answer that is late"
+    assert window.answered(np.array(held))[0].tolist() == [0]
+    assert window.take(numbers(9, 2), numbers(0, 2), 0, numbers(0, 2)).tolist() == [1, 2]
+    assert len(window.take(numbers(0, 1000), numbers(0, 1000), 0, numbers(0, 1000))) == 1
+
+
+def test_what_waits_is_kept_as_long_as_it_waits():
+    backlog = Backlog(10)
+    backlog.add(FRAME.pack([i.to_bytes(8, "big") for i in range(4)]))
+    backlog.take(numbers(0, 4), 1)
+    told, _ = backlog.answered(acks([1, 3]))
+    assert told.number.tolist() == [0, 2]
+    backlog.forget()
+    backlog.again(10)
+    out, used = backlog.take(numbers(0, 0), 2)
+    assert [int.from_bytes(out[at + HEAD : at + HEAD + 8], "big") for at in range(0, len(out), HEAD + 8)] == [1, 3]
+    assert used == 0
+    assert not backlog.answered(acks([1, 2]))[1]
+    backlog.forget()
+    assert not backlog._kept
+
+
 def test_identifiers_go_round_for_ever():
+    assert len(Window(65_535).take(*[numbers(0, 65_535)] * 4)) == 65_535
     window = Window(1000)
     for first in range(0, 200_000, 1000):
         ids = window.take(numbers(first, 1000), numbers(0, 1000), 0, numbers(0, 1000))
@@ -132,10 +163,11 @@ def test_every_message_is_answered_once_over_any_number_of_connections(data):
         assert backlog.waiting == len(first_sent) - len(answered)
         assert backlog.unanswered()[0].tolist() == sorted(set(first_sent) - set(answered)), "in the order of their numbers"
         assert (backlog.sent, backlog.numbered) == (len(first_sent), came)
-    while len(answered) < came:
+    for _ in range(came):  # at least one message goes each time
         now += 1
         send(1000)
         answer(1000)
+    assert len(answered) == came
     assert {message: sent for message, (_, sent) in answered.items()} == first_sent, "latency counts from the first try"
     assert {message: due for message, (due, _) in answered.items()} == {i: answered[i][0] for i in range(came)}
     assert backlog.resent == tries - came

@@ -1,0 +1,112 @@
+"""What measurements are made with: MQTT by hand, payloads in a file, what a process used, and when a ratio is missed."""
+
+import os
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from bench import growth, machine, mqtt, quick, startup
+from bench.sender import prepare
+from bench.workload import LIVE, SINGLES, City, Traffic
+from ingest.line import packet_end, publication
+
+START = 1_767_225_600_000_000
+
+
+def test_a_publication_is_what_ingest_reads():
+    packet = mqtt.publication("city/v1/gw-01/readings", 65_535, b"x" * 300)
+    body, end = packet_end(packet, 0)
+    read = publication(packet, 0, body, end)
+    assert (end, read.topic, read.payload, read.mid, read.qos) == (
+        len(packet),
+        b"city/v1/gw-01/readings",
+        b"x" * 300,
+        65_535,
+        1,
+    )
+
+
+def test_publications_are_found_however_the_network_cuts_them():
+    packets = [mqtt.publication("city/v1/a/readings", mid, b"y" * (mid * 50)) for mid in range(1, 6)]
+    stream = b"".join(packets)
+    whole = [sum(map(len, packets[:count])) for count in range(6)]
+    for cut in range(len(stream) + 1):
+        mids, size = mqtt.publications(stream[:cut])
+        count = sum(end <= cut for end in whole[1:])
+        assert mids == [number.to_bytes(2) for number in range(1, count + 1)]
+        assert size == whole[count]
+
+
+def test_another_packet_is_no_publication():
+    with pytest.raises(mqtt.UnexpectedError):
+        mqtt.publications(b"\xd0\x00")
+
+
+def test_acknowledgements_are_counted_and_the_rest_is_kept():
+    assert mqtt.acknowledgements(b"\x40\x02\x00\x01\x40\x02\x00\x02\x40") == (2, b"\x40")
+
+
+@pytest.mark.parametrize("data", [b"\x40\x03\x00\x01\x10", b"\xe0\x01\x8e\x00"], ids=["a reason", "goodbye"])
+def test_what_is_no_success_is_an_error(data):
+    with pytest.raises(mqtt.UnexpectedError):
+        mqtt.acknowledgements(data)
+
+
+@pytest.mark.parametrize("shape", [LIVE, SINGLES], ids=["live", "singles"])
+def test_packets_lie_in_the_file_in_the_order_in_which_they_are_sent(tmp_path, shape):
+    traffic = Traffic(city=City(devices=100), shape=shape, start=START)
+    payloads = prepare(tmp_path / "packets", traffic, traffic.city.sources, readings=2_000)
+    assert payloads.packets["readings"].sum() >= 2_000
+    for number, packet in enumerate(islice(traffic, len(payloads))):
+        assert payloads.payload(number, f"city/v1/{traffic.city.sources[packet.gateway]}/readings") == packet.payload
+        assert payloads.packets["seq"][number] == packet.seq
+    assert (np.diff(payloads.packets["end"]) > 0).all()
+
+
+def test_what_a_process_used_grows_with_what_it_does():
+    before = machine.cpu(os.getpid())
+    while machine.own_cpu(os.getpid()) < before + 0.05:
+        sum(range(10_000))
+    assert machine.cpu(os.getpid()) > before
+    assert machine.tree(os.getpid())[0] == os.getpid()
+    assert machine.peak(os.getpid()) >= machine.resident(os.getpid()) > 1_000_000
+
+
+def test_cities_have_about_as_many_series_as_are_asked_for():
+    for series in growth.SERIES:
+        assert growth.city_of(series).each * 10 == pytest.approx(series, rel=0.21)
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("--help", "citybeat.cli"), ("ingest", "citybeat.ingesting"), ("api", "citybeat.serving")]
+)
+def test_the_limit_of_a_start_imports_nothing_that_the_command_does_not(command, module):
+    code = f"import {module}, sys; print([name for name in {startup.LIBRARIES[command]!r} if name not in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def row(name, limit, ratio, **more):
+    return {"name": name, "limit": limit, "ratio": ratio, **more}
+
+
+def test_a_ratio_below_its_bar_is_told_and_nothing_else():
+    rows = [row(name, limit or "whatever", bar) for (name, limit), bar in quick.BARS.items()]
+    assert quick.missed(rows) == []
+    rows[0]["ratio"] *= 0.99
+    (told,) = quick.missed(rows)
+    assert told.startswith(rows[0]["name"])
+
+
+def test_books_and_memory_are_judged_too():
+    rows = [row(name, limit or "whatever", bar) for (name, limit), bar in quick.BARS.items()]
+    rows[0] |= {"wrong": ["5 readings are not there"], "rss": quick.MEMORY + 1_000_000}
+    assert len(quick.missed(rows)) == 2
+
+
+def test_a_bar_whose_row_is_gone_is_an_error():
+    with pytest.raises(ValueError, match="expected 1"):
+        quick.missed([])
