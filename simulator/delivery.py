@@ -69,7 +69,7 @@ class GatewayFault:
     number: int  # of the specification
     spec: FaultSpec
     where: Bools  # (s,) which series it may hit; of no meaning for what hits whole messages
-    keys: Keys  # (s,)
+    city: City
     sources: frozenset[str]  # that it hits
     window: Window
     duration: Int64  # (1,) us
@@ -86,15 +86,14 @@ def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[Gateway
 
 
 def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> GatewayFault:
-    keys = choosing.series_keys(number, city)
     window = episodes.window(begin, from_=spec.from_, until=spec.until, rate=spec.rate)
     moment = spec.kind is Fault.REBOOT and (spec.rate is not None or spec.until is None)
     whole = 1 if moment or spec.kind is Fault.FLAP else window.end - window.begin
     fault = GatewayFault(
         number=number,
         spec=spec,
-        where=choosing.series(spec, keys, city),
-        keys=keys,
+        where=choosing.series(number, spec, city),
+        city=city,
         sources=frozenset(source for source in city.sources if not spec.where.gateways or source in spec.where.gateways),
         window=window,
         duration=np.array([whole if spec.duration is None else round(spec.duration * MICROSECOND)], np.int64),

@@ -17,7 +17,7 @@ import numpy as np
 from devices import wire
 from devices.batch import MICROSECOND, NEVER, Int64
 from devices.errors import Reason
-from simulator import episodes, malformed, noise
+from simulator import choosing, episodes, malformed, noise
 from simulator.delivery import Break, Bundle, GatewayFault, Message, Step, Unsent, by_reading, relabel, unsent
 from simulator.events import Events
 from simulator.faults import Fault
@@ -288,7 +288,7 @@ class Gateway:
         """Single readings once more, in a message of their own: with the same value, or with another one."""
         assert self._known is not None
         series, time = rows["series"].astype(np.int64), rows["time"]
-        keys = fault.keys[series]
+        keys = choosing.series_keys(fault.number, fault.city, series)
         hit = fault.where[series] & (rows["outcome"] == _STORED) & (rows["claimed"] != NEVER)
         if fault.spec.chance is not None:
             hit &= (time >= fault.window.begin) & (time < fault.window.end) & episodes.chosen(keys, time, fault.spec.chance)

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from devices import registry
-from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int64
+from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int32, Int64
 from devices.catalogue import Catalogue, Kind, builtin
 from devices.registry import KIND_CODES, Registry, SeriesRow
 from devices.units import UnitError, conversion
@@ -54,9 +54,10 @@ COUNTER: Final = KIND_CODES[Kind.COUNTER]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensors:
-    """What faults must know of a city's s series: arrays by series."""
+    """What faults must know of a city's s series: arrays by sensor, of which few differ, and which one each series is."""
 
-    low: Float64  # plausible range
+    of: Int32  # (s,) the sensor of each series
+    low: Float64  # (k,) plausible range
     high: Float64
     limit: Float64
     scale: Float64
@@ -64,8 +65,8 @@ class Sensors:
     kind: Int64  # KIND_CODES
     register: Float64  # where a counter starts again at 0; infinite: nowhere
     stuck_after: Int64  # us; FOREVER: never
-    may_repeat: Float64  # (s, k), padded with NaN
-    sentinels: Float64  # (s, k) codes for "missing", padded with NaN
+    may_repeat: Float64  # (k, any), padded with NaN
+    sentinels: Float64  # (k, any) codes for "missing", padded with NaN
     codes: Float64  # all of them
     unit_scale: Float64  # value * scale + offset is the number in another unit; NaN: there is none
     unit_offset: Float64
@@ -89,27 +90,30 @@ def look_up(city: City, kinds: Catalogue | None = None) -> Sensors:
             for i, sensor in enumerate(flat, start=1)
         ],
     )
+    first = np.array([int(city.first[index]) for index in example.tolist()], np.int64)  # series of the examples' first sensors
+    series = np.concatenate([start + np.arange(len(each)) for start, each in zip(first.tolist(), listed, strict=True)])
     device = city.series.device
-    of = 1 + begin[make.ravel()[device]] + np.arange(len(device)) - city.first[device]
-    units = np.array([(np.nan, np.nan), *(_other_unit(kinds[s.metric].unit, float(known.high[i])) for i, s in enumerate(flat, 1))])
-    interval = np.rint(city.series.interval * MICROSECOND).astype(np.int64)
-    low, high = known.low[of], known.high[of]
-    limit = known.step_floor[of] + known.step_rate[of] * interval
+    rows = np.arange(1, len(flat) + 1)
+    units = np.array([_other_unit(kinds[sensor.metric].unit, float(known.high[i])) for i, sensor in enumerate(flat, 1)])
+    interval = np.rint(city.series.interval[series] * MICROSECOND).astype(np.int64)
+    low, high = known.low[rows], known.high[rows]
+    limit = known.step_floor[rows] + known.step_rate[rows] * interval
     scale = np.minimum(limit, _RANGE_PART * (high - low))
     return Sensors(
+        of=(begin[make.ravel()[device]] + np.arange(len(device)) - city.first[device]).astype(np.int32),
         low=low,
         high=high,
         limit=limit,
         scale=np.where(np.isfinite(scale), scale, np.nan),
         interval=interval,
-        kind=known.kind[of].astype(np.int64),
-        register=city.series.registers[city.series.type[device], city.series.metric],
-        stuck_after=known.stuck_after[of],
-        may_repeat=known.may_repeat[of],
-        sentinels=known.sentinels[of],
+        kind=known.kind[rows].astype(np.int64),
+        register=city.series.registers[city.series.type[device[series]], city.series.metric[series]],
+        stuck_after=known.stuck_after[rows],
+        may_repeat=known.may_repeat[rows],
+        sentinels=known.sentinels[rows],
         codes=known.codes[np.isfinite(known.codes)],
-        unit_scale=units[of, 0],
-        unit_offset=units[of, 1],
+        unit_scale=units[:, 0],
+        unit_offset=units[:, 1],
     )
 
 
@@ -124,7 +128,7 @@ def _other_unit(unit: str, high: float) -> tuple[float, float]:
 
 
 def applies(kind: Fault, known: Sensors) -> Bools:
-    """Which series a kind makes sense for: (s,) bool."""
+    """Which sensors a kind makes sense for: (k,) bool."""
     counter = known.kind == COUNTER
     found: Bools = np.ones(len(counter), np.bool_)
     if kind in {Fault.SPIKE, Fault.STEP}:
@@ -148,13 +152,14 @@ def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
     """Which values mean that there is none: NaN, and the codes of their series."""
     found: Bools = np.isnan(value)
     rows = np.flatnonzero(np.isin(value, known.codes))
-    found[rows] = (value[rows, None] == known.sentinels[series[rows]]).any(axis=1)
+    found[rows] = (value[rows, None] == known.sentinels[known.of[series[rows]]]).any(axis=1)
     return found
 
 
 def other_value(known: Sensors, series: Int64, value: Float64, chance: Float64) -> Float64:
     """A value that contradicts another, by about the series' scale; never a code for "missing"."""
-    scale = np.where(np.isnan(known.scale[series]), 1.0, known.scale[series])
+    scale = known.scale[known.of[series]]
+    scale = np.where(np.isnan(scale), 1.0, scale)
     return off_codes(steps(value + np.maximum(scale, 0.01) * (0.5 + chance), PARTS), series, known)
 
 

@@ -41,11 +41,9 @@ class ValueFault:
 
     number: int  # of the specification
     spec: FaultSpec
-    keys: Keys  # (s,)
+    city: City
     where: Bools  # (s,) which series it may hit
     window: Window
-    chance: Float64 | None  # (s,) of each reading; None: episodes
-    duration: Int64  # (s,) us
 
 
 def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int) -> list[ValueFault]:
@@ -54,41 +52,45 @@ def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int)
 
 
 def _placed(number: int, spec: FaultSpec, city: City, known: Sensors, begin: int) -> ValueFault:
-    keys = choosing.series_keys(number, city)
-    where = choosing.series(spec, keys, city) & applies(spec.kind, known)
+    able = applies(spec.kind, known)
     if spec.kind is Fault.SENTINEL and spec.code is not None:
-        where &= (known.sentinels == spec.code).any(axis=1)
-    chance: Float64 | None = None
-    if spec.chance is not None:
-        chance = np.full(len(keys), spec.chance)
-    elif spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS:
-        chance = np.minimum(spec.rate * known.interval / _HOUR, 1.0)
+        able &= (known.sentinels == spec.code).any(axis=1)
     return ValueFault(
         number=number,
         spec=spec,
-        keys=keys,
-        where=where,
-        window=episodes.window(begin, from_=spec.from_, until=spec.until, rate=None if chance is not None else spec.rate),
-        chance=chance,
-        duration=_duration(spec, known),
+        city=city,
+        where=choosing.series(number, spec, city) & able[known.of],
+        window=episodes.window(begin, from_=spec.from_, until=spec.until, rate=None if _one_by_one(spec) else spec.rate),
     )
 
 
 _MOMENTS: Final = frozenset({Fault.SPIKE, Fault.RANGE, Fault.SENTINEL, Fault.DROPOUT})
 
 
-def _duration(spec: FaultSpec, known: Sensors) -> Int64:
+def _one_by_one(spec: FaultSpec) -> bool:
+    """Whether each reading is hit on its own, and not by an episode."""
+    return spec.chance is not None or (spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS)
+
+
+def _chance(spec: FaultSpec, interval: Int64) -> Float64:
+    """Of each reading to be hit, where each is on its own."""
+    if spec.chance is not None:
+        return np.full(len(interval), spec.chance)
+    assert spec.rate is not None
+    return np.minimum(spec.rate * interval / _HOUR, 1.0)
+
+
+def _duration(spec: FaultSpec, interval: Int64, stuck_after: Int64) -> Int64:
+    """Us that an episode takes."""
     if spec.duration is not None:
-        return np.full(len(known.low), round(spec.duration * MICROSECOND), np.int64)
+        return np.full(len(interval), round(spec.duration * MICROSECOND), np.int64)
     if spec.kind is Fault.STUCK:
-        return np.minimum(known.stuck_after, episodes.NO_END) + _STUCK_INTERVALS * known.interval
+        return np.minimum(stuck_after, episodes.NO_END) + _STUCK_INTERVALS * interval
     if spec.kind is Fault.STEP:
-        return _STEP_INTERVALS * known.interval
+        return _STEP_INTERVALS * interval
     if spec.kind is Fault.NOISE:
-        return _NOISE_INTERVALS * known.interval
-    if spec.kind is Fault.RESET:
-        return np.ones(len(known.low), np.int64)
-    return np.full(len(known.low), _HOUR, np.int64)
+        return _NOISE_INTERVALS * interval
+    return np.full(len(interval), 1 if spec.kind is Fault.RESET else _HOUR, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,14 +130,17 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
         rows = np.flatnonzero(fault.where[series] & (out.fault < 0))
         if not len(rows):
             continue
-        found = _found(fault, series[rows], time[rows])
-        rows = rows[found.hit]
+        keys = choosing.series_keys(fault.number, fault.city, series[rows])
+        found = _found(fault, known, keys, series[rows], time[rows])
+        rows, keys = rows[found.hit], keys[found.hit]
         if not len(rows):
             continue
         at = _At(
             fault=fault,
             known=known,
+            keys=keys,
             series=series[rows],
+            sensor=known.of[series[rows]].astype(np.int64),
             time=time[rows],
             true=true[rows],
             number=found.number[found.hit],
@@ -153,14 +158,15 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
     return out
 
 
-def _found(fault: ValueFault, series: Int64, time: Int64) -> Found:
-    keys = fault.keys[series]
-    if fault.chance is not None:
+def _found(fault: ValueFault, known: Sensors, keys: Keys, series: Int64, time: Int64) -> Found:
+    spec, sensor = fault.spec, known.of[series]
+    interval = known.interval[sensor]
+    if _one_by_one(spec):
         inside = (time >= fault.window.begin) & (time < fault.window.end)
-        hit = inside & episodes.chosen(keys, time, fault.chance[series])
+        hit = inside & episodes.chosen(keys, time, _chance(spec, interval))
         return Found(number=np.where(hit, time, -1), onset=np.where(hit, time, 0))
-    find = episodes.latest if fault.spec.kind is Fault.RESET else episodes.current
-    return find(keys, time, fault.window, fault.duration[series])
+    find = episodes.latest if spec.kind is Fault.RESET else episodes.current
+    return find(keys, time, fault.window, _duration(spec, interval, known.stuck_after[sensor]))
 
 
 # --- models: what the readings that are hit show, and which of them can be hit at all -----------------------------------
@@ -172,7 +178,9 @@ class _At:
 
     fault: ValueFault
     known: Sensors
+    keys: Keys
     series: Int64
+    sensor: Int64  # of `known`
     time: Int64
     true: Float64
     number: Int64  # of the episode
@@ -186,11 +194,11 @@ class _At:
 
     def of(self, column: Float64) -> Float64:
         """A column of `Sensors`, of these readings."""
-        return column[self.series]
+        return column[self.sensor]
 
     def is_kind(self, code: int) -> Bools:
         """Which readings' metrics are of a kind (KIND_CODES)."""
-        found: Bools = self.known.kind[self.series] == code
+        found: Bools = self.known.kind[self.sensor] == code
         return found
 
     def chance(self, salt: str) -> Float64:
@@ -202,7 +210,7 @@ class _At:
         return noise.uniform(self._salted(salt), self.time)
 
     def _salted(self, salt: str) -> Keys:
-        return noise.mix(self.fault.keys[self.series], np.array([noise.key(0, salt)], np.uint64))
+        return noise.mix(self.keys, np.array([noise.key(0, salt)], np.uint64))
 
     def bounds(self) -> tuple[Float64, Float64]:
         """The plausible range, a little narrower."""
@@ -250,7 +258,7 @@ def _step(at: _At) -> tuple[Float64, Bools]:
 
 def _stuck(at: _At) -> tuple[Float64, Bools]:
     held = at.sample(at.series, at.onset)
-    return held, ~(held[:, None] == at.known.may_repeat[at.series]).any(axis=1)
+    return held, ~(held[:, None] == at.known.may_repeat[at.sensor]).any(axis=1)
 
 
 def _sign(at: _At) -> Float64:
@@ -282,7 +290,7 @@ def _range(at: _At) -> tuple[Float64, Bools]:
 def _sentinel(at: _At) -> tuple[Float64, Bools]:
     if at.fault.spec.code is not None:
         return np.full(len(at.series), at.fault.spec.code), _all(at)
-    codes = np.sort(at.known.sentinels[at.series], axis=1)  # NaN goes to the end
+    codes = np.sort(at.known.sentinels[at.sensor], axis=1)  # NaN goes to the end
     count = np.isfinite(codes).sum(axis=1)
     return codes[np.arange(len(codes)), np.floor(at.chance_each("code") * count).astype(np.int64)], _all(at)
 

@@ -153,7 +153,7 @@ def test_where_chooses():
 
 def test_values_are_as_large_as_is_meaningful():
     series, time, true = readings(hours=24.0)
-    low, high, limit = KNOWN.low[series], KNOWN.high[series], KNOWN.limit[series]
+    low, high, limit = (column[KNOWN.of[series]] for column in (KNOWN.low, KNOWN.high, KNOWN.limit))
     found = shown([FaultSpec(kind=Fault.RANGE, chance=0.3)], series, time, true)
     hit = found.fault == 0
     assert ((found.value < low) | (found.value > high))[hit].all()
@@ -183,12 +183,12 @@ def test_a_value_that_looks_like_a_code_for_missing_is_moved():
 def series_of(metric, *, register=False):
     """A series of a metric; with a register that runs over, if need be."""
     of = np.flatnonzero(CITY.series.metric == CITY.series.metrics.index(metric))
-    return of[np.isfinite(KNOWN.register[of])][:1] if register else of[:1]
+    return of[np.isfinite(KNOWN.register[KNOWN.of[of]])][:1] if register else of[:1]
 
 
 def test_a_counter_that_was_reset_may_have_run_over_since():
     series = series_of("vehicleCount", register=True)
-    size = float(KNOWN.register[series[0]])
+    size = float(KNOWN.register[KNOWN.of[series[0]]])
     placed = values.place([FaultSpec(kind=Fault.RESET, from_=60.0)], CITY, KNOWN, begin=BEGIN)
     time = np.array([BEGIN + HOUR])
     for true, onset in ((size - 10.0, 100.0), (5.0, size - 10.0)):
@@ -249,10 +249,11 @@ def test_what_the_registry_would_say():
     for device in CITY.devices:
         for sensor in device.sensors:
             low, high, limit, scale, stuck = oracle.limits(sensor)
-            assert (KNOWN.low[series], KNOWN.high[series]) == (low, high)
-            assert KNOWN.limit[series] == pytest.approx(limit)
-            assert math.isclose(KNOWN.scale[series], scale, rel_tol=1e-9) or not math.isfinite(scale)
-            assert min(int(KNOWN.stuck_after[series]), int(FOREVER)) == stuck
-            assert {code for code in KNOWN.sentinels[series].tolist() if not math.isnan(code)} == oracle.sentinels(sensor)
+            of = int(KNOWN.of[series])
+            assert (KNOWN.low[of], KNOWN.high[of]) == (low, high)
+            assert KNOWN.limit[of] == pytest.approx(limit)
+            assert math.isclose(KNOWN.scale[of], scale, rel_tol=1e-9) or not math.isfinite(scale)
+            assert min(int(KNOWN.stuck_after[of]), int(FOREVER)) == stuck
+            assert {code for code in KNOWN.sentinels[of].tolist() if not math.isnan(code)} == oracle.sentinels(sensor)
             series += 1
     assert series == len(CITY.series)
