@@ -27,7 +27,8 @@ from simulator.matching import STORED
 from simulator.parts import Parts
 from simulator.refusals import Refusals
 from simulator.rows import REASON_CODES
-from simulator.score import Limits, Scorer, Sensors
+from simulator.score import Scorer
+from simulator.tallies import Limits, Sensors
 from simulator.truthfile import TruthFile
 from simulator.verdict import KindScore, Score, Spread, verdict
 from storage import registry as registries

@@ -19,7 +19,7 @@ from simulator.city import City
 from simulator.feed import Progress, Record
 from simulator.maps import load_map
 from simulator.scenario import Scenario, load_scenario
-from simulator.score import Limits
+from simulator.tallies import Limits
 from storage import migrate as migrations
 from storage.database import connect
 

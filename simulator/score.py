@@ -4,13 +4,13 @@ Law: arrays in, numbers out; nothing here knows a file or a database, and nothin
 with all rows of its sensors (`simulator/parts.py`), in any order. docs/scoring.md defines every number, with examples.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int32, Int64
+from devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int64
 from devices.errors import Reason
 from devices.flags import BAD, Flag
 from simulator.faults import VALUES, Fault
@@ -18,6 +18,7 @@ from simulator.labels import Labels, Names, timed
 from simulator.matching import Matched, Rows, match, overtaken
 from simulator.refusals import Refusals
 from simulator.rows import FAULT_CODES, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
+from simulator.tallies import Clean, Kind, Limits, Raised, Sensors
 from simulator.telling import NAMED, Findings
 
 #: What the sensor does wrong, so that its value, or its time, is not what a working one would have sent. Missing values never
@@ -39,69 +40,6 @@ _ALARMS: Final = np.int16(Flag.RANGE | Flag.SUSPECT | Flag.STEP | Flag.STUCK | F
 _VALUE_FLAGS: Final = (Flag.RANGE, Flag.SUSPECT, Flag.STEP, Flag.STUCK)
 #: us. A reading that ingest received so much before the sender sent it is not that reading: clocks of one machine agree to less.
 EARLY: Final = MICROSECOND
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sensors:
-    """What is known of the sensors, by place in the truth's list of them."""
-
-    memory: Int64  # us, how far back STEP and STUCK look
-    interval: Int64  # us between readings, as expected
-    stuck_after: Int64  # us; FOREVER: never
-    may_repeat: Float64  # (sensors, k): values that are never stuck, padded with NaN
-    metric: Int32  # place in `metrics`
-    metrics: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What ingest was told of times, us."""
-
-    late_after: int
-    future_after: int
-
-
-@dataclass(kw_only=True, slots=True)
-class Kind:
-    """How one kind of fault was found; grows part by part."""
-
-    of: int = 0  # readings, episodes or messages that are to be found
-    found: int = 0
-    left_out: int = 0  # could not be judged: see docs/scoring.md
-    claims: int = 0  # how often the database says that there is such a fault
-    right: int = 0  # of them
-    seconds: list[Float64] = field(default_factory=list)  # delays of episodes that were found
-    readings: list[Int64] = field(default_factory=list)  # the same, in readings of the episode
-    by_metric: dict[str, tuple[int, int]] = field(default_factory=dict)  # of, found
-
-    def count(self, found: Bools, metric: Int32, metrics: Sequence[str]) -> None:
-        """Take in what was to be found; `metric` says of which."""
-        self.of += len(found)
-        self.found += int(found.sum())
-        of = np.bincount(metric, minlength=len(metrics)) if len(found) else np.zeros(len(metrics), np.int64)
-        hits = np.bincount(metric[found], minlength=len(metrics))
-        for place in np.flatnonzero(of).tolist():
-            a, b = self.by_metric.get(metrics[place], (0, 0))
-            self.by_metric[metrics[place]] = (a + int(of[place]), b + int(hits[place]))
-
-
-@dataclass(kw_only=True, slots=True)
-class Raised:
-    """How often a flag was raised, and on what."""
-
-    flagged: int = 0
-    right: int = 0  # on faulty readings
-    aftermath: int = 0  # on right readings that were judged by a faulty one
-    wrong: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class Clean:
-    """Readings with which nothing is wrong, and which no faulty one has a part in."""
-
-    readings: int = 0
-    alarms: int = 0
-    aftermath: int = 0  # right readings that are left out, because they are judged by a faulty one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

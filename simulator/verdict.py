@@ -9,7 +9,8 @@ import numpy as np
 from devices.flags import Flag
 from simulator.books import COUNTS, Account
 from simulator.faults import Fault
-from simulator.score import Kind, Scorer
+from simulator.score import Scorer
+from simulator.tallies import Kind
 from simulator.telling import Finding
 
 

@@ -80,7 +80,10 @@ PURE = [
             "values",
         )
     ),
-    *(ROOT / f"simulator/{name}.py" for name in ("labels", "matching", "telling", "refusals", "score", "books", "verdict")),
+    *(
+        ROOT / f"simulator/{name}.py"
+        for name in ("labels", "matching", "telling", "refusals", "score", "tallies", "books", "verdict")
+    ),
     ROOT / "citybeat/report.py",
 ]
 IMPURE_MODULES = {

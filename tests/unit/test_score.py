@@ -13,7 +13,8 @@ from simulator.labels import Names, labels
 from simulator.matching import STORED, match, overtaken
 from simulator.refusals import Refusals
 from simulator.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
-from simulator.score import Limits, Scorer, Sensors
+from simulator.score import Scorer
+from simulator.tallies import Limits, Sensors
 from simulator.verdict import verdict
 from tests import oracles_score
 
