@@ -1,10 +1,11 @@
 """Which devices and series a fault's `where` chooses: functions of (seed, what it is, fault). Pure, and by arrays."""
 
 from fnmatch import fnmatchcase
+from functools import cache
 
 import numpy as np
 
-from devices.batch import Bools
+from devices.batch import Bools, Int64
 from simulator import noise
 from simulator.city import City
 from simulator.errors import FaultError
@@ -49,12 +50,15 @@ def devices(where: Where, city: City) -> Bools:
     return chosen
 
 
-def series(spec: FaultSpec, keys: Keys, city: City) -> Bools:
-    """Which series a specification chooses: (s,) bool; `keys` are `series_keys`."""
+def series(number: int, spec: FaultSpec, city: City) -> Bools:
+    """Which series a specification chooses: (s,) bool."""
     chosen = devices(spec.where, city)[city.series.device]
     if spec.where.metrics:
         chosen &= np.array([name in spec.where.metrics for name in city.series.metrics], np.bool_)[city.series.metric]
-    return chosen & drawn(keys, spec.where.share)
+    if spec.where.share < 1:
+        rows = np.flatnonzero(chosen)
+        chosen[rows] = drawn(series_keys(number, city, rows), spec.where.share)
+    return chosen
 
 
 def drawn(keys: Keys, share: float) -> Bools:
@@ -63,9 +67,16 @@ def drawn(keys: Keys, share: float) -> Bools:
     return found
 
 
-def series_keys(number: int, city: City) -> Keys:
-    """Keys of a specification's randomness, by series: (s,) uint64."""
-    return noise.mix(city.series.key, np.array([noise.key(city.seed, "fault", number)], np.uint64))
+def series_keys(number: int, city: City, rows: Int64) -> Keys:
+    """Keys of a specification's randomness, of these series: (n,) uint64. Those of all of a large city are never wanted."""
+    table = city.series
+    keys = noise.mix(table.site[table.device[rows]], _salts(table.metrics)[table.metric[rows]])  # `SeriesTable.key`
+    return noise.mix(keys, np.array([noise.key(city.seed, "fault", number)], np.uint64))
+
+
+@cache
+def _salts(metrics: tuple[str, ...]) -> Keys:
+    return np.array([noise.key(0, name) for name in metrics], np.uint64)
 
 
 def device_keys(number: int, city: City) -> Keys:

@@ -101,7 +101,7 @@ class FaultSpec:
     chance: float | None = None  # of a reading, report or message, to be hit
     rate: float | None = None  # episodes an hour, of each series, device or gateway
     duration: float | None = None  # s that an episode takes; None: the kind's own
-    magnitude: float | None = None  # in the metric's scale (simulator.values); None: the kind's own
+    magnitude: float | None = None  # in the metric's scale (simulator.sensors); None: the kind's own
     mode: str = ""  # of clock, dropout, duplicate; empty: the first of its modes
     offset: float | None = None  # s, of clock
     every: float | None = None  # s between a clock's jumps

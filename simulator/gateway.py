@@ -15,17 +15,15 @@ from typing import Any, Final
 import numpy as np
 
 from devices import wire
-from devices.batch import MICROSECOND, NEVER, Bools, Int64
+from devices.batch import MICROSECOND, NEVER, Int64
 from devices.errors import Reason
-from simulator import choosing, episodes, malformed, noise, values
-from simulator.city import City
-from simulator.episodes import Window
+from simulator import choosing, episodes, malformed, noise
+from simulator.delivery import Break, Bundle, GatewayFault, Message, Step, Unsent, by_reading, relabel, unsent
 from simulator.events import Events
-from simulator.faults import GATEWAYS, Fault, FaultSpec
+from simulator.faults import Fault
 from simulator.malformed import Form
-from simulator.noise import Keys
 from simulator.rows import FUTURE_LIMIT, OUTCOME_CODES, REASON_CODES, Outcome, Rows, again, deliver, expect, refuse
-from simulator.values import Sensors
+from simulator.sensors import Sensors, other_value
 
 #: Reports a message, at most; a gateway sends what is due, and seldom fills it.
 BATCH: Final = 100
@@ -36,104 +34,10 @@ DEPTH: Final = 3
 #: us. Ingest refuses what is too far ahead of its clock; what is so within this is neither surely refused nor surely taken: it
 #: hangs on how long the message is under way.
 _BORDER: Final = 30 * MICROSECOND
-Reports = list[dict[str, Any]]  # as `wire.encode_report` makes them
 _STORED: Final = OUTCOME_CODES[Outcome.STORED]
 _CONFLICT: Final = OUTCOME_CODES[Outcome.CONFLICT]
 _DUPLICATE: Final = OUTCOME_CODES[Outcome.DUPLICATE]
 _LOST: Final = OUTCOME_CODES[Outcome.LOST]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bundle:
-    """Reports of one gateway that are due, in the order of their times."""
-
-    reports: Reports
-    time: Int64  # (m,) us since 1970 UTC, by a right clock
-    rows: Rows  # (n,) their readings, report by report
-    first: Int64  # (m + 1,) first reading of each report
-
-    def part(self, start: int, end: int) -> "Bundle":
-        """Reports from `start` up to `end`."""
-        a, b = int(self.first[start]), int(self.first[end])
-        return Bundle(
-            reports=self.reports[start:end], time=self.time[start:end], rows=self.rows[a:b], first=self.first[start : end + 1] - a
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """A message that is sent, or whose number is used up by one that is not."""
-
-    channel: str
-    payload: bytes
-    boot: str
-    seq: int
-    rows: Rows
-    sent: bool = True  # False: lost before the broker
-    numbered: bool = True  # its number can be read
-    malformed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unsent:
-    """Readings that never go into a message."""
-
-    rows: Rows
-
-
-class Break:
-    """The connection breaks."""
-
-
-Step = Message | Unsent | Break
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GatewayFault:
-    """A specification of a fault that hits gateways and messages, placed in a city."""
-
-    number: int  # of the specification
-    spec: FaultSpec
-    where: Bools  # (s,) which series it may hit; of no meaning for what hits whole messages
-    keys: Keys  # (s,)
-    sources: frozenset[str]  # that it hits
-    window: Window
-    duration: Int64  # (1,) us
-
-    def key(self, seed: int, source: str) -> Keys:
-        """Of its randomness for a gateway."""
-        return np.array([noise.key(seed, "gateway", self.number, source)], np.uint64)
-
-
-def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[GatewayFault]:
-    """Which gateways each fault of messages hits, and when; `begin` is the run's start, in us since 1970 UTC."""
-    wanted = GATEWAYS | {Fault.DUPLICATE, Fault.CONFLICT}
-    return [_placed(i, spec, city, begin) for i, spec in enumerate(specs) if spec.kind in wanted]
-
-
-def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> GatewayFault:
-    keys = choosing.series_keys(number, city)
-    window = episodes.window(begin, from_=spec.from_, until=spec.until, rate=spec.rate)
-    moment = spec.kind is Fault.REBOOT and (spec.rate is not None or spec.until is None)
-    whole = 1 if moment or spec.kind is Fault.FLAP else window.end - window.begin
-    fault = GatewayFault(
-        number=number,
-        spec=spec,
-        where=choosing.series(spec, keys, city),
-        keys=keys,
-        sources=frozenset(source for source in city.sources if not spec.where.gateways or source in spec.where.gateways),
-        window=window,
-        duration=np.array([whole if spec.duration is None else round(spec.duration * MICROSECOND)], np.int64),
-    )
-    if by_reading(spec):
-        return fault
-    drawn = {source for source in fault.sources if choosing.drawn(fault.key(city.seed, source), spec.where.share)[0]}
-    return replace(fault, sources=frozenset(drawn))
-
-
-def by_reading(spec: FaultSpec) -> bool:
-    """Whether a kind makes a second message of single readings."""
-    return spec.kind is Fault.CONFLICT or (spec.kind is Fault.DUPLICATE and spec.mode == "reading")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -269,7 +173,7 @@ class Gateway:
                 yield Break()
                 if self._last is not None:
                     rows = again(self._last.rows)
-                    _relabel(rows, fault, self._events.next())
+                    relabel(rows, fault, self._events.next())
                     yield replace(self._last, rows=rows)
 
     def _reconnect(self) -> Iterator[Step]:
@@ -355,7 +259,7 @@ class Gateway:
         if kind is Fault.DUPLICATE:
             yield from self._sound(sound, bundle)
             rows = again(sound.rows)
-            _relabel(rows, fault, event)
+            relabel(rows, fault, event)
             yield replace(sound, rows=rows)
             return
         deliver(sound.rows, kind, fault.number, event)
@@ -384,7 +288,7 @@ class Gateway:
         """Single readings once more, in a message of their own: with the same value, or with another one."""
         assert self._known is not None
         series, time = rows["series"].astype(np.int64), rows["time"]
-        keys = fault.keys[series]
+        keys = choosing.series_keys(fault.number, fault.city, series)
         hit = fault.where[series] & (rows["outcome"] == _STORED) & (rows["claimed"] != NEVER)
         if fault.spec.chance is not None:
             hit &= (time >= fault.window.begin) & (time < fault.window.end) & episodes.chosen(keys, time, fault.spec.chance)
@@ -396,12 +300,12 @@ class Gateway:
         copies = rows[which]
         if fault.spec.kind is Fault.CONFLICT:
             chance = noise.uniform(keys[which], time[which])
-            copies["value"] = values.other_value(self._known, series[which], copies["value"], chance)
+            copies["value"] = other_value(self._known, series[which], copies["value"], chance)
             copies["outcome"], copies["fault"], copies["event"] = _CONFLICT, 0, -1
         else:
             copies["outcome"] = _DUPLICATE
         copies["index"] = np.arange(len(copies))
-        _relabel(copies, fault, self._events.many(len(copies)))
+        relabel(copies, fault, self._events.many(len(copies)))
         of = np.searchsorted(bundle.first, which, side="right") - 1
         reports: dict[int, dict[str, Any]] = {}
         for report, row, value in zip(of.tolist(), which.tolist(), copies["value"].tolist(), strict=True):
@@ -440,7 +344,7 @@ class Gateway:
             hit = slice(a, b)
             self._spoiled(rows, a, b, form, spoiled)
         rows_hit = rows[hit]
-        _relabel(rows_hit, fault, event)
+        relabel(rows_hit, fault, event)
         rows[hit] = rows_hit
         return Message(
             channel=spoiled.channel,
@@ -471,19 +375,6 @@ class Gateway:
             rows["reason"][a + 1 : b] = 0
             rows["index"][a + 1 : b] = -1
             rows["index"][b:] -= b - a - 1
-
-
-def unsent(rows: Rows) -> Rows:
-    """Readings, as those that never go into a message."""
-    rows = rows.copy()
-    rows["index"], rows["outcome"], rows["reason"] = -1, _LOST, 0
-    return rows
-
-
-def _relabel(rows: Rows, fault: GatewayFault, event: int | Int64) -> None:
-    """Copies are of one fault alone, whatever hit the original."""
-    rows["rank"] = np.iinfo(np.int16).max
-    deliver(rows, fault.spec.kind, fault.number, event)
 
 
 def _as_columns(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,15 +11,16 @@ import numpy as np
 
 from devices import wire
 from devices.batch import NEVER, Float64, Int64
-from simulator import choosing, clocks, gateway, signals, values
+from simulator import choosing, clocks, delivery, signals, values
 from simulator.city import City
 from simulator.clocks import ClockFault
+from simulator.delivery import Bundle, GatewayFault
 from simulator.events import Events
 from simulator.faults import FaultSpec
-from simulator.gateway import Bundle, GatewayFault
 from simulator.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, ROW, Outcome, Rows
 from simulator.schedule import Due
-from simulator.values import Sensors, Shown, ValueFault
+from simulator.sensors import Sensors, is_missing, look_up
+from simulator.values import Shown, ValueFault
 
 _MISSING: Final = OUTCOME_CODES[Outcome.MISSING]
 
@@ -46,13 +47,13 @@ def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> Placed:
     """
     for spec in specs:
         choosing.check(spec, city)
-    known = values.sensors(city) if specs else None
+    known = look_up(city) if specs else None
     return Placed(
         specs=tuple(specs),
         known=known,
         values=() if known is None else tuple(values.place(specs, city, known, begin=begin)),
         clocks=tuple(clocks.place(specs, city, begin=begin)),
-        gateways=tuple(gateway.place(specs, city, begin=begin)),
+        gateways=tuple(delivery.place(specs, city, begin=begin)),
         events=Events(),
     )
 
@@ -105,7 +106,7 @@ def _rows(placed: Placed, due: Due, time: Int64, true: Float64, said: clocks.Sai
     rows["delivery"] = codes[said.fault[due.report]]
     rows["delivery_event"] = events[due.report]
     rows["rank"][hit] = said.fault[due.report][hit]
-    rows["outcome"][values.is_missing(placed.known, due.series, shown.value)] = _MISSING
+    rows["outcome"][is_missing(placed.known, due.series, shown.value)] = _MISSING
     return rows
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from devices.batch import MICROSECOND
 from simulator import measuring, schedule
 from simulator.city import City
+from simulator.delivery import Break, Step, Unsent, unsent
 from simulator.errors import PublishStoppedError, TimelineError
 from simulator.faults import FaultSpec
 from simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
-from simulator.gateway import Break, Gateway, Step, Unsent, unsent
+from simulator.gateway import Gateway
 from simulator.measuring import Placed
 from simulator.publisher import connect as connect_publisher
 from simulator.rows import OUTCOME_CODES, Outcome

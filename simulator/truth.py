@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from devices.batch import NEVER
 from simulator.city import City
+from simulator.errors import TruthError
 from simulator.feed import Entry
 from simulator.rows import FAULTS, OUTCOMES, REASONS
 
@@ -61,6 +62,11 @@ class Truth:
         Overwritten.
     city : City
         Whose series the rows are of.
+
+    Raises
+    ------
+    TruthError
+        This and below: the file cannot be written.
     """
 
     def __init__(self, path: Path, city: City) -> None:
@@ -69,11 +75,14 @@ class Truth:
         self._part = path.with_name(path.name + ".part")
         self._device = city.series.device
         self._city = city
-        self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
+        try:
+            self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
+        except OSError as exc:
+            raise TruthError(f"{path}: {exc}") from exc
         self._entries: list[Entry] = []
         self._waiting = 0  # rows in them
         self._limit = GROUP  # rows that may wait before it is asked again which are settled
-        self._about: Mapping[str, Any] = {}
+        self._about: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -93,16 +102,19 @@ class Truth:
 
     def describe(self, about: Mapping[str, Any]) -> None:
         """What the file says of the run, in its metadata; the last call holds."""
-        self._about = {"version": VERSION, **about}
+        self._about = dict(about)
 
     def close(self) -> None:
-        """Write what is left (what has no answer by now has none), and give the file its name."""
+        """Write what is left (what has no answer by now has none), and give the file its name; of a run that never began, none."""
         if self._writer is None:
             return
         self._flush(self._entries)
-        self._writer.add_key_value_metadata({"citybeat": orjson.dumps(self._about).decode()})
+        self._writer.add_key_value_metadata({"citybeat": orjson.dumps({"version": VERSION, **self._about}).decode()})
         self._writer.close()
         self._writer = None
+        if not self.rows and not self._about:
+            self._part.unlink()
+            return
         self._part.replace(self._path)
 
     def _flush(self, entries: Sequence[Entry]) -> None:
@@ -111,7 +123,10 @@ class Truth:
             return
         written = set(map(id, entries))
         table = self._table(entries)
-        self._writer.write_table(table, row_group_size=max(len(table), 1))
+        try:
+            self._writer.write_table(table, row_group_size=max(len(table), 1))
+        except OSError as exc:
+            raise TruthError(f"{self._path}: {exc}") from exc
         self.rows += len(table)
         self._entries = [entry for entry in self._entries if id(entry) not in written]
         self._waiting -= len(table)

@@ -1,42 +1,27 @@
 """What a faulty sensor shows instead of the truth: a function of (seed, series, time, fault), like the truth itself. Pure.
 
-**Scales.** Faults are as large as is meaningful for each series, from the catalogue and the sensor's registration:
-
-- `limit`: what may change between two of its readings (`step_floor + step_rate * interval`); infinite: no change is too large;
-- `scale`: the smaller of `limit` and 5 % of the plausible range; NaN: neither is finite.
-
-Spikes and steps are at least 1.8 times the limit, so that whatever the truth did meanwhile the change is too large, and stay within
-the plausible range. Where there is no room for that (a sound level may change by more than its whole range), the reading is left
-alone. So is every series for which a kind makes no sense: `applies` says which.
-
 The first fault of the scenario that hits a reading is the one that it has. The law of `simulator.noise` holds here too.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import numpy as np
 
-from devices import registry
-from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int64
-from devices.catalogue import Catalogue, Kind, builtin
-from devices.registry import KIND_CODES, Registry, SeriesRow
-from devices.units import UnitError, conversion
+from devices.batch import MICROSECOND, Bools, Float64, Int64
+from devices.catalogue import Kind
+from devices.registry import KIND_CODES
 from simulator import choosing, episodes, noise
 from simulator.city import City
 from simulator.episodes import Found, Window
 from simulator.faults import VALUES, Fault, FaultSpec
 from simulator.noise import Keys
+from simulator.sensors import COUNTER, LEAST, PARTS, Sensors, applies, off_codes
 from simulator.shapes import steps
 
-#: Limits that a spike or a step is, at least: one for the change itself, the rest for what the truth may have changed meanwhile.
-LEAST: Final = 1.8
 #: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
 _MARGIN: Final = 0.001
-_PARTS: Final = 1000.0  # values are rounded to 1/1000 of the unit
-_RANGE_PART: Final = 0.05  # see `scale`
 #: By kind: what `magnitude` is unless given. An offset below the limit is one that nobody notices.
 MAGNITUDES: Final = {Fault.SPIKE: 3.0, Fault.STEP: 3.0, Fault.DRIFT: 1.0, Fault.OFFSET: 0.5, Fault.NOISE: 2.0}
 _HOUR: Final = 3600 * MICROSECOND
@@ -46,121 +31,8 @@ _STEP_INTERVALS: Final = 8
 _NOISE_INTERVALS: Final = 20
 #: Intervals that a stuck sensor stays so beyond its threshold: more than ten, so that its past is forgotten when it works again.
 _STUCK_INTERVALS: Final = 12
-#: What a sensor sends that was set to another unit than it was registered with.
-WRONG_UNITS: Final = {
-    "Cel": "[degF]",
-    "1": "%",
-    "km/h": "m/s",
-    "m/s": "km/h",
-    "hPa": "Pa",
-    "m": "cm",
-    "mm": "cm",
-    "W": "kW",
-    "W/m2": "kW/m2",
-    "ug/m3": "mg/m3",
-    "mg/m3": "ug/m3",
-    "s": "ms",
-    "kW.h": "W.h",
-    "m3": "L",
-    "V": "mV",
-    "A": "mA",
-    "deg": "rad",
-}
-_COUNTER: Final = KIND_CODES[Kind.COUNTER]
 _DIRECTION: Final = KIND_CODES[Kind.DIRECTION]
 Sample = Callable[[Int64, Int64], Float64]  # what series show at times
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sensors:
-    """What faults must know of a city's s series: arrays by series."""
-
-    low: Float64  # plausible range
-    high: Float64
-    limit: Float64
-    scale: Float64
-    interval: Int64  # us
-    kind: Int64  # KIND_CODES
-    register: Float64  # where a counter starts again at 0; infinite: nowhere
-    stuck_after: Int64  # us; FOREVER: never
-    may_repeat: Float64  # (s, k), padded with NaN
-    sentinels: Float64  # (s, k) codes for "missing", padded with NaN
-    codes: Float64  # all of them
-    unit_scale: Float64  # value * scale + offset is the number in another unit; NaN: there is none
-    unit_offset: Float64
-
-
-def sensors(city: City, kinds: Catalogue | None = None) -> Sensors:
-    """Look up what the registry would say of a city's sensors."""
-    kinds = builtin() if kinds is None else kinds
-    # Devices of one type and rating have equal sensors: few differ.
-    makes = np.stack([city.type.astype(np.float64), np.nan_to_num(city.rating, nan=-1.0)])
-    _, example, make = np.unique(makes, axis=1, return_index=True, return_inverse=True)
-    listed = [city.device(index).sensors for index in example.tolist()]
-    begin = np.cumsum([0, *map(len, listed)])
-    flat = list(chain.from_iterable(listed))
-    known: Registry = registry.build(
-        version=1,
-        sources={},
-        devices={},
-        rows=[
-            SeriesRow(id=i, device=str(i), source=1, retired=False, metric=kinds[sensor.metric], sensor=sensor)
-            for i, sensor in enumerate(flat, start=1)
-        ],
-    )
-    device = city.series.device
-    of = 1 + begin[make.ravel()[device]] + np.arange(len(device)) - city.first[device]
-    units = np.array([(np.nan, np.nan), *(_other_unit(kinds[s.metric].unit, float(known.high[i])) for i, s in enumerate(flat, 1))])
-    interval = np.rint(city.series.interval * MICROSECOND).astype(np.int64)
-    low, high = known.low[of], known.high[of]
-    limit = known.step_floor[of] + known.step_rate[of] * interval
-    scale = np.minimum(limit, _RANGE_PART * (high - low))
-    return Sensors(
-        low=low,
-        high=high,
-        limit=limit,
-        scale=np.where(np.isfinite(scale), scale, np.nan),
-        interval=interval,
-        kind=known.kind[of].astype(np.int64),
-        register=city.series.registers[city.series.type[device], city.series.metric],
-        stuck_after=known.stuck_after[of],
-        may_repeat=known.may_repeat[of],
-        sentinels=known.sentinels[of],
-        codes=known.codes[np.isfinite(known.codes)],
-        unit_scale=units[of, 0],
-        unit_offset=units[of, 1],
-    )
-
-
-def _other_unit(unit: str, high: float) -> tuple[float, float]:
-    if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is no share
-        return np.nan, np.nan
-    try:
-        by = conversion(unit, WRONG_UNITS[unit])
-    except UnitError:
-        return np.nan, np.nan
-    return by.scale, by.offset
-
-
-def applies(kind: Fault, known: Sensors) -> Bools:
-    """Which series a kind makes sense for: (s,) bool."""
-    counter = known.kind == _COUNTER
-    found: Bools = np.ones(len(counter), np.bool_)
-    if kind in {Fault.SPIKE, Fault.STEP}:
-        found = np.isfinite(known.limit) & (known.high - known.low >= LEAST * known.limit)
-    elif kind in {Fault.DRIFT, Fault.OFFSET, Fault.NOISE}:
-        found = np.isfinite(known.scale) & ~counter
-    elif kind is Fault.STUCK:
-        found = known.stuck_after != FOREVER
-    elif kind is Fault.RANGE:
-        found = np.isfinite(known.low) | np.isfinite(known.high)
-    elif kind is Fault.SENTINEL:
-        found = np.isfinite(known.sentinels).sum(axis=1) > 0
-    elif kind is Fault.UNIT:
-        found = np.isfinite(known.unit_scale)
-    elif kind is Fault.RESET:
-        found = counter
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,11 +41,9 @@ class ValueFault:
 
     number: int  # of the specification
     spec: FaultSpec
-    keys: Keys  # (s,)
+    city: City
     where: Bools  # (s,) which series it may hit
     window: Window
-    chance: Float64 | None  # (s,) of each reading; None: episodes
-    duration: Int64  # (s,) us
 
 
 def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int) -> list[ValueFault]:
@@ -182,41 +52,45 @@ def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int)
 
 
 def _placed(number: int, spec: FaultSpec, city: City, known: Sensors, begin: int) -> ValueFault:
-    keys = choosing.series_keys(number, city)
-    where = choosing.series(spec, keys, city) & applies(spec.kind, known)
+    able = applies(spec.kind, known)
     if spec.kind is Fault.SENTINEL and spec.code is not None:
-        where &= (known.sentinels == spec.code).any(axis=1)
-    chance: Float64 | None = None
-    if spec.chance is not None:
-        chance = np.full(len(keys), spec.chance)
-    elif spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS:
-        chance = np.minimum(spec.rate * known.interval / _HOUR, 1.0)
+        able &= (known.sentinels == spec.code).any(axis=1)
     return ValueFault(
         number=number,
         spec=spec,
-        keys=keys,
-        where=where,
-        window=episodes.window(begin, from_=spec.from_, until=spec.until, rate=None if chance is not None else spec.rate),
-        chance=chance,
-        duration=_duration(spec, known),
+        city=city,
+        where=choosing.series(number, spec, city) & able[known.of],
+        window=episodes.window(begin, from_=spec.from_, until=spec.until, rate=None if _one_by_one(spec) else spec.rate),
     )
 
 
 _MOMENTS: Final = frozenset({Fault.SPIKE, Fault.RANGE, Fault.SENTINEL, Fault.DROPOUT})
 
 
-def _duration(spec: FaultSpec, known: Sensors) -> Int64:
+def _one_by_one(spec: FaultSpec) -> bool:
+    """Whether each reading is hit on its own, and not by an episode."""
+    return spec.chance is not None or (spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS)
+
+
+def _chance(spec: FaultSpec, interval: Int64) -> Float64:
+    """Of each reading to be hit, where each is on its own."""
+    if spec.chance is not None:
+        return np.full(len(interval), spec.chance)
+    assert spec.rate is not None
+    return np.minimum(spec.rate * interval / _HOUR, 1.0)
+
+
+def _duration(spec: FaultSpec, interval: Int64, stuck_after: Int64) -> Int64:
+    """Us that an episode takes."""
     if spec.duration is not None:
-        return np.full(len(known.low), round(spec.duration * MICROSECOND), np.int64)
+        return np.full(len(interval), round(spec.duration * MICROSECOND), np.int64)
     if spec.kind is Fault.STUCK:
-        return np.minimum(known.stuck_after, episodes.NO_END) + _STUCK_INTERVALS * known.interval
+        return np.minimum(stuck_after, episodes.NO_END) + _STUCK_INTERVALS * interval
     if spec.kind is Fault.STEP:
-        return _STEP_INTERVALS * known.interval
+        return _STEP_INTERVALS * interval
     if spec.kind is Fault.NOISE:
-        return _NOISE_INTERVALS * known.interval
-    if spec.kind is Fault.RESET:
-        return np.ones(len(known.low), np.int64)
-    return np.full(len(known.low), _HOUR, np.int64)
+        return _NOISE_INTERVALS * interval
+    return np.full(len(interval), 1 if spec.kind is Fault.RESET else _HOUR, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,14 +130,17 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
         rows = np.flatnonzero(fault.where[series] & (out.fault < 0))
         if not len(rows):
             continue
-        found = _found(fault, series[rows], time[rows])
-        rows = rows[found.hit]
+        keys = choosing.series_keys(fault.number, fault.city, series[rows])
+        found = _found(fault, known, keys, series[rows], time[rows])
+        rows, keys = rows[found.hit], keys[found.hit]
         if not len(rows):
             continue
         at = _At(
             fault=fault,
             known=known,
+            keys=keys,
             series=series[rows],
+            sensor=known.of[series[rows]].astype(np.int64),
             time=time[rows],
             true=true[rows],
             number=found.number[found.hit],
@@ -272,7 +149,7 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
         )
         value, good = _MODELS[fault.spec.kind](at)
         if fault.spec.kind is not Fault.SENTINEL:
-            value = _no_code(value, at)
+            value = off_codes(value, at.series, known)
         rows, value = rows[good], value[good]
         out.value[rows] = value
         out.fault[rows] = fault.number
@@ -281,28 +158,15 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
     return out
 
 
-def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
-    """Which values mean that there is none: NaN, and the codes of their series."""
-    found: Bools = np.isnan(value)
-    rows = np.flatnonzero(np.isin(value, known.codes))
-    found[rows] = (value[rows, None] == known.sentinels[series[rows]]).any(axis=1)
-    return found
-
-
-def other_value(known: Sensors, series: Int64, value: Float64, chance: Float64) -> Float64:
-    """A value that contradicts another, by about the series' scale; never a code for "missing"."""
-    scale = np.where(np.isnan(known.scale[series]), 1.0, known.scale[series])
-    return _off_codes(steps(value + np.maximum(scale, 0.01) * (0.5 + chance), _PARTS), series, known)
-
-
-def _found(fault: ValueFault, series: Int64, time: Int64) -> Found:
-    keys = fault.keys[series]
-    if fault.chance is not None:
+def _found(fault: ValueFault, known: Sensors, keys: Keys, series: Int64, time: Int64) -> Found:
+    spec, sensor = fault.spec, known.of[series]
+    interval = known.interval[sensor]
+    if _one_by_one(spec):
         inside = (time >= fault.window.begin) & (time < fault.window.end)
-        hit = inside & episodes.chosen(keys, time, fault.chance[series])
+        hit = inside & episodes.chosen(keys, time, _chance(spec, interval))
         return Found(number=np.where(hit, time, -1), onset=np.where(hit, time, 0))
-    find = episodes.latest if fault.spec.kind is Fault.RESET else episodes.current
-    return find(keys, time, fault.window, fault.duration[series])
+    find = episodes.latest if spec.kind is Fault.RESET else episodes.current
+    return find(keys, time, fault.window, _duration(spec, interval, known.stuck_after[sensor]))
 
 
 # --- models: what the readings that are hit show, and which of them can be hit at all -----------------------------------
@@ -314,7 +178,9 @@ class _At:
 
     fault: ValueFault
     known: Sensors
+    keys: Keys
     series: Int64
+    sensor: Int64  # of `known`
     time: Int64
     true: Float64
     number: Int64  # of the episode
@@ -328,11 +194,11 @@ class _At:
 
     def of(self, column: Float64) -> Float64:
         """A column of `Sensors`, of these readings."""
-        return column[self.series]
+        return column[self.sensor]
 
     def is_kind(self, code: int) -> Bools:
         """Which readings' metrics are of a kind (KIND_CODES)."""
-        found: Bools = self.known.kind[self.series] == code
+        found: Bools = self.known.kind[self.sensor] == code
         return found
 
     def chance(self, salt: str) -> Float64:
@@ -344,7 +210,7 @@ class _At:
         return noise.uniform(self._salted(salt), self.time)
 
     def _salted(self, salt: str) -> Keys:
-        return noise.mix(self.fault.keys[self.series], np.array([noise.key(0, salt)], np.uint64))
+        return noise.mix(self.keys, np.array([noise.key(0, salt)], np.uint64))
 
     def bounds(self) -> tuple[Float64, Float64]:
         """The plausible range, a little narrower."""
@@ -357,7 +223,7 @@ class _At:
         """Rounded, and within the plausible range; a direction turned into it."""
         low, high = self.bounds()
         turned = value - 360.0 * np.floor(value / 360.0)
-        return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), _PARTS)
+        return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), PARTS)
 
 
 _Model = Callable[[_At], tuple[Float64, Bools]]
@@ -373,7 +239,7 @@ def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
     limit = at.of(at.known.limit)
     above, below = high - true, true - low
     need = LEAST * limit
-    counter = at.is_kind(_COUNTER)  # one that falls was reset
+    counter = at.is_kind(COUNTER)  # one that falls was reset
     up = np.where(up | counter, (above >= need) | counter, below < need)
     room = np.where(up, above, below)
     size = np.minimum(at.magnitude * limit, room)
@@ -382,7 +248,7 @@ def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
 
 def _spike(at: _At) -> tuple[Float64, Bools]:
     size, good = _jump(at, at.true, at.chance_each("up") < 0.5)
-    return steps(at.true + size, _PARTS), good
+    return steps(at.true + size, PARTS), good
 
 
 def _step(at: _At) -> tuple[Float64, Bools]:
@@ -392,7 +258,7 @@ def _step(at: _At) -> tuple[Float64, Bools]:
 
 def _stuck(at: _At) -> tuple[Float64, Bools]:
     held = at.sample(at.series, at.onset)
-    return held, ~(held[:, None] == at.known.may_repeat[at.series]).any(axis=1)
+    return held, ~(held[:, None] == at.known.may_repeat[at.sensor]).any(axis=1)
 
 
 def _sign(at: _At) -> Float64:
@@ -418,13 +284,13 @@ def _range(at: _At) -> tuple[Float64, Bools]:
     bound = np.where(up, high, low)
     width = np.where(np.isfinite(high - low), high - low, np.maximum(np.abs(bound), 1.0))
     away = (0.05 + at.chance_each("away")) * width
-    return steps(bound + np.where(up, away, -away), _PARTS), _all(at)
+    return steps(bound + np.where(up, away, -away), PARTS), _all(at)
 
 
 def _sentinel(at: _At) -> tuple[Float64, Bools]:
     if at.fault.spec.code is not None:
         return np.full(len(at.series), at.fault.spec.code), _all(at)
-    codes = np.sort(at.known.sentinels[at.series], axis=1)  # NaN goes to the end
+    codes = np.sort(at.known.sentinels[at.sensor], axis=1)  # NaN goes to the end
     count = np.isfinite(codes).sum(axis=1)
     return codes[np.arange(len(codes)), np.floor(at.chance_each("code") * count).astype(np.int64)], _all(at)
 
@@ -435,7 +301,7 @@ def _unit(at: _At) -> tuple[Float64, Bools]:
 
 def _reset(at: _At) -> tuple[Float64, Bools]:
     since = at.true - at.sample(at.series, at.onset)
-    return steps(np.where(since < 0, since + at.of(at.known.register), since), _PARTS), _all(at)  # below 0: it ran over meanwhile
+    return steps(np.where(since < 0, since + at.of(at.known.register), since), PARTS), _all(at)  # below 0: it ran over meanwhile
 
 
 def _dropout(at: _At) -> tuple[Float64, Bools]:
@@ -455,13 +321,3 @@ _MODELS: Final[dict[Fault, _Model]] = {
     Fault.RESET: _reset,
     Fault.DROPOUT: _dropout,
 }
-
-
-def _no_code(value: Float64, at: _At) -> Float64:
-    return _off_codes(value, at.series, at.known)
-
-
-def _off_codes(value: Float64, series: Int64, known: Sensors) -> Float64:
-    """A little away from what would be taken for "missing"."""
-    codes = is_missing(known, series, value) & ~np.isnan(value)
-    return np.where(codes, value + 0.125, value)

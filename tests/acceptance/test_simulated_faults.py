@@ -17,7 +17,7 @@ from simulator.malformed import READINGS, REPORTS, WHOLE, Form
 from simulator.run import run
 from simulator.truth import Truth
 from storage import accounts, registry
-from tests.acceptance.conftest import wait_for
+from tests.acceptance.conftest import _built, wait_for
 
 SOURCES = ("sim-1", "sim-2", "sim-3")
 EVERYTHING = (
@@ -47,6 +47,13 @@ EVERYTHING = (
     FaultSpec(kind=Fault.DUPLICATE, mode="reading", chance=0.02),
     FaultSpec(kind=Fault.CONFLICT, chance=0.02),
 )
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory, debian_root):
+    """A town of their own: all simulated cities have the same devices, and other tests count theirs."""
+    with _built(tmp_path_factory, debian_root) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

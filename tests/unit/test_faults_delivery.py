@@ -17,8 +17,9 @@ from ingest.validate import Limits
 from simulator import city as cities
 from simulator import measuring, schedule, signals
 from simulator.clocks import RESTART
+from simulator.delivery import Break, Message, Unsent, unsent
 from simulator.faults import Fault, FaultSpec, Where
-from simulator.gateway import BATCH, Break, Gateway, Message, Unsent, unsent
+from simulator.gateway import BATCH, Gateway
 from simulator.malformed import READINGS, REPORTS, SWALLOWED, WHOLE, Form, spoil
 from simulator.rows import FAULTS, FUTURE_LIMIT, OLDEST, OUTCOMES, REASONS
 

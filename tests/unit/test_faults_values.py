@@ -16,7 +16,7 @@ from devices.registry import SeriesRow, build
 from ingest.history import History, changes
 from ingest.validate import bounds
 from simulator import city as cities
-from simulator import episodes, schedule, signals, values
+from simulator import episodes, schedule, sensors, signals, values
 from simulator.episodes import Window
 from simulator.faults import VALUES, Fault, FaultSpec, Where
 from tests import oracles_faults as oracle
@@ -24,7 +24,7 @@ from tests import oracles_faults as oracle
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND
 HOUR = 3600 * MICROSECOND
 CITY = cities.build(devices=60, gateways=["gw-1", "gw-2"], seed=11)
-KNOWN = values.sensors(CITY)
+KNOWN = sensors.look_up(CITY)
 SAMPLE = partial(signals.sample, CITY.series)
 PLAN = schedule.plan(CITY)
 
@@ -153,7 +153,7 @@ def test_where_chooses():
 
 def test_values_are_as_large_as_is_meaningful():
     series, time, true = readings(hours=24.0)
-    low, high, limit = KNOWN.low[series], KNOWN.high[series], KNOWN.limit[series]
+    low, high, limit = (column[KNOWN.of[series]] for column in (KNOWN.low, KNOWN.high, KNOWN.limit))
     found = shown([FaultSpec(kind=Fault.RANGE, chance=0.3)], series, time, true)
     hit = found.fault == 0
     assert ((found.value < low) | (found.value > high))[hit].all()
@@ -169,15 +169,41 @@ def test_values_are_as_large_as_is_meaningful():
         assert ((found.value >= low) & (found.value <= high))[hit].all()
         assert (found.value != true)[hit].mean() > 0.9
     found = shown([FaultSpec(kind=Fault.SENTINEL, chance=0.3)], series, time, true)
-    np.testing.assert_array_equal(values.is_missing(KNOWN, series, found.value), found.fault == 0)
+    np.testing.assert_array_equal(sensors.is_missing(KNOWN, series, found.value), found.fault == 0)
 
 
 def test_a_value_that_looks_like_a_code_for_missing_is_moved():
     of = np.flatnonzero(CITY.series.metric == CITY.series.metrics.index("temperature"))[:1]
     series = np.repeat(of, 3)
-    moved = values.other_value(KNOWN, series, np.array([-999.0, 20.0, -200.0]), np.array([0.5, 0.5, 0.5]))
-    assert not values.is_missing(KNOWN, series, moved).any()
-    assert values.is_missing(KNOWN, series, np.array([-999.0, math.nan, 20.0])).tolist() == [True, True, False]
+    moved = sensors.other_value(KNOWN, series, np.array([-999.0, 20.0, -200.0]), np.array([0.5, 0.5, 0.5]))
+    assert not sensors.is_missing(KNOWN, series, moved).any()
+    assert sensors.is_missing(KNOWN, series, np.array([-999.0, math.nan, 20.0])).tolist() == [True, True, False]
+
+
+def series_of(metric, *, register=False):
+    """A series of a metric; with a register that runs over, if need be."""
+    of = np.flatnonzero(CITY.series.metric == CITY.series.metrics.index(metric))
+    return of[np.isfinite(KNOWN.register[KNOWN.of[of]])][:1] if register else of[:1]
+
+
+def test_a_counter_that_was_reset_may_have_run_over_since():
+    series = series_of("vehicleCount", register=True)
+    size = float(KNOWN.register[KNOWN.of[series[0]]])
+    placed = values.place([FaultSpec(kind=Fault.RESET, from_=60.0)], CITY, KNOWN, begin=BEGIN)
+    time = np.array([BEGIN + HOUR])
+    for true, onset in ((size - 10.0, 100.0), (5.0, size - 10.0)):
+        found = values.shown(placed, KNOWN, series, time, np.array([true]), lambda _series, _time, onset=onset: np.array([onset]))
+        assert found.value.tolist() == [size - 110.0 if true > onset else 15.0]
+        assert found.fault.tolist() == [0]
+
+
+@pytest.mark.parametrize(("held", "hit"), [(0.0, False), (3.0, True)])
+def test_what_may_repeat_for_ever_is_never_stuck(held, hit):
+    placed = values.place([FaultSpec(kind=Fault.STUCK)], CITY, KNOWN, begin=BEGIN)
+    series, time = series_of("intensity"), np.array([BEGIN + HOUR])
+    found = values.shown(placed, KNOWN, series, time, np.array([500.0]), lambda _series, _time: np.array([held]))
+    assert (found.fault.tolist() == [0]) == hit
+    assert found.value.tolist() == [held if hit else 500.0]
 
 
 def test_the_checks_find_what_they_are_for():
@@ -223,10 +249,11 @@ def test_what_the_registry_would_say():
     for device in CITY.devices:
         for sensor in device.sensors:
             low, high, limit, scale, stuck = oracle.limits(sensor)
-            assert (KNOWN.low[series], KNOWN.high[series]) == (low, high)
-            assert KNOWN.limit[series] == pytest.approx(limit)
-            assert math.isclose(KNOWN.scale[series], scale, rel_tol=1e-9) or not math.isfinite(scale)
-            assert min(int(KNOWN.stuck_after[series]), int(FOREVER)) == stuck
-            assert {code for code in KNOWN.sentinels[series].tolist() if not math.isnan(code)} == oracle.sentinels(sensor)
+            of = int(KNOWN.of[series])
+            assert (KNOWN.low[of], KNOWN.high[of]) == (low, high)
+            assert KNOWN.limit[of] == pytest.approx(limit)
+            assert math.isclose(KNOWN.scale[of], scale, rel_tol=1e-9) or not math.isfinite(scale)
+            assert min(int(KNOWN.stuck_after[of]), int(FOREVER)) == stuck
+            assert {code for code in KNOWN.sentinels[of].tolist() if not math.isnan(code)} == oracle.sentinels(sensor)
             series += 1
     assert series == len(CITY.series)

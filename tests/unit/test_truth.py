@@ -15,7 +15,7 @@ from devices import wire
 from devices.batch import NEVER
 from simulator import city as cities
 from simulator import truth as truths
-from simulator.errors import PublishError, PublishStoppedError
+from simulator.errors import PublishError, PublishStoppedError, TruthError
 from simulator.faults import Fault, FaultSpec, Where
 from simulator.feed import Entry, Receipt
 from simulator.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, REASON_CODES, ROW, Outcome, again, deliver
@@ -163,6 +163,15 @@ def test_a_row_as_it_is_read(tmp_path):
     assert json.loads(pq.ParquetFile(path).metadata.metadata[b"citybeat"]) == {"version": 1, "seed": 1}
 
 
+def test_what_never_went_into_a_message_is_not_sent_with_it(tmp_path):
+    with Truth(tmp_path / "t.parquet", CITY) as truth:
+        truth.add(entry(2, seq=3, receipt=settled(), index=[0, -1]))
+    first, second = pq.read_table(tmp_path / "t.parquet").select(["seq", "sent_at", "acknowledged"]).to_pylist()
+    assert first["sent_at"] is not None
+    assert (first["seq"], first["acknowledged"]) == (3, True)
+    assert second == {"seq": None, "sent_at": None, "acknowledged": False}
+
+
 def test_it_is_written_in_pieces_as_answers_come(tmp_path, monkeypatch):
     monkeypatch.setattr(truths, "GROUP", 10)
     path = tmp_path / "t.parquet"
@@ -199,9 +208,27 @@ def test_it_is_whole_whatever_happens_and_has_its_name_only_then(tmp_path):
     truth.close()  # again, and nothing happens
 
 
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(TruthError, match="nowhere"):
+        Truth(tmp_path / "nowhere" / "t.parquet", CITY)
+
+
+def test_a_run_that_never_began_leaves_what_was_there(tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"of an earlier run")
+
+    def refuse(source, password):
+        raise PublishError("nobody answers")
+
+    with pytest.raises(PublishError), Truth(path, CITY) as truth:
+        run(CITY, url="", passwords=PASSWORDS, stop=threading.Event(), connect=refuse, truth=truth)
+    assert path.read_bytes() == b"of an earlier run"
+    assert [each.name for each in tmp_path.iterdir()] == ["t.parquet"]
+
+
 def test_an_empty_truth_can_be_read(tmp_path):
-    with Truth(tmp_path / "t.parquet", CITY):
-        pass
+    with Truth(tmp_path / "t.parquet", CITY) as truth:
+        truth.describe({"seed": 1})
     table = pq.read_table(tmp_path / "t.parquet")
     assert (len(table), table.schema.names) == (0, SCHEMA.names)
 
