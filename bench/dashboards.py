@@ -20,7 +20,7 @@ from dashboards import alerts, boards
 from dashboards.board import Context
 from dashboards.texts import Texts
 from devices.catalogue import builtin
-from simulator import city as cities
+from simulator.city import layout as cities
 from storage import migrate, registry
 from storage.database import Connection, connect
 from tests.grafana import Query, Range, Raw, Value, interpolate, queries

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 
 import stack
 from devices.catalogue import builtin
-from simulator.address import address
-from simulator.link import Link
-from simulator.load import Sender, offer
-from simulator.packets import Frame, Version
+from simulator.load.address import address
+from simulator.load.generator import Sender, offer
+from simulator.load.link import Link
+from simulator.load.packets import Frame, Version
+from simulator.load.tally import LoadReport
+from simulator.load.traffic import Traffic, stations, stations_for
 from simulator.publisher import Publisher
-from simulator.tally import LoadReport
-from simulator.traffic import Traffic, stations, stations_for
 from storage import accounts, migrate, registry
 from storage.database import Connection, connect
 

@@ -20,9 +20,9 @@ from ingest.history import History
 from ingest.judge import judge
 from ingest.message import Message
 from ingest.validate import Limits
-from simulator import recording
-from simulator.maps import ReplayMap, load_map
-from simulator.recording import Row
+from simulator.replay import recording
+from simulator.replay.maps import ReplayMap, load_map
+from simulator.replay.recording import Row
 
 MAPS = Path(__file__).parents[1] / "tests" / "maps"
 #: By map: the files, in order.

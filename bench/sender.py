@@ -4,8 +4,8 @@
 its caller allows, never more than `WINDOW` that the broker has not acknowledged of a gateway, and at a rate if one is given. It
 sends bytes as they lie in the file and counts acknowledgements; so it takes a few us a message, and is not what is measured.
 
-`simulator.load` is no sender for this: it goes by what the broker acknowledges, and here what may be sent hangs on what is
-committed; and gateways have to send in the workload's order, not each as fast as it can.
+`simulator.load.generator` is no sender for this: it goes by what the broker acknowledges, and here what may be sent hangs on what
+is committed; and gateways have to send in the workload's order, not each as fast as it can.
 """
 
 import ctypes

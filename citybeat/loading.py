@@ -15,11 +15,11 @@ from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.device import check_source
 from devices.errors import CitybeatError
-from simulator import load as loading
-from simulator.load import Sender
-from simulator.packets import Version
-from simulator.tally import LoadProgress, LoadReport
-from simulator.traffic import Traffic, stations, stations_for
+from simulator.load import generator as loading
+from simulator.load.generator import Sender
+from simulator.load.packets import Version
+from simulator.load.tally import LoadProgress, LoadReport
+from simulator.load.traffic import Traffic, stations, stations_for
 from storage import migrate as migrations
 from storage.database import connect
 

@@ -20,17 +20,17 @@ from devices.errors import Reason
 from devices.registry import MEMORY, Registry
 from ingest.decode import decode
 from ingest.message import Message
-from simulator.books import COUNTS, Account, Actual, Expected
 from simulator.errors import TruthError
-from simulator.labels import LABELS, Names, delivered, timed
-from simulator.matching import STORED
-from simulator.parts import Parts
-from simulator.refusals import Refusals
-from simulator.rows import REASON_CODES
-from simulator.score import Scorer
-from simulator.tallies import Limits, Sensors
-from simulator.truthfile import TruthFile
-from simulator.verdict import KindScore, Score, Spread, verdict
+from simulator.faults.rows import REASON_CODES
+from simulator.score.books import COUNTS, Account, Actual, Expected
+from simulator.score.labels import LABELS, Names, delivered, timed
+from simulator.score.matching import STORED
+from simulator.score.parts import Parts
+from simulator.score.refusals import Refusals
+from simulator.score.scorer import Scorer
+from simulator.score.tallies import Limits, Sensors
+from simulator.score.truthfile import TruthFile
+from simulator.score.verdict import KindScore, Score, Spread, verdict
 from storage import registry as registries
 from storage import scoring
 from storage.database import Connection

@@ -13,13 +13,13 @@ from citybeat import context, loading
 from citybeat.context import failures, say
 from citybeat.settings import Settings
 from devices.errors import CitybeatError
-from simulator import replay as replaying
 from simulator import run as running
-from simulator.city import City
+from simulator.city.layout import City
 from simulator.feed import Progress, Record
-from simulator.maps import load_map
+from simulator.replay import files as replaying
+from simulator.replay.maps import load_map
 from simulator.scenario import Scenario, load_scenario
-from simulator.tallies import Limits
+from simulator.score.tallies import Limits
 from storage import migrate as migrations
 from storage.database import connect
 
@@ -138,7 +138,7 @@ def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | No
     """The truth's file, if one is wanted."""
     if path is None:
         return nullcontext()
-    from simulator.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
+    from simulator.faults.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
 
     return Truth(path, layout)
 

@@ -1,6 +1,7 @@
 """What can go wrong on the sending side: an operator's mistake or a broker's answer. One line each, naming what and where.
 
-What is wrong with a *row* of a recording is no exception: it is counted and named in the replay's report (`simulator.recording`).
+What is wrong with a *row* of a recording is no exception: it is counted and named in the replay's report
+(`simulator.replay.recording`).
 """
 
 from devices.errors import CitybeatError

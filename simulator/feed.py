@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, Self
 
 from devices import wire
 from simulator.errors import PublishError
-from simulator.rows import Rows
+from simulator.faults.rows import Rows
 
 #: s. How long the last acknowledgements are waited for.
 DRAIN_TIMEOUT: Final = 15.0
@@ -213,7 +213,7 @@ class Entry:
 
 
 class Record(Protocol):
-    """Who is told the truth (`simulator.truth`)."""
+    """Who is told the truth (`simulator.faults.truth`)."""
 
     def add(self, entry: Entry) -> None:
         """A message that was sent, or was not."""

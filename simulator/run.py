@@ -12,17 +12,18 @@ from typing import Any, Final
 import numpy as np
 
 from devices.batch import MICROSECOND
-from simulator import measuring, schedule
-from simulator.city import City
-from simulator.delivery import Break, Step, Unsent, unsent
+from simulator.city import schedule
+from simulator.city.layout import City
+from simulator.city.schedule import Due
 from simulator.errors import PublishStoppedError, TimelineError
-from simulator.faults import FaultSpec
+from simulator.faults import measuring
+from simulator.faults.delivery import Break, Step, Unsent, unsent
+from simulator.faults.gateway import Gateway
+from simulator.faults.kinds import FaultSpec
+from simulator.faults.measuring import Placed
+from simulator.faults.rows import OUTCOME_CODES, Outcome
 from simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
-from simulator.gateway import Gateway
-from simulator.measuring import Placed
 from simulator.publisher import connect as connect_publisher
-from simulator.rows import OUTCOME_CODES, Outcome
-from simulator.schedule import Due
 
 #: s between looks at the clock: how long a gateway gathers.
 GATHER: Final = 0.1

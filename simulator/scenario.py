@@ -13,14 +13,15 @@ import numpy as np
 from devices.catalogue import Domain
 from devices.device import check_source
 from devices.errors import DeviceError
-from simulator import choosing, holidays
-from simulator import city as cities
-from simulator.city import City, Gateway
+from simulator.city import holidays
+from simulator.city import layout as cities
+from simulator.city.layout import City, Gateway
+from simulator.city.makes import BY_NAME, TYPES, DeviceType, scaled
+from simulator.city.streets import DISTRICTS, District
 from simulator.errors import FaultError, ScenarioError
-from simulator.faults import FaultSpec
-from simulator.faults import read as read_fault
-from simulator.makes import BY_NAME, TYPES, DeviceType, scaled
-from simulator.streets import DISTRICTS, District
+from simulator.faults import choosing
+from simulator.faults.kinds import FaultSpec
+from simulator.faults.kinds import read as read_fault
 from simulator.yamltext import Keys, parse
 
 #: Devices of a scenario: more than a city has, and what one machine can hold.

@@ -9,8 +9,8 @@ from devices.catalogue import Kind, builtin
 from devices.device import Sensor
 from devices.registry import DEFAULT_SENTINELS, MEMORY, STUCK_INTERVALS
 from devices.units import conversion
-from simulator import noise, signals
-from simulator.faults import Fault
+from simulator.city import noise, signals
+from simulator.faults.kinds import Fault
 
 HOUR = 3600 * MICROSECOND
 

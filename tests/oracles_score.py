@@ -1,11 +1,11 @@
-"""The slow and obvious twin of `simulator/score.py`: one reading after the other, in dictionaries."""
+"""The slow and obvious twin of `simulator/score/scorer.py`: one reading after the other, in dictionaries."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from devices.batch import FOREVER, NEVER
-from simulator.rows import FAULTS, OUTCOMES, REASONS
+from simulator.faults.rows import FAULTS, OUTCOMES, REASONS
 
 RANGE, STEP, STUCK, SUSPECT, LATE, FUTURE, CLOCK = 1, 2, 4, 8, 16, 32, 64
 BAD = 1 | 2 | 4 | 128

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from devices.flags import Flag
-from simulator import signals
+from simulator.city import signals
 from simulator.scenario import load_scenario
 from storage import accounts
 from tests.acceptance.conftest import Town, wait_for

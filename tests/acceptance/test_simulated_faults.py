@@ -11,11 +11,11 @@ import pytest
 
 import stack
 from devices.flags import Flag
-from simulator import city as cities
-from simulator.faults import Fault, FaultSpec, Where
-from simulator.malformed import READINGS, REPORTS, WHOLE, Form
+from simulator.city import layout as cities
+from simulator.faults.kinds import Fault, FaultSpec, Where
+from simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
+from simulator.faults.truth import Truth
 from simulator.run import run
-from simulator.truth import Truth
 from storage import accounts, registry
 from tests.acceptance.conftest import _built, wait_for
 

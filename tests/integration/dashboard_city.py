@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator import city as cities
-from simulator import signals
+from simulator.city import layout as cities
+from simulator.city import signals
 from storage import registry, rollup
 from storage.database import Connection
 

@@ -18,11 +18,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import stack
-from simulator.address import address
 from simulator.errors import PublishError
-from simulator.load import Sender, offer
-from simulator.packets import Version
-from simulator.traffic import Prepared, Traffic
+from simulator.load.address import address
+from simulator.load.generator import Sender, offer
+from simulator.load.packets import Version
+from simulator.load.traffic import Prepared, Traffic
 from tests.integration.own_broker import PATIENCE, Cutter, OwnBroker
 
 

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from simulator import packets
 from simulator.errors import PublishError
-from simulator.load import Sender, offer
-from simulator.packets import Version
-from simulator.tally import NEVER
-from simulator.traffic import Prepared
+from simulator.load import packets
+from simulator.load.generator import Sender, offer
+from simulator.load.packets import Version
+from simulator.load.tally import NEVER
+from simulator.load.traffic import Prepared
 from tests.integration.own_broker import PATIENCE
 
 

@@ -13,11 +13,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import stack
-from simulator import city as cities
+from simulator.city import layout as cities
 from simulator.errors import PublishError, PublishStoppedError
-from simulator.maps import load_map
 from simulator.publisher import Publisher
-from simulator.replay import replay
+from simulator.replay.files import replay
+from simulator.replay.maps import load_map
 from simulator.run import run
 
 

@@ -12,7 +12,7 @@ from devices.device import Device, Sensor
 from ingest.message import Message
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
-from simulator.tallies import Limits as ScoreLimits
+from simulator.score.tallies import Limits as ScoreLimits
 from storage import registry
 from tests import truths
 

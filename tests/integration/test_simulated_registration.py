@@ -5,7 +5,7 @@ import pytest
 
 from citybeat import context
 from devices.catalogue import builtin
-from simulator import city as cities
+from simulator.city import layout as cities
 from storage import registry
 from storage.database import Connection
 

@@ -15,11 +15,11 @@ from ingest.gateway import Session
 from ingest.inbox import BatchSize
 from ingest.intake import Intake, Layout
 from ingest.lane import Patience
-from simulator.city import build
-from simulator.faults import Fault
-from simulator.malformed import READINGS, REPORTS, WHOLE, Form
-from simulator.sensors import applies, look_up
-from simulator.truth import SCHEMA
+from simulator.city.layout import build
+from simulator.faults.kinds import Fault
+from simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
+from simulator.faults.sensors import applies, look_up
+from simulator.faults.truth import SCHEMA
 from storage.figures import Figures
 from storage.read import COUNTS
 

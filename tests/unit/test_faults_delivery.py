@@ -14,14 +14,15 @@ from devices.errors import Reason
 from ingest.decode import decode
 from ingest.message import Message as Received
 from ingest.validate import Limits
-from simulator import city as cities
-from simulator import measuring, schedule, signals
-from simulator.clocks import RESTART
-from simulator.delivery import Break, Message, Unsent, unsent
-from simulator.faults import Fault, FaultSpec, Where
-from simulator.gateway import BATCH, Gateway
-from simulator.malformed import READINGS, REPORTS, SWALLOWED, WHOLE, Form, spoil
-from simulator.rows import FAULTS, FUTURE_LIMIT, OLDEST, OUTCOMES, REASONS
+from simulator.city import layout as cities
+from simulator.city import schedule, signals
+from simulator.faults import measuring
+from simulator.faults.clocks import RESTART
+from simulator.faults.delivery import Break, Message, Unsent, unsent
+from simulator.faults.gateway import BATCH, Gateway
+from simulator.faults.kinds import Fault, FaultSpec, Where
+from simulator.faults.malformed import READINGS, REPORTS, SWALLOWED, WHOLE, Form, spoil
+from simulator.faults.rows import FAULTS, FUTURE_LIMIT, OLDEST, OUTCOMES, REASONS
 
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND
 SOURCES = ("gw-1", "gw-2")

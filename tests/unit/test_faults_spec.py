@@ -3,8 +3,8 @@
 import pytest
 
 from simulator.errors import FaultError, ScenarioError
-from simulator.faults import DEVICES, GATEWAYS, VALUES, Fault, FaultSpec, Where, read
-from simulator.malformed import Form
+from simulator.faults.kinds import DEVICES, GATEWAYS, VALUES, Fault, FaultSpec, Where, read
+from simulator.faults.malformed import Form
 from simulator.scenario import load_scenario
 from simulator.yamltext import parse
 

@@ -15,10 +15,11 @@ from devices.flags import Flag
 from devices.registry import SeriesRow, build
 from ingest.history import History, changes
 from ingest.validate import bounds
-from simulator import city as cities
-from simulator import episodes, schedule, sensors, signals, values
-from simulator.episodes import Window
-from simulator.faults import VALUES, Fault, FaultSpec, Where
+from simulator.city import layout as cities
+from simulator.city import schedule, signals
+from simulator.faults import episodes, sensors, values
+from simulator.faults.episodes import Window
+from simulator.faults.kinds import VALUES, Fault, FaultSpec, Where
 from tests import oracles_faults as oracle
 
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND

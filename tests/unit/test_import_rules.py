@@ -28,7 +28,7 @@ ONLY_IN = {
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/truth.py", "simulator/truthfile.py"],
+    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/faults/truth.py", "simulator/score/truthfile.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
@@ -50,39 +50,12 @@ PURE = [
     ROOT / "ingest/message.py",
     ROOT / "storage/pgcopy.py",
     ROOT / "storage/packed_rows.py",
-    *(ROOT / f"simulator/{name}.py" for name in ("backlog", "latency", "pace", "packets", "tally", "traffic", "window")),
+    ROOT / "simulator/scenario.py",
     *(
-        ROOT / f"simulator/{name}.py"
-        for name in (
-            "almanac",
-            "at",
-            "city",
-            "choosing",
-            "clocks",
-            "delivery",
-            "episodes",
-            "events",
-            "faults",
-            "gateway",
-            "holidays",
-            "makes",
-            "malformed",
-            "measuring",
-            "models",
-            "noise",
-            "rows",
-            "scenario",
-            "schedule",
-            "sensors",
-            "shapes",
-            "signals",
-            "streets",
-            "values",
-        )
-    ),
-    *(
-        ROOT / f"simulator/{name}.py"
-        for name in ("labels", "matching", "telling", "refusals", "score", "tallies", "books", "verdict")
+        path
+        for room in ("city", "faults", "load", "score")
+        for path in (ROOT / "simulator" / room).glob("*.py")
+        if path.name not in {"address.py", "generator.py", "link.py", "parts.py", "truth.py", "truthfile.py"}  # shells
     ),
     ROOT / "citybeat/report.py",
 ]
@@ -171,4 +144,14 @@ def test_ingest_carries_neither_a_web_server_nor_arrow():
     """A process of 60 MB, not 170; `citybeat.lazy` says which commands are imported when they are called."""
     asked = "import sys, citybeat.cli, citybeat.ingesting; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split())
-    assert not loaded & {"fastapi", "uvicorn", "pyarrow", "pandas", "yaml", "grafana_client", "plotly", "api.app", "simulator.city"}
+    assert not loaded & {
+        "fastapi",
+        "uvicorn",
+        "pyarrow",
+        "pandas",
+        "yaml",
+        "grafana_client",
+        "plotly",
+        "api.app",
+        "simulator.city.layout",
+    }

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from devices import wire
 from devices.catalogue import builtin
 from devices.flags import Flag
-from simulator.latency import Histogram
-from simulator.pace import Pace
-from simulator.packets import Frame, Version
-from simulator.traffic import METRICS, Prepared, Traffic, stations, stations_for
+from simulator.load.latency import Histogram
+from simulator.load.pace import Pace
+from simulator.load.packets import Frame, Version
+from simulator.load.traffic import METRICS, Prepared, Traffic, stations, stations_for
 
 SECOND = 1_000_000_000
 FRAME = Frame(Version.V5, "city/v1/load-1/readings")

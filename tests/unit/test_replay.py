@@ -14,8 +14,8 @@ import pytest
 
 from devices import wire
 from simulator.errors import PublishError, PublishStoppedError, RecordingError
-from simulator.maps import load_map
-from simulator.replay import replay
+from simulator.replay.files import replay
+from simulator.replay.maps import load_map
 
 MAPS = Path(__file__).parents[1] / "maps"
 DATA = Path(__file__).parents[2] / "../shared/data"

@@ -9,8 +9,8 @@ import pytest
 from devices.catalogue import builtin, extended
 from devices.device import Sensor
 from simulator.errors import MapError
-from simulator.localtime import Ambiguous, Nonexistent, Oddity, OddTimeError, TimeFormatError, TimeReader
-from simulator.maps import BlankCells, BlankRows, load_map
+from simulator.replay.localtime import Ambiguous, Nonexistent, Oddity, OddTimeError, TimeFormatError, TimeReader
+from simulator.replay.maps import BlankCells, BlankRows, load_map
 
 MAPS = Path(__file__).parents[1] / "maps"
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import RecordingError
-from simulator.maps import ReplayMap, load_map
-from simulator.recording import Blank, Reject, Rejected, Report, Row, read, scaled
+from simulator.replay.maps import ReplayMap, load_map
+from simulator.replay.recording import Blank, Reject, Rejected, Report, Row, read, scaled
 
 DAY = 86_400_000_000
 

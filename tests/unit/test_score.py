@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from devices.batch import FOREVER, MICROSECOND, MINUTE, NEVER
 from devices.errors import Reason
 from devices.flags import Flag
-from simulator.faults import VALUES
-from simulator.labels import Names, labels
-from simulator.matching import STORED, match, overtaken
-from simulator.refusals import Refusals
-from simulator.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
-from simulator.score import Scorer
-from simulator.tallies import Kind, Limits, Sensors
-from simulator.verdict import verdict
+from simulator.faults.kinds import VALUES
+from simulator.faults.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
+from simulator.score.labels import Names, labels
+from simulator.score.matching import STORED, match, overtaken
+from simulator.score.refusals import Refusals
+from simulator.score.scorer import Scorer
+from simulator.score.tallies import Kind, Limits, Sensors
+from simulator.score.verdict import verdict
 from tests import oracles_score
 
 START = 1_767_225_600 * MICROSECOND

@@ -5,14 +5,14 @@ import pytest
 
 from devices.batch import FOREVER, NEVER
 from devices.errors import Reason
-from simulator.books import COUNTS, Actual, Expected
 from simulator.errors import TruthError
-from simulator.labels import LABELS, Names, labels
-from simulator.parts import Parts
-from simulator.refusals import Refusals
-from simulator.rows import FAULT_CODES, OUTCOME_CODES, REASON_CODES
-from simulator.telling import Findings
-from simulator.truthfile import TruthFile
+from simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, REASON_CODES
+from simulator.score.books import COUNTS, Actual, Expected
+from simulator.score.labels import LABELS, Names, labels
+from simulator.score.parts import Parts
+from simulator.score.refusals import Refusals
+from simulator.score.telling import Findings
+from simulator.score.truthfile import TruthFile
 from tests import truths
 
 NAMES = Names(series=[("a", "t")], boots=[("gw-1", "b0"), ("gw-2", "b0"), ("gw-1", "b1")], sources=["gw-1", "gw-2"])
@@ -125,7 +125,7 @@ def test_refusals_beyond_what_was_sent_are_nobodys():
 
 
 def test_a_truth_file_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("simulator.truthfile.BLOCK", 3)
+    monkeypatch.setattr("simulator.score.truthfile.BLOCK", 3)
     rows = [
         {"source": f"gw-{i % 2}", "boot": "b", "seq": i, "index": 0, "device": f"d{i % 3}", "metric": "t", "time": i, "claimed": i}
         | {"sent_at": i, "value": float(i), "outcome": "stored", "acknowledged": True}

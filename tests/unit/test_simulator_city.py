@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from devices.catalogue import Domain, Kind, builtin
 from devices.errors import DeviceError
-from simulator import noise, schedule, streets
-from simulator.city import Gateway, build
-from simulator.makes import TYPES, scaled
-from simulator.streets import DISTRICTS, District
+from simulator.city import noise, schedule, streets
+from simulator.city.layout import Gateway, build
+from simulator.city.makes import TYPES, scaled
+from simulator.city.streets import DISTRICTS, District
 from tests import oracles_city as slow
 
 SECOND = 1_000_000

@@ -12,9 +12,9 @@ from devices.batch import Batch
 from devices.catalogue import Kind, builtin
 from devices.flags import Flag
 from ingest import history, validate
-from simulator import schedule, signals
-from simulator.city import build
-from simulator.makes import TYPES
+from simulator.city import schedule, signals
+from simulator.city.layout import build
+from simulator.city.makes import TYPES
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from simulator import almanac as almanacs
-from simulator import holidays, shapes
-from simulator.almanac import COUNTED_FROM, DAY, UTC_OFFSET, Almanac, between
-from simulator.holidays import DayKind
+from simulator.city import almanac as almanacs
+from simulator.city import holidays, shapes
+from simulator.city.almanac import COUNTED_FROM, DAY, UTC_OFFSET, Almanac, between
+from simulator.city.holidays import DayKind
 from tests import oracles_city as slow
 
 SECOND = 1_000_000

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from devices import wire
-from simulator import city as cities
+from simulator.city import layout as cities
 from simulator.errors import PublishError, PublishStoppedError
+from simulator.faults.gateway import BATCH
 from simulator.feed import Receipt
-from simulator.gateway import BATCH
 from simulator.run import run
 
 GATEWAYS = ("gw-1", "gw-2")

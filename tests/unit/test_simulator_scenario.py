@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from simulator import holidays, schedule, yamltext
-from simulator.city import build
+from simulator import yamltext
+from simulator.city import holidays, schedule
+from simulator.city.holidays import DayKind
+from simulator.city.layout import build
+from simulator.city.makes import BY_NAME, TYPES
 from simulator.errors import MapError, ScenarioError
-from simulator.faults import Fault
-from simulator.holidays import DayKind
-from simulator.makes import BY_NAME, TYPES
+from simulator.faults.kinds import Fault
 from simulator.scenario import MAX_DEVICES, Scenario, gateway_names, load_scenario
 from simulator.yamltext import Keys
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.catalogue import Kind, builtin
-from simulator import noise, signals
-from simulator.city import City, build
-from simulator.models import MODELS
+from simulator.city import noise, signals
+from simulator.city.layout import City, build
+from simulator.city.models import MODELS
 from simulator.scenario import DEVICES, GATEWAYS, gateway_names
 from tests import oracles_city as slow
 

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from simulator import signals
-from simulator.at import At
-from simulator.city import build
+from simulator.city import signals
+from simulator.city.at import At
+from simulator.city.layout import build
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -13,14 +13,14 @@ import pytest
 
 from devices import wire
 from devices.batch import NEVER
-from simulator import city as cities
-from simulator import truth as truths
+from simulator.city import layout as cities
 from simulator.errors import PublishError, PublishStoppedError, TruthError
-from simulator.faults import Fault, FaultSpec, Where
+from simulator.faults import truth as truths
+from simulator.faults.kinds import Fault, FaultSpec, Where
+from simulator.faults.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, REASON_CODES, ROW, Outcome, again, deliver
+from simulator.faults.truth import SCHEMA, Truth
 from simulator.feed import Entry, Receipt
-from simulator.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, REASON_CODES, ROW, Outcome, again, deliver
 from simulator.run import run
-from simulator.truth import SCHEMA, Truth
 from tests.unit.test_simulator_run import Memory
 
 GATEWAYS = ("gw-1", "gw-2")

@@ -1,0 +1,1 @@
+"""Recorded files, published as if their devices were there."""

@@ -1,0 +1,1 @@
+"""How right flags and accounts are, judged by the truth."""
