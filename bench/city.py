@@ -25,7 +25,7 @@ import orjson
 import stack
 from bench import scene, workload
 from devices.aggregate import downsample
-from devices.batch import Batch, Int32, Int64
+from devices.batch import NEVER, Batch, Int32, Int64
 from devices.catalogue import builtin
 from devices.registry import Registry
 from stack.process import free_port
@@ -146,7 +146,8 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
             columns = {name: getattr(made, name) for name in _ROLLUP.columns if name != "series_id"}
             _copy(connection, f"{table} ({', '.join(_ROLLUP.columns)})", _ROLLUP.encode(series_id=made.series, **columns))
     with closing(Store(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
-        transaction.merge_latest(batch, batch.time)  # in an hour every sensor has reported
+        none = np.full(len(snapshot.kind), NEVER, np.int64)
+        transaction.merge_latest(batch, batch.time, none)  # in an hour every sensor has reported
     for table in ("readings", "readings_1m", "readings_15m", "latest", "series", "devices"):
         connection.execute(f"VACUUM ANALYZE {table}")
 

@@ -26,7 +26,7 @@ from bench import end_to_end, scene, store
 from bench.sender import prepare
 from bench.workload import LIVE, METRICS_EACH, MINUTE, City, Traffic
 from devices.aggregate import downsample
-from devices.batch import Batch, Int32
+from devices.batch import NEVER, Batch, Int32
 from devices.catalogue import builtin
 from storage import registry
 from storage.database import Connection
@@ -169,7 +169,7 @@ class _Past:
             for statement, width in ((_INTO_1M, MINUTE), (_INTO_15M, QUARTER)):
                 made = downsample(batch, self._kind, bucket=batch.time // width * width)
                 store.copy(transaction.connection, statement, encode_partials(made))
-            transaction.merge_latest(batch, batch.time)
+            transaction.merge_latest(batch, batch.time, np.full(len(self._kind), NEVER, np.int64))
             transaction.add_ledger([Tally(minute=start, source=source, received=n, stored=n)], {})
         self._readings += n
 

@@ -42,7 +42,7 @@ def measure(home: Path, rounds: int = 15) -> list[dict[str, Any]]:
                     with store.batch(uuid4(), [1]) as transaction:
                         transaction.insert(batch, newest)
                         transaction.merge_rollups(batch, snapshot.kind, newest)
-                        transaction.merge_latest(batch, batch.time)
+                        transaction.merge_latest(batch, batch.time, newest)
                         if telling:
                             transaction.announce(batch)
                     took[telling].append(time.perf_counter() - began)

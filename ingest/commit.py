@@ -111,7 +111,7 @@ def write(transaction: Transaction, prepared: Prepared, registry: Registry, newe
 def roll_up(transaction: Transaction, stored: Batch, same_since: Int64, registry: Registry, newest: Int64) -> None:
     """Bring everything up to date that hangs on readings: rollups, and the newest of each series; and tell streams."""
     transaction.merge_rollups(stored, registry.kind, newest)
-    transaction.merge_latest(stored, same_since)
+    transaction.merge_latest(stored, same_since, newest)
     transaction.announce(stored)
 
 

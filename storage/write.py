@@ -250,7 +250,7 @@ class Transaction:
         self._merge_1m(minutes.take(partials, ~late), newest)
         minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
 
-    def merge_latest(self, new: Batch, same_since: Int64) -> None:
+    def merge_latest(self, new: Batch, same_since: Int64, newest: Int64) -> None:
         """Bring `latest` up to date with new readings.
 
         Parameters
@@ -259,6 +259,8 @@ class Transaction:
             Sorted by series, then time.
         same_since : (n,) int64
             us, since when each series has shown the value; NEVER: not known.
+        newest : (s,) int64
+            The hint that `insert` had: who has one is in `latest`.
         """
         if len(new) == 0:
             return
@@ -282,7 +284,10 @@ class Transaction:
             ),
         )
         # Planned anew each time: a join that suits a batch of 50,000 reads all of `latest` for a batch of ten.
-        if self._cursor.execute(_SQL["merge_latest"], prepare=False).rowcount < len(last):
+        updated = self._cursor.execute(_SQL["merge_latest"], prepare=False).rowcount
+        before = newest[new.series[last]]
+        newer = (before > NEVER) & (new.time[last] > before)
+        if (before == NEVER).any() or updated < newer.sum():  # the latter only if the hint is wrong
             self._cursor.execute(_SQL["add_latest"], prepare=False)
 
     def announce(self, stored: Batch) -> None:

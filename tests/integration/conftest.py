@@ -117,7 +117,7 @@ def fill_into() -> FillInto:
             with store.batch(uuid4(), sorted(set(owner.tolist()))) as transaction:
                 new = transaction.insert(batch, newest).outcome == NEW
                 transaction.merge_rollups(batch.take(new), known.kind, newest)
-                transaction.merge_latest(batch.take(new), np.full(int(new.sum()), NEVER, np.int64))
+                transaction.merge_latest(batch.take(new), np.full(int(new.sum()), NEVER, np.int64), newest)
                 tallies = [
                     Tally(
                         minute=received_at // MINUTE * MINUTE,

@@ -68,7 +68,7 @@ class City:
         )
         new = batch.take(transaction.insert(batch, newest).outcome == NEW)
         transaction.merge_rollups(new, self.kind, newest)
-        transaction.merge_latest(new, np.full(len(new), NEVER, np.int64))
+        transaction.merge_latest(new, np.full(len(new), NEVER, np.int64), newest)
 
     def raw(self):
         query = "SELECT series_id, (extract(epoch FROM time) * 1000000)::int8, value, flags FROM readings"

@@ -62,7 +62,7 @@ def write(store, rows, newest=None):
         inserted = transaction.insert(batch, newest)
         new = batch.take(inserted.outcome == NEW)
         transaction.merge_rollups(new, KIND, newest)
-        transaction.merge_latest(new, np.full(len(new), NEVER, np.int64))
+        transaction.merge_latest(new, np.full(len(new), NEVER, np.int64), newest)
     outcome, kept = [0] * len(rows), [0.0] * len(rows)
     for place, what, value in zip(batch.index.tolist(), inserted.outcome.tolist(), inserted.kept.tolist(), strict=True):
         outcome[place], kept[place] = what, value
