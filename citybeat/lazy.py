@@ -1,6 +1,6 @@
 """Commands whose modules are imported when they are called, or listed: ingest needs no web server, and a worker no Arrow.
 
-With everything imported a process takes 170 MB and 1.3 s before it does anything; ingest and its workers take 60.
+With everything imported a process takes 170 MB and 1.3 s before it does anything; ingest and its workers take 70.
 """
 
 import importlib

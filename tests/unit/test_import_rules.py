@@ -141,7 +141,7 @@ def test_sql_stands_in_files():
 
 
 def test_ingest_carries_neither_a_web_server_nor_arrow():
-    """A process of 60 MB, not 170; `citybeat.lazy` says which commands are imported when they are called."""
+    """A process of 70 MB, not 170; `citybeat.lazy` says which commands are imported when they are called."""
     asked = "import sys, citybeat.cli, citybeat.ingesting; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split())
     assert not loaded & {
