@@ -29,9 +29,8 @@ from devices.batch import NEVER, Batch, Int32, Int64
 from devices.catalogue import builtin
 from devices.registry import Registry
 from stack.process import free_port
-from storage import migrate, registry, write
+from storage import migrate, minutes, registry, write
 from storage.database import Connection, connect
-from storage.pgcopy import RowFormat
 from storage.store import Store
 
 READINGS = 10_000_000
@@ -45,22 +44,10 @@ METRIC = "temperature"
 START = 1_767_225_600_000_000
 HOUR = 3_600_000_000
 DAYS = 7
+#: Columns of a rollup, in the order of `minutes.encode_partials`.
+_ROLLUP = "series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2"
 #: Readings of a slow sensor: what is left of ten million.
 _SLOW = (READINGS - QUICK * DAYS * 1440) / (SENSORS - QUICK)
-_ROLLUP = RowFormat(
-    series_id="int4",
-    bucket="timestamptz",
-    n="int4",
-    n_bad="int4",
-    vmin="float8",
-    vmax="float8",
-    first_at="timestamptz",
-    vfirst="float8",
-    last_at="timestamptz",
-    vlast="float8",
-    s1="float8",
-    s2="float8",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +130,7 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
         _copy(connection, "readings (time, received_at, value, series_id, flags)", write.encode_readings(batch))
         for table, width in (("readings_1m", 60_000_000), ("readings_15m", 900_000_000)):
             made = downsample(batch, snapshot.kind, bucket=batch.time // width * width)
-            columns = {name: getattr(made, name) for name in _ROLLUP.columns if name != "series_id"}
-            _copy(connection, f"{table} ({', '.join(_ROLLUP.columns)})", _ROLLUP.encode(series_id=made.series, **columns))
+            _copy(connection, f"{table} ({_ROLLUP})", minutes.encode_partials(made))
     with closing(Store(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
         none = np.full(len(snapshot.kind), NEVER, np.int64)
         transaction.merge_latest(batch, batch.time, none)  # in an hour every sensor has reported

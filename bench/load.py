@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import stack
 from devices.catalogue import builtin
-from simulator.load.address import address
+from simulator.address import address
 from simulator.load.generator import Sender, offer
 from simulator.load.link import Link
 from simulator.load.packets import Frame, Version

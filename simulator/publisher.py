@@ -9,13 +9,11 @@ window here keeps to it.
 import contextlib
 import secrets
 import socket
-import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -23,6 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from devices.device import check_source
+from simulator.address import address
 from simulator.errors import PublishError, PublishStoppedError
 from simulator.feed import Receipt
 
@@ -102,8 +101,8 @@ class Publisher:
         self._dropped = False
         self._failure: PublishError | None = None
         self._closed = False
-        host, port, tls = _address(url)
-        self._broker = f"{host}:{port}"
+        where = address(url)
+        self._broker = str(where)
         name = client_id if client_id is not None else f"{source}-sim-{secrets.token_hex(4)}"
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
         self._client.username_pw_set(source, password)
@@ -111,12 +110,12 @@ class Publisher:
         self._client.max_queued_messages_set(0)  # the window bounds it
         self._client.max_inflight_messages_set(0)  # so does it here; paho can change its own bound only while not connected
         self._client.reconnect_delay_set(*RECONNECT_DELAY)
-        if tls:
-            self._client.tls_set_context(ssl.create_default_context())
+        if where.tls:
+            self._client.tls_set_context(where.tls)
         self._client.on_connect = self._guarded(self._on_connect)
         self._client.on_disconnect = self._guarded(self._on_disconnect)
         self._client.on_publish = self._guarded(self._on_publish)
-        self._thread = self._start(host, port, name, timeout)
+        self._thread = self._start(where.host, where.port, name, timeout)
 
     # --- sending
 
@@ -328,15 +327,3 @@ class Publisher:
 def connect(url: str, source: str, password: str | None, *, stop: threading.Event | None = None) -> Publisher:
     """A publisher of a source."""
     return Publisher(url=url, source=source, password=password, stop=stop)
-
-
-def _address(url: str) -> tuple[str, int, bool]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as exc:
-        raise ValueError(f"not the URL of an MQTT broker: {exc}") from None
-    if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
-        raise ValueError("not the URL of an MQTT broker: mqtt://host:port is expected")  # it may hold a password: not shown
-    tls = parts.scheme == "mqtts"
-    return parts.hostname, port or (8883 if tls else 1883), tls

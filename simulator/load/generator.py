@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 
 from devices.batch import Int64
+from simulator.address import address
 from simulator.errors import PublishError, RefusedError
-from simulator.load.address import address
 from simulator.load.latency import Histogram
 from simulator.load.link import Link, Supply
 from simulator.load.pace import Pace

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from devices.batch import Int64
+from simulator.address import Address
 from simulator.errors import ProtocolError, PublishError, RefusedError
 from simulator.load import packets
-from simulator.load.address import Address
 from simulator.load.backlog import Acknowledged, Backlog
 from simulator.load.packets import Frame, Kind, Packets, Version, Welcome
 

@@ -18,8 +18,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import stack
+from simulator.address import address
 from simulator.errors import PublishError
-from simulator.load.address import address
 from simulator.load.generator import Sender, offer
 from simulator.load.packets import Version
 from simulator.load.traffic import Prepared, Traffic

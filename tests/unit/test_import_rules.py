@@ -55,7 +55,7 @@ PURE = [
         path
         for room in ("city", "faults", "load", "score")
         for path in (ROOT / "simulator" / room).glob("*.py")
-        if path.name not in {"address.py", "generator.py", "link.py", "parts.py", "truth.py", "truthfile.py"}  # shells
+        if path.name not in {"generator.py", "link.py", "parts.py", "truth.py", "truthfile.py"}  # shells
     ),
     ROOT / "citybeat/report.py",
 ]

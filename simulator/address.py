@@ -1,4 +1,4 @@
-"""Where a broker is, from its URL: for the load generator, which speaks to it without paho."""
+"""Where a broker is, from its URL: and how it is spoken to."""
 
 import ssl
 from dataclasses import dataclass
