@@ -1,11 +1,8 @@
-"""`citybeat dashboards`: Grafana's dashboards and alert rules, as files or straight into a Grafana.
-
-The Grafana libraries are imported by the commands that need them: they take 0.4 s and 18 MB, which no other process should pay.
-"""
+"""`citybeat dashboards`: Grafana's dashboards and alert rules, as files or straight into a Grafana."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -13,13 +10,13 @@ import typer
 from citybeat import context
 from citybeat.context import failures, say
 from citybeat.settings import Settings
+from dashboards import files
+from dashboards import publish as publishing
+from dashboards.board import Context
+from dashboards.datasource import Database
 from dashboards.texts import Language, Texts
 from devices.errors import CitybeatError
 from storage import reader as storage_reader
-
-if TYPE_CHECKING:
-    from dashboards.board import Context
-    from dashboards.datasource import Database
 
 app = typer.Typer(help="Grafana's dashboards and alert rules.", no_args_is_help=True, add_completion=False)
 
@@ -52,8 +49,6 @@ def build(
     ] = None,
 ) -> None:
     """Write data source, dashboards and alert rules as files for Grafana's provisioning; what was written before is replaced."""
-    from dashboards import files  # noqa: PLC0415 - see above
-
     with failures():
         made = context_of(lang, zone, standard, contact, prometheus)
         written = files.write(out, made, database_of(database, sslmode), mount=mount or files.MOUNT)
@@ -82,8 +77,6 @@ def publish(
     sslmode: SslOption = "require",
 ) -> None:
     """Bring data source, dashboards, alert rules and contact point of a Grafana up to date; the second time nothing happens."""
-    from dashboards import publish as publishing  # noqa: PLC0415 - see above
-
     with failures():
         credential = token if token_file is None else _secret(token_file)
         if credential is None:
@@ -130,7 +123,7 @@ def _secret(file: Path) -> str:
     return text.strip()
 
 
-def context_of(lang: Language, zone: str, standard: str, contact: str | None, prometheus: str | None) -> "Context":
+def context_of(lang: Language, zone: str, standard: str, contact: str | None, prometheus: str | None) -> Context:
     """What dashboards are made from, by the settings and options.
 
     Raises
@@ -138,8 +131,6 @@ def context_of(lang: Language, zone: str, standard: str, contact: str | None, pr
     CitybeatError
         There is no such time zone, or the catalogue has no such standard.
     """
-    from dashboards.board import Context  # noqa: PLC0415 - see above
-
     catalogue = Settings().load_catalogue()
     try:
         ZoneInfo(zone)
@@ -151,7 +142,7 @@ def context_of(lang: Language, zone: str, standard: str, contact: str | None, pr
     return Context(catalogue=catalogue, words=Texts(lang), zone=zone, standard=standard, contact=contact, prometheus=prometheus)
 
 
-def database_of(text: str, sslmode: str) -> "Database":
+def database_of(text: str, sslmode: str) -> Database:
     """Where Grafana finds the database.
 
     Raises
@@ -159,8 +150,6 @@ def database_of(text: str, sslmode: str) -> "Database":
     CitybeatError
         It is not HOST:PORT/NAME.
     """
-    from dashboards.datasource import Database  # noqa: PLC0415 - see above
-
     host, slash, name = text.partition("/")
     if not (slash and name and ":" in host):
         raise CitybeatError(f"--database {text!r}: expected HOST:PORT/NAME")
