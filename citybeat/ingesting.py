@@ -14,7 +14,7 @@ from citybeat.settings import Settings
 from ingest import intake, worker
 from ingest.housekeeping import Housekeeper
 from ingest.workers import Process
-from storage import migrate
+from storage import chunks, migrate
 from storage.database import DatabaseUnavailableError, connect
 
 _LOG: Final = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def run(settings: Settings, *, stats: bool) -> None:
         try:
             with closing(connect(servers.database_url, application="ingest start")) as connection:
                 migrate.check(connection)
+                chunks.fit(connection, settings.sizing())  # before the first reading makes a chunk
         except DatabaseUnavailableError as exc:
             _LOG.warning("the database is away, messages are spooled until it is back: %s", exc)
         environment = {**os.environ, "CITYBEAT_DATABASE_URL": servers.database_url}
@@ -61,5 +62,5 @@ def work(settings: Settings, line: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     assert settings.database_url is not None
     with Connection(line) as connection:
-        housekeeper = Housekeeper(settings.database_url, settings.retention(), settings.outbox())
+        housekeeper = Housekeeper(settings.database_url, settings.retention(), settings.outbox(), settings.sizing())
         worker.serve(connection, settings.pipeline(settings.database_url), housekeeper)

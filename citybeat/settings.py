@@ -20,6 +20,7 @@ from ingest.lane import Patience
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
+from storage.chunks import Sizing
 from storage.keys import Scope
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -138,9 +139,13 @@ class Settings(BaseSettings):
         description="Days after which chunks of one-minute rows are compressed (TimescaleDB Community only); unset: never.",
     )
     chunk_days_raw: PositiveFloat = Field(
-        7, description="Days a chunk of readings; one day makes thousands out of an imported history."
+        7, description="Days a chunk of readings at most; one day makes thousands out of an imported history."
     )
-    chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup.")
+    chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup at most.")
+    chunk_rows: PositiveInt = Field(
+        5_000_000,
+        description="Rows a chunk of either; where more come, ingest makes new chunks a day, six hours or an hour long.",
+    )
     chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")
 
     @field_validator("retention_days_1m", "retention_days_15m", mode="after")
@@ -234,6 +239,11 @@ class Settings(BaseSettings):
             max_bytes=self.max_message_bytes,
             quarantine_quota=self.quarantine_quota_bytes,
         )
+
+    def sizing(self) -> Sizing:
+        """How long ingest has chunks be that grow with every reading."""
+        longest = {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m}
+        return Sizing(longest={table: timedelta(days=days) for table, days in longest.items()}, rows=self.chunk_rows)
 
     def limits(self) -> Limits:
         """What times are accepted."""

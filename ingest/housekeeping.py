@@ -1,4 +1,4 @@
-"""What has to be done behind the batches, in threads with connections of their own: quarter-hours, retention, forgetting; watching.
+"""What has to be done behind the batches, in threads with connections of their own: quarter-hours, chunks, retention; watching.
 
 Every ingest has them; the database's locks see to it that one at a time works. Sensors are watched, and the outbox is trimmed, in a
 thread apart: that somebody fell silent has to be known in seconds, and dropping a month of readings may take longer.
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from devices.errors import CitybeatError
-from storage import answers, outbox, retention, rollup, states
+from storage import answers, chunks, outbox, retention, rollup, states
+from storage.chunks import Sizing
 from storage.database import Connection, DatabaseUnavailableError, TransientError, connect
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -21,6 +22,8 @@ _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
 _EVERY: Final = 1.0
 _REST: Final = rollup.Rest()
+#: s between two looks at how long chunks should be: much less than the shortest one, and it takes some 20 ms.
+_FIT_EVERY: Final = 60.0
 #: s between two rounds of retention and of forgetting what is only needed for a short while. Horizons move once a day.
 _TIDY_EVERY: Final = 3600.0
 #: s until a round that somebody stood in the way of is tried again.
@@ -42,13 +45,14 @@ class HousekeepingError(CitybeatError):
 class Housekeeper:
     """The threads. `check` tells whether they live."""
 
-    def __init__(self, url: str, policy: Policy, bounds: Bounds) -> None:
+    def __init__(self, url: str, policy: Policy, bounds: Bounds, sizing: Sizing) -> None:
         self._url: Final = url
         self._policy: Final = policy
         self._bounds: Final = bounds
+        self._sizing: Final = sizing
         self._stop: Final = threading.Event()
         self._failure: BaseException | None = None
-        self._tidy_at = time.monotonic()
+        self._tidy_at = self._fit_at = time.monotonic()
         self._trim_at = time.monotonic()
         self._threads: Final = [
             threading.Thread(target=self._run, args=(name, keep), name=name, daemon=True)
@@ -97,6 +101,10 @@ class Housekeeper:
     def _keep(self, connection: Connection) -> None:
         while not self._stop.is_set():
             done = rollup.advance(connection, rest=_REST)
+            if time.monotonic() >= self._fit_at:
+                for table, length in chunks.fit(connection, self._sizing).items():
+                    _LOG.info("chunks of %s that are yet to be made will be %s long", table, length)
+                self._fit_at = time.monotonic() + _FIT_EVERY
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)

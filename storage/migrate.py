@@ -4,13 +4,14 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.resources import files
 from typing import Final
 
 from psycopg.sql import SQL
 
 from devices.catalogue import Catalogue
-from storage import registry, sql
+from storage import chunks, registry, sql
 from storage.database import Connection, StorageError, translated
 
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -69,7 +70,8 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
     catalogue : Catalogue
         Written to `metrics`; a metric that is no longer in it stays, since series may refer to it.
     chunk_days : dict
-        Days a chunk, by hypertable; takes effect for chunks yet to be made.
+        Days a chunk, by hypertable; takes effect for chunks yet to be made. Ingest makes them shorter where readings are dense
+        (`storage/chunks.py`).
 
     Returns
     -------
@@ -88,8 +90,7 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
         applied = {row[0]: row[1:] for row in connection.execute(_SQL["applied"])}
         _check(applied, available)
         done = [_apply(connection, migration) for migration in available if migration.number not in applied]
-        for table, days in chunk_days.items():
-            connection.execute(_SQL["set_chunk_interval"], {"table": table, "seconds": days * 86_400})
+        chunks.set_intervals(connection, {table: timedelta(days=days) for table, days in chunk_days.items()})
         registry.sync_catalogue(connection, catalogue)
     return done
 

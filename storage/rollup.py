@@ -88,14 +88,13 @@ def advance(connection: Connection, *, rest: Rest = NONE, limit: int = 250_000) 
         parameters = {"limit": limit, "quiet": rest.quiet, "patience": rest.patience}
         row = connection.execute(_SQL["take_marks"], parameters).fetchone()
         assert row is not None
-        ids, months, taken = row
+        ids, taken = row
         if ids is None:
             return 0
         connection.execute(_SQL["no_exclusion"])
-        for month in months:
-            which = {"ids": ids, "month": month}
-            connection.execute(_SQL["advance_15m"], which, prepare=False)
-            emptied = connection.execute(_SQL["emptied"], which, prepare=False).fetchall()
+        for start, stop in connection.execute(_SQL["slices"], {"ids": ids}).fetchall():
+            which = {"ids": ids, "start": start, "stop": stop}
+            emptied = connection.execute(_SQL["advance_15m"], which, prepare=False).fetchall()
             connection.cursor().executemany(
                 _SQL["delete_quarter"], [{"series": series, "bucket": bucket} for series, bucket in emptied]
             )

@@ -24,7 +24,3 @@ SELECT number, name, checksum FROM schema_migrations;
 -- name: note
 -- One more.
 INSERT INTO schema_migrations (number, name, checksum) VALUES (%(number)s, %(name)s, %(checksum)s);
-
--- name: set_chunk_interval
--- For chunks yet to be made.
-SELECT set_chunk_time_interval(%(table)s, make_interval(secs => %(seconds)s));

@@ -191,50 +191,52 @@ WITH due AS MATERIALIZED (
 ), counted AS (
     SELECT ids, bucket, size, sum(size) OVER (ORDER BY first) - size AS before, row_number() OVER (ORDER BY first) AS place FROM sized
 )
-SELECT array_agg(id), array_agg(DISTINCT time_bucket(INTERVAL '30 days', bucket)), (
+SELECT array_agg(id), (
     SELECT sum(size)::int8 FROM counted WHERE place = 1 OR before + size <= %(limit)s
 )
 FROM counted CROSS JOIN LATERAL unnest(ids) AS u(id)
 WHERE place = 1 OR before + size <= %(limit)s;
 
--- name: advance_15m
--- Marked quarter-hours of 30 days become what their minutes say; those that are so already are left alone.
-INSERT INTO readings_15m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
-SELECT k.series_id, k.bucket, q.n, q.n_bad, q.vmin, q.vmax, q.first_at, q.vfirst, q.last_at, q.vlast, q.s1, q.s2
-FROM (
-    SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
-    WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(month)s AND m.bucket < %(month)s::timestamptz + INTERVAL '30 days'
-) k
-CROSS JOIN LATERAL (  -- as merged_minutes, but with constants for bounds, so that the planner leaves out chunks
-    SELECT sum(r.n)::int AS n, sum(r.n_bad)::int AS n_bad, min(r.vmin) AS vmin, max(r.vmax) AS vmax, min(r.first_at) AS first_at,
-        first(r.vfirst, r.first_at) AS vfirst, max(r.last_at) AS last_at, last(r.vlast, r.last_at) AS vlast,
-        sum(r.s1) AS s1, sum(r.s2) AS s2
-    FROM readings_1m r
-    WHERE r.series_id = k.series_id AND r.bucket >= k.bucket AND r.bucket < k.bucket + INTERVAL '15 minutes'
-        AND r.bucket >= %(month)s AND r.bucket < %(month)s::timestamptz + INTERVAL '30 days'
-    HAVING count(*) > 0
-) q
-ORDER BY k.series_id, k.bucket
-ON CONFLICT (series_id, bucket) DO UPDATE SET
-    n = EXCLUDED.n, n_bad = EXCLUDED.n_bad, vmin = EXCLUDED.vmin, vmax = EXCLUDED.vmax, first_at = EXCLUDED.first_at,
-    vfirst = EXCLUDED.vfirst, last_at = EXCLUDED.last_at, vlast = EXCLUDED.vlast, s1 = EXCLUDED.s1, s2 = EXCLUDED.s2
-WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2) IS DISTINCT FROM
-    (EXCLUDED.n, EXCLUDED.n_bad, EXCLUDED.vmin, EXCLUDED.vmax, EXCLUDED.first_at, EXCLUDED.vfirst, EXCLUDED.last_at, EXCLUDED.vlast,
-     EXCLUDED.s1, EXCLUDED.s2);
+-- name: slices
+-- Chunks of minutes in which marked quarter-hours begin, to the end of a quarter-hour; 30 days where there is none. Bounds for the
+-- statements that follow, as constants: with them the planner leaves out all other chunks.
+SELECT DISTINCT coalesce(c.range_start, time_bucket(INTERVAL '30 days', m.bucket)),
+    coalesce(time_bucket(INTERVAL '15 minutes', c.range_end + INTERVAL '15 minutes' - INTERVAL '1 microsecond'),
+        time_bucket(INTERVAL '30 days', m.bucket) + INTERVAL '30 days')
+FROM (SELECT DISTINCT bucket FROM marks_15m WHERE id = ANY(%(ids)s::int8[])) m
+LEFT JOIN timescaledb_information.chunks c ON c.hypertable_schema = current_schema() AND c.hypertable_name = 'readings_1m'
+    AND m.bucket >= c.range_start AND m.bucket < c.range_end
+ORDER BY 1;
 
--- name: emptied
--- Marked quarter-hours of 30 days that have no minute any more.
-SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
-CROSS JOIN LATERAL (
-    SELECT count(*) AS minutes FROM (
-        SELECT FROM readings_1m r
-        WHERE r.series_id = u.series_id AND r.bucket >= m.bucket AND r.bucket < m.bucket + INTERVAL '15 minutes'
-            AND r.bucket >= %(month)s AND r.bucket < %(month)s::timestamptz + INTERVAL '30 days'
-        LIMIT 1
-    ) AS one
-) found
-WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(month)s AND m.bucket < %(month)s::timestamptz + INTERVAL '30 days'
-    AND found.minutes = 0;
+-- name: advance_15m
+-- Marked quarter-hours of a slice become what their minutes say; those that are so already are left alone. Tells which have no minute
+-- any more.
+WITH merged AS MATERIALIZED (
+    SELECT k.series_id, k.bucket, q.n, q.n_bad, q.vmin, q.vmax, q.first_at, q.vfirst, q.last_at, q.vlast, q.s1, q.s2
+    FROM (
+        SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
+        WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(start)s AND m.bucket < %(stop)s
+    ) k
+    CROSS JOIN LATERAL (  -- as merged_minutes, but with constants for bounds, so that the planner leaves out chunks
+        SELECT sum(r.n)::int AS n, sum(r.n_bad)::int AS n_bad, min(r.vmin) AS vmin, max(r.vmax) AS vmax,
+            min(r.first_at) AS first_at, first(r.vfirst, r.first_at) AS vfirst,
+            max(r.last_at) AS last_at, last(r.vlast, r.last_at) AS vlast, sum(r.s1) AS s1, sum(r.s2) AS s2
+        FROM readings_1m r
+        WHERE r.series_id = k.series_id AND r.bucket >= k.bucket AND r.bucket < k.bucket + INTERVAL '15 minutes'
+            AND r.bucket >= %(start)s AND r.bucket < %(stop)s
+    ) q
+), made AS (
+    INSERT INTO readings_15m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+    SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2
+    FROM merged WHERE n IS NOT NULL ORDER BY series_id, bucket
+    ON CONFLICT (series_id, bucket) DO UPDATE SET
+        n = EXCLUDED.n, n_bad = EXCLUDED.n_bad, vmin = EXCLUDED.vmin, vmax = EXCLUDED.vmax, first_at = EXCLUDED.first_at,
+        vfirst = EXCLUDED.vfirst, last_at = EXCLUDED.last_at, vlast = EXCLUDED.vlast, s1 = EXCLUDED.s1, s2 = EXCLUDED.s2
+    WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2) IS DISTINCT FROM
+        (EXCLUDED.n, EXCLUDED.n_bad, EXCLUDED.vmin, EXCLUDED.vmax, EXCLUDED.first_at, EXCLUDED.vfirst, EXCLUDED.last_at,
+         EXCLUDED.vlast, EXCLUDED.s1, EXCLUDED.s2)
+)
+SELECT series_id, bucket FROM merged WHERE n IS NULL;
 
 -- name: delete_quarter
 -- One of them.

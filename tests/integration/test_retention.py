@@ -18,6 +18,7 @@ from ingest.pipeline import Pipeline
 from ingest.reflag import reflag
 from ingest.validate import Limits
 from storage import accounts, flagging, registry, retention, rollup, sources
+from storage.chunks import Sizing
 from storage.database import StorageError, TransientError, connect, translated
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -277,7 +278,7 @@ def test_the_columnstore_needs_the_community_edition(city):
 
 def test_housekeeping_does_it(city):
     city.history()
-    housekeeper = Housekeeper(city.url, KEPT, Bounds(keep=timedelta(minutes=10), bytes=1_000_000))
+    housekeeper = Housekeeper(city.url, KEPT, Bounds(keep=timedelta(minutes=10), bytes=1_000_000), Sizing(longest={}))
     housekeeper.start()
     deadline = time.monotonic() + 30
     while not retention.summary(city.connection)[0].dropped_rows:

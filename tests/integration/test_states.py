@@ -11,6 +11,7 @@ from devices.device import Device, Sensor
 from devices.flags import Flag
 from ingest.housekeeping import Housekeeper
 from storage import outbox, registry, states
+from storage.chunks import Sizing
 from storage.database import connect
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -87,7 +88,7 @@ def test_one_process_at_a_time_looks(city, database):
 def test_housekeeping_notices_and_drops(city, database, fill):
     now = time.time_ns() // 1000
     fill([("d-00", "temperature", now, 20.0, 0)], received_at=now)
-    housekeeper = Housekeeper(database, Policy(), Bounds(keep=timedelta(0), bytes=0))
+    housekeeper = Housekeeper(database, Policy(), Bounds(keep=timedelta(0), bytes=0), Sizing(longest={}))
     with closing(connect(database, application="test writer")) as made, made.transaction():
         outbox.lock_writer(made)
         outbox.append(made.cursor(), outbox.STATES_CHANGED, outbox.decode(bytes(22), 1))
