@@ -5,8 +5,9 @@ of the processors, by process, the highest resident memory of ingest, and the st
 first size of its list, in the same run: `cost` is how many times as much a reading costs.
 
 - *series*: cities of so many series, with empty tables.
-- *stored*: the city of 60,000 series with so many readings behind it, 10 s apart, and their rollups, all in one chunk, which is the
-  dearest place for them.
+- *stored*: the city of 60,000 series with so many readings behind it, as live traffic leaves them: a minute apart, with a row of
+  the rollup each, in chunks as ingest has them made. Live traffic goes on at the beginning of an hour, and so of a chunk, and
+  fills most of it; on a server whose memory and log have been used before.
 - *workers*: as many processes of ingest.
 """
 
@@ -39,7 +40,11 @@ STORED: Final = (1_000_000, 10_000_000)
 ALL_STORED: Final = (*STORED, 100_000_000)
 WORKERS: Final = (1, 2, 3)
 #: us between two readings of the stored past.
-_EVERY: Final = 10_000_000
+_EVERY: Final = MINUTE
+_HOUR: Final = 60 * MINUTE
+#: Readings that are written, and dropped, before the first size: memory that a new server has not touched, and log files that it
+#: has yet to make, would else be paid for by the first.
+_BEFORE: Final = 8_000_000
 _INTO: Final = "COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
 _ROLLUP: Final = "(series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY)"
 _INTO_1M: Final[Query] = f"COPY readings_1m {_ROLLUP}"
@@ -64,9 +69,11 @@ def series(running: scene.Servers, sizes: Sequence[int] = SERIES, seconds: float
     return rows
 
 
-def stored(running: scene.Servers, sizes: Sequence[int] = STORED, seconds: float = 8.0) -> list[dict[str, Any]]:
+def stored(running: scene.Servers, sizes: Sequence[int] = STORED, seconds: float = 20.0) -> list[dict[str, Any]]:
     """A row a number of readings that are there already."""
     city, rows = City(), list[dict[str, Any]]()
+    with scene.opened(running, city.registrations()) as opened:
+        _Past(opened).fill(_BEFORE)
     with scene.opened(running, city.registrations()) as opened:
         past = _Past(opened)
         for size in sizes:
@@ -94,13 +101,11 @@ def _measured(
     workers: int = 1,
     boot: str = "growth",
 ) -> dict[str, Any]:
-    # The store alone first, then the whole way, from where the store came to.
-    with closing(
-        store.Writer(opened, Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=f"{boot}-store"))
-    ) as writer:
+    # The store alone first, then the whole way, in the chunk after it.
+    with closing(store.Writer(opened, Traffic(city=city, shape=LIVE, start=_next_hour(opened), boot=f"{boot}-store"))) as writer:
         took = [writer.next() for _ in range(store.WARM + _ROUNDS)][store.WARM :]
     alone = float(np.median([1e6 * spent / len(new) for spent, new in took]))
-    traffic = Traffic(city=city, shape=LIVE, start=scene.next_start(opened), boot=boot)
+    traffic = Traffic(city=city, shape=LIVE, start=_next_hour(opened), boot=boot)
     readings = round((seconds + end_to_end.RAMP) * end_to_end.MOST["live"])
     payloads = prepare(opened.place / "packets", traffic, city.sources, readings=readings)
     result = end_to_end.run(opened, traffic, payloads, seconds=seconds, workers=workers)
@@ -121,6 +126,11 @@ def _measured(
     row["limit"] = "the first size of the list" if before else "itself"
     print(f"measured {name}", file=sys.stderr)
     return row
+
+
+def _next_hour(opened: scene.Scene) -> int:
+    """The beginning of the first hour that nothing is stored of, and so of a chunk of this city."""
+    return -(-scene.next_start(opened) // _HOUR) * _HOUR
 
 
 class _Past:
@@ -179,10 +189,10 @@ if __name__ == "__main__":
     parser.add_argument("--series", type=int, nargs="*", default=SERIES)
     parser.add_argument("--stored", type=int, nargs="*", default=STORED)
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of the steady part; stored: 2.5 times that")
     told = parser.parse_args()
     with scene.servers() as servers:
         table = series(servers, told.series, told.seconds) if told.series else []
-        table += stored(servers, told.stored, told.seconds) if told.stored else []
+        table += stored(servers, told.stored, 2.5 * told.seconds) if told.stored else []
         table += workers(servers, told.workers, told.seconds) if told.workers else []
     print(json.dumps(table, indent=2))

@@ -33,10 +33,6 @@ MANY: Final = 1_000
 _CLIENT: Final = "bench-peer"
 _RAMP: Final = 1.0
 _LOOK: Final = 0.01
-_TABLE: Final = (
-    "CREATE TABLE peer (LIKE readings INCLUDING ALL)",
-    "SELECT create_hypertable('peer', by_range('time', INTERVAL '7 days'), create_default_indexes => false)",
-)
 _INSERT: Final = """
 INSERT INTO peer (time, received_at, value, series_id, flags)
 VALUES (timestamptz 'epoch' + %s * interval '1 millisecond', now(), %s, %s, 0) ON CONFLICT DO NOTHING
@@ -71,8 +67,7 @@ def against(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str
 def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, seconds: float) -> float:
     """Readings a second that a peer commits."""
     opened.connection.execute("DROP TABLE IF EXISTS peer")
-    for statement in _TABLE:
-        opened.connection.execute(statement)
+    scene.make_like(opened.connection, "peer", "readings")
     context = multiprocessing.get_context("spawn")
     shared = context.RawArray(ctypes.c_int64, 3)  # messages and readings committed; 1: ready
     process = context.Process(target=_serve, args=(peer, opened.servers.mqtt_url, opened.url, shared), daemon=True)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -29,12 +30,18 @@ from devices.catalogue import builtin
 from devices.device import Device
 from stack.model import MOSQUITTO, TIMESCALEDB
 from stack.process import free_port
-from storage import migrate, registry
+from storage import chunks, migrate, registry
+from storage.chunks import Sizing
 from storage.database import Connection, connect
 
 #: As settings have them.
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
+_MAKE_HYPERTABLE = """
+SELECT create_hypertable(
+    %(table)s, by_range(column_name::name, time_interval), create_default_indexes => false, if_not_exists => true)
+FROM timescaledb_information.dimensions WHERE hypertable_schema = current_schema() AND hypertable_name = %(like)s
+"""
 #: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
 _BEFORE = 2880 * MINUTE
 #: Devices of one registration: a city's whole file, but no more than one value of JSON can hold.
@@ -129,6 +136,8 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
     ):
         for first in range(0, len(devices), _TOGETHER):
             registry.register(connection, devices[first : first + _TOGETHER])
+        # As ingest does when it starts. A table that no ingest writes to is filled as if there were one.
+        chunks.fit(connection, Sizing(longest={table: timedelta(days=CHUNKS[table]) for table in ("readings", "readings_1m")}))
         # As a city that has been running: statistics of what changed last are not made while it is measured.
         for table in ("devices", "series", "sources"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
@@ -232,6 +241,13 @@ def environment(scene: Scene) -> dict[str, str]:
         "CITYBEAT_CLIENT_ID": _CLIENT,
         "CITYBEAT_INGEST_PORT": "0",
     }
+
+
+def make_like(connection: Connection, table: str, ours: str) -> None:
+    """A hypertable like one of ours, unless it is there: same columns, same key, chunks as long."""
+    names = sql.Identifier(table), sql.Identifier(ours)
+    connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)").format(*names))
+    connection.execute(_MAKE_HYPERTABLE, {"table": table, "like": ours})
 
 
 @contextmanager

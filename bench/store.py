@@ -41,15 +41,8 @@ from storage.write import encode_readings
 
 #: Batches that are written before any is counted: plans, caches, and late readings that have something to be late for.
 WARM: Final = 4
-_HYPERTABLE: Final = "create_default_indexes => false, if_not_exists => true"
-_TABLES: Final[tuple[Query, ...]] = (
-    "CREATE TABLE IF NOT EXISTS bare (LIKE readings INCLUDING ALL)",
-    f"SELECT create_hypertable('bare', by_range('time', INTERVAL '7 days'), {_HYPERTABLE})",
-    "CREATE TABLE IF NOT EXISTS merged (LIKE readings INCLUDING ALL)",
-    f"SELECT create_hypertable('merged', by_range('time', INTERVAL '7 days'), {_HYPERTABLE})",
-    "CREATE TABLE IF NOT EXISTS merged_1m (LIKE readings_1m INCLUDING ALL)",
-    f"SELECT create_hypertable('merged_1m', by_range('bucket', INTERVAL '30 days'), {_HYPERTABLE})",
-)
+#: Tables for the limits, and ours that each is like: same columns, same key, chunks as long.
+_LIKE: Final = {"bare": "readings", "merged": "readings", "merged_1m": "readings_1m"}
 _TEMPORARY: Final = "CREATE TEMPORARY TABLE incoming (LIKE readings_1m) ON COMMIT DELETE ROWS"
 _COPY_BARE: Final = "COPY bare (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
 _COPY_MERGED: Final = "COPY merged (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)"
@@ -161,8 +154,8 @@ def compare(opened: scene.Scene, shape: Shape, rounds: int) -> Times:
 
 def make_tables(connection: Connection) -> None:
     """Tables for the limits, unless they are there: a second workload finds in them what it finds in ours."""
-    for statement in _TABLES:
-        connection.execute(statement)
+    for table, like in _LIKE.items():
+        scene.make_like(connection, table, like)
 
 
 def prepare(connection: Connection) -> None:
