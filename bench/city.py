@@ -2,7 +2,8 @@
 
 10,000 sensors, five at each of 2,000 stations: thermometers of a hundred stations report once a minute, as what a chart shows does,
 all others every eleven minutes, so that a week of readings comes to ten million. Rows lie as live traffic leaves them: in order of
-arrival, hour by hour, and within an hour by series. The database is kept in its home for the next run.
+arrival, hour by hour, and within an hour by series, in chunks as ingest has them made. The database is kept in its
+home for the next run.
 """
 
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,7 +31,7 @@ from devices.batch import NEVER, Batch, Int32, Int64
 from devices.catalogue import builtin
 from devices.registry import Registry
 from stack.process import free_port
-from storage import migrate, minutes, registry, write
+from storage import chunks, migrate, minutes, registry, write
 from storage.database import Connection, connect
 from storage.store import Store
 
@@ -44,6 +46,11 @@ METRIC = "temperature"
 START = 1_767_225_600_000_000
 HOUR = 3_600_000_000
 DAYS = 7
+#: Days a chunk: as ingest would have them made of so many readings a day.
+_DAYS_EACH = {
+    table: chunks.interval(READINGS / DAYS, timedelta(days=scene.CHUNKS[table]), chunks.ROWS) / timedelta(days=1)
+    for table in ("readings", "readings_1m")
+}
 #: Columns of a rollup, in the order of `minutes.encode_partials`.
 _ROLLUP = "series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2"
 #: Readings of a slow sensor: what is left of ten million.
@@ -75,9 +82,9 @@ class City:
 @contextmanager
 def served(home: Path) -> Iterator[City]:
     """The city, filled where it is empty, and `citybeat api` as a process."""
-    settings = stack.StackSettings(home=home / "bench-city", root=scene.root(), pg_port=0, mqtt_port=0)
+    settings = stack.StackSettings(home=home / "bench-city-days", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
-        migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0})
+        migrate.migrate(connection, builtin(), chunk_days={**scene.CHUNKS, **_DAYS_EACH})
         registry.register(connection, workload.devices(SENSORS // len(workload.METRICS)))
         found = connection.execute(
             "SELECT device_id, id FROM series WHERE metric = %s ORDER BY device_id LIMIT %s", (METRIC, QUICK)

@@ -20,7 +20,7 @@ from ingest.lane import Patience
 from ingest.pipeline import Pipeline
 from ingest.validate import Limits
 from stack import StackSettings
-from storage.chunks import Sizing
+from storage.chunks import ROWS, Sizing
 from storage.keys import Scope
 from storage.outbox import Bounds
 from storage.retention import Policy
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     )
     chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup at most.")
     chunk_rows: PositiveInt = Field(
-        5_000_000,
+        ROWS,
         description="Rows a chunk of either; where more come, ingest makes new chunks a day, six hours or an hour long.",
     )
     chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")

@@ -26,6 +26,9 @@ _LOCK: Final = 0x6368756E
 _DAY: Final = timedelta(days=1)
 #: What an interval may be, beside the setting itself: parts of each other, so that a chunk begins where a longer one ends.
 _STEPS: Final = (timedelta(days=7), _DAY, timedelta(hours=6), timedelta(hours=1))
+#: A chunk of readings, or of minutes, has about so many at most, unless it is an hour long. 5 million are some 400 MB of readings
+#: with their key, or 80 rows of each of 60,000 series.
+ROWS: Final = 5_000_000
 #: Back from the newest reading, where it is seen how often series speak. Who says less than once in it does not count.
 _WINDOW: Final = timedelta(hours=6)
 #: Series that are looked at, spread over all: their mean tells enough for steps of four and more.
@@ -39,9 +42,7 @@ class Sizing:
     """How long chunks are to be."""
 
     longest: Mapping[str, timedelta]  # by hypertable; those that are not named are left alone
-    #: A chunk of readings, or of minutes, has about so many at most, unless it is an hour long. 5 million are some 400 MB of
-    #: readings with their key, or 80 rows of each of 60,000 series.
-    rows: int = 5_000_000
+    rows: int = ROWS
 
 
 def fit(connection: Connection, sizing: Sizing) -> dict[str, timedelta]:
