@@ -5,7 +5,7 @@ Law: every function works inside the caller's transaction, which holds the advis
 here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -54,9 +54,10 @@ def prepare(connection: Connection) -> None:
     connection.execute(_SQL["temporary_tables"])
 
 
-def encode_partials(partials: Partials) -> bytes:
-    """One-minute partials as COPY BINARY."""
-    return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
+def encode_partials(partials: Partials, rows: Int64 | None = None) -> Iterator[bytes]:
+    """One-minute partials, or those of these rows, as COPY BINARY, block by block (`RowFormat.blocks`)."""
+    columns = {name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns}
+    return _PARTIALS.blocks(rows, **columns)
 
 
 def mark(connection: Connection, partials: Partials) -> None:
@@ -129,7 +130,7 @@ def replace_late(connection: Connection, partials: Partials, late: Int64, kind: 
     # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
     between = (partials.n > 0) & (partials.last_at < newest)
     after = np.where(between, partials.last_at, FOREVER)
-    touched = _TOUCHED.encode(series_id=partials.series, bucket=partials.bucket, after=after)
+    touched = _TOUCHED.blocks(series_id=partials.series, bucket=partials.bucket, after=after)
     _copy(connection, "copy_touched", touched)
     if between.any():
         bounds = {"oldest": _timestamp(int(after.min())), "newest": _timestamp(int(newest.max()))}
@@ -151,7 +152,7 @@ def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int
     connection.execute(_SQL["no_exclusion"])
     counter = kind[changed.series] == KIND_CODES[Kind.COUNTER]
     after = np.where(counter, changed.time, FOREVER)
-    touched = _TOUCHED.encode(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
+    touched = _TOUCHED.blocks(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
     _copy(connection, "copy_touched", touched)
     if counter.any():
         bounds = {"oldest": _timestamp(int(changed.time.min())), "newest": "infinity"}
@@ -263,9 +264,10 @@ def _read(connection: Connection, name: str, parameters: dict[str, object], row:
         return row.decode(b"".join(bytes(part) for part in copy))
 
 
-def _copy(connection: Connection, name: str, data: bytes) -> None:
+def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
     with connection.cursor().copy(_SQL[name]) as copy:
-        copy.write(data)
+        for block in blocks:
+            copy.write(block)
 
 
 def _timestamp(us: int) -> str:
