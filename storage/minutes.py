@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devices.aggregate import downsample
-from devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int64, Partials
+from devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int32, Int64, Partials
 from devices.catalogue import Kind
 from devices.flags import BAD, Flag, is_bad
 from devices.registry import KIND_CODES
@@ -60,11 +60,11 @@ def encode_partials(partials: Partials, rows: Int64 | None = None) -> Iterator[b
     return _PARTIALS.blocks(rows, **columns)
 
 
-def mark(connection: Connection, partials: Partials) -> None:
-    """Mark the quarter-hours of partials that this transaction merged, sorted by series."""
-    quarter = partials.bucket // QUARTER
+def mark(connection: Connection, series: Int32, bucket: Int64) -> None:
+    """Mark the quarter-hours of minutes that this transaction merged, sorted by series."""
+    quarter = bucket // QUARTER
     order = np.argsort(quarter, kind="stable")  # each quarter-hour's series stay in order
-    series, quarter = partials.series[order], quarter[order]
+    series, quarter = series[order], quarter[order]
     new = np.concatenate([[True], (quarter[1:] != quarter[:-1]) | (series[1:] != series[:-1])])
     series, quarter = series[new], quarter[new]
     starts = np.flatnonzero(np.concatenate([[True], quarter[1:] != quarter[:-1]]))

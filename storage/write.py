@@ -244,11 +244,9 @@ class Transaction:
         before, ahead = minutes.counters_state(self.connection, new, kind)
         partials = downsample(new, kind, before)
         late = ahead[partials.series] > NEVER
-        if not late.any():
-            self._merge_1m(partials, newest)
-            return
-        self._merge_1m(minutes.take(partials, ~late), newest)
-        minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
+        self._merge_1m(partials, np.flatnonzero(~late), newest)
+        if late.any():
+            minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
 
     def merge_latest(self, new: Batch, same_since: Int64, newest: Int64) -> None:
         """Bring `latest` up to date with new readings.
@@ -368,17 +366,18 @@ class Transaction:
 
     # --- steps of merge_rollups --------------------------------------------------------------------------------------------
 
-    def _merge_1m(self, partials: Partials, newest: Int64) -> None:
-        """Add one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
-        if len(partials) == 0:
+    def _merge_1m(self, partials: Partials, rows: Int64, newest: Int64) -> None:
+        """Add these one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
+        if len(rows) == 0:
             return
-        straight = partials.bucket > newest[partials.series]
-        if not self._straight("copy_straight_1m", minutes.encode_partials(partials, np.flatnonzero(straight)), straight):
+        series, bucket = partials.series[rows], partials.bucket[rows]
+        straight = bucket > newest[series]
+        if not self._straight("copy_straight_1m", minutes.encode_partials(partials, rows[straight]), straight):
             straight[:] = False
         if not straight.all():
-            self._copy("copy_1m", minutes.encode_partials(partials, np.flatnonzero(~straight)))
+            self._copy("copy_1m", minutes.encode_partials(partials, rows[~straight]))
             self._cursor.execute(_SQL["merge_1m"])
-        minutes.mark(self.connection, partials)
+        minutes.mark(self.connection, series, bucket)
 
     # --- steps of insert ---------------------------------------------------------------------------------------------------
 
