@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -166,6 +166,7 @@ def _hour(rng: np.random.Generator, series: Int32, every: Int64, first: int) -> 
     )
 
 
-def _copy(connection: Connection, into: str, rows: bytes) -> None:
+def _copy(connection: Connection, into: str, rows: Iterable[bytes]) -> None:
     with connection.cursor().copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(rows)
+        for block in rows:
+            copy.write(block)

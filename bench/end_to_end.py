@@ -35,8 +35,8 @@ _COMMITS = 5
 _LOOK = 0.01
 #: Readings/s for which payloads are made ahead; a system that takes more has a shorter run.
 MOST = {"live": 200_000, "catchup": 350_000, "singles": 35_000}
-#: Messages between sender and commit. Under two full batches (4 MiB, or 5,000 messages): one is being written while the next fills.
-WINDOW = {100: 1_000, 1: 9_000}
+#: Messages between sender and commit. Under two full batches (8 MiB, or 5,000 messages): one is being written while the next fills.
+WINDOW = {100: 2_000, 1: 9_000}
 #: s for the rest to be committed when the sender has ended.
 _DRAIN = 60.0
 

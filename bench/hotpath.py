@@ -87,8 +87,9 @@ def _ours(batch: list[Message], registry: Any) -> None:
     read = decode(batch, max_bytes=4 * 1024 * 1024)
     prepared = judge(read, np.ones(len(batch), np.int32), registry, Limits(), History.empty(len(registry.owner)))
     rows = prepared.judged.batch
-    write.encode_readings(rows)
-    minutes.encode_partials(downsample(rows, registry.kind))
+    for blocks in (write.encode_readings(rows), minutes.encode_partials(downsample(rows, registry.kind))):
+        for _ in blocks:
+            pass
 
 
 def _limit(batch: list[Message]) -> None:

@@ -102,8 +102,8 @@ def _bare(opened: scene.Scene, traffic: Traffic) -> list[float]:
         took = []
         for number in range(_BARE):
             one = new.take(np.array([number]))
-            work = partial(store.merge, bare, encode_readings(one), minutes.encode_partials(downsample(one, writer.registry.kind)))
-            took.append(store.timed(bare, work))
+            rows, partials = encode_readings(one), minutes.encode_partials(downsample(one, writer.registry.kind))
+            took.append(store.timed(bare, partial(store.merge, bare, list(rows), list(partials))))
     return took[_BARE // 10 :]
 
 

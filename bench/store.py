@@ -11,7 +11,7 @@ Each batch is written by all three, one after the other, each committed; so they
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,8 +140,8 @@ def compare(opened: scene.Scene, shape: Shape, rounds: int) -> Times:
         prepare(bare)
         for number in range(WARM + rounds):
             ours, new = writer.next()
-            rows = encode_readings(new)
-            partials = minutes.encode_partials(downsample(new, writer.registry.kind))
+            rows = list(encode_readings(new))
+            partials = list(minutes.encode_partials(downsample(new, writer.registry.kind)))
             copied = timed(bare, partial(copy, bare, _COPY_BARE, rows))
             merged = timed(bare, partial(merge, bare, rows, partials))
             if number >= WARM:
@@ -171,13 +171,14 @@ def timed(connection: Connection, work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def copy(connection: Connection, statement: Query, rows: bytes) -> None:
+def copy(connection: Connection, statement: Query, rows: Iterable[bytes]) -> None:
     """One COPY."""
     with connection.cursor().copy(statement) as into:
-        into.write(rows)
+        for block in rows:
+            into.write(block)
 
 
-def merge(connection: Connection, rows: bytes, partials: bytes) -> None:
+def merge(connection: Connection, rows: Iterable[bytes], partials: Iterable[bytes]) -> None:
     """The bare COPY and merge."""
     copy(connection, _COPY_MERGED, rows)
     copy(connection, _COPY_MINUTES, partials)

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     spool_after_s: PositiveFloat = Field(2, description="Seconds that messages wait for the database before they go to the spool.")
     max_message_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes; a larger payload is quarantined unread.")
     batch_messages: PositiveInt = Field(5_000, description="Messages a transaction at most; Receive Maximum is twice that.")
-    batch_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes of payload a transaction at most.")
+    batch_bytes: PositiveInt = Field(8 * 1024 * 1024, description="Bytes of payload a transaction at most.")
     batch_linger_s: PositiveFloat = Field(0.03, description="Seconds that a batch waits for company after its first message.")
     oldest_s: float = Field(
         978_307_200, description="Seconds since 1970 UTC; an earlier time is a clock's fault (default 2001-01-01)."

@@ -4,6 +4,8 @@
 recomputed from raw.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,15 +52,20 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
         raise ValueError("the batch must be sorted by series, then time, without repeats")
     starts = np.flatnonzero(np.concatenate([[True], steps | (bucket[1:] != bucket[:-1])]))
     good = ~is_bad(batch.flags)
+    all_good = bool(good.all())
+
+    def unless_bad(column: NDArray[Any], neutral: float | np.int64) -> NDArray[Any]:
+        return column if all_good else np.where(good, column, neutral)  # bad readings are few, and in most batches there is none
+
     kinds = kind[batch.series]
-    x1, x2 = _summands(np.where(good, batch.value, 0.0), kinds)
+    x1, x2 = _summands(unless_bad(batch.value, 0.0), kinds)
     counted = np.flatnonzero(good & (kinds == KIND_CODES[Kind.COUNTER]))
     if len(counted):
         x1[counted] = increases(batch.series[counted], batch.value[counted], before)
-    x1, x2 = np.where(good, x1, 0.0), np.where(good, x2, 0.0)
-    vmin, vmax = np.where(good, batch.value, np.inf), np.where(good, batch.value, -np.inf)
+    x1, x2 = unless_bad(x1, 0.0), unless_bad(x2, 0.0)
+    vmin, vmax = unless_bad(batch.value, np.inf), unless_bad(batch.value, -np.inf)
     if len(starts) == n:  # each reading is its minute's only one, as sensors that report once a minute make it
-        only, n_good = np.where(good, batch.value, 0.0), good.astype(np.int32)
+        only, n_good = unless_bad(batch.value, 0.0), good.astype(np.int32)
         return Partials(
             series=batch.series,
             bucket=bucket,
@@ -66,9 +73,9 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
             n_bad=1 - n_good,
             vmin=vmin,
             vmax=vmax,
-            first_at=np.where(good, batch.time, FOREVER),
+            first_at=unless_bad(batch.time, FOREVER),
             vfirst=only,
-            last_at=np.where(good, batch.time, NEVER),
+            last_at=unless_bad(batch.time, NEVER),
             vlast=only,
             s1=x1,
             s2=x2,

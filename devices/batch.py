@@ -41,7 +41,10 @@ class Batch:
         Parameters
         ----------
         rows : (k,) int64, or (n,) bool
+            A mask of all rows, which nearly every mask is, gives the batch itself; so nobody writes into its arrays.
         """
+        if rows.dtype == np.bool_ and rows.all():
+            return self
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 

@@ -87,8 +87,10 @@ class Registry:
     calibration_from: Int64  # (c,) us since 1970 UTC, ascending within a series; NEVER: from the beginning
     calibration_scale: Float64  # (c,)
     calibration_offset: Float64  # (c,)
-    # Series of whole messages by the text of their names, for `ingest.resolve` to keep. It goes with the snapshot: it is never old.
+    # Series of whole messages by the text of their names, for `ingest.resolve` to keep, and hashes of such texts that came once.
+    # They go with the snapshot: they are never old.
     known: dict[str, Int32] = field(default_factory=dict, compare=False, repr=False)
+    heard: set[int] = field(default_factory=set, compare=False, repr=False)
 
 
 def build(

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 from devices.errors import CitybeatError
 from ingest.inbox import BatchSize, Inbox
 from ingest.message import Message
-from ingest.protocol import Answer, Committed, Ready, Request, Trouble
+from ingest.protocol import Answer, Committed, Ready, Request, Trouble, send
 from ingest.spool import Row, Spool, SpoolDamagedError, SpoolFullError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -275,7 +275,7 @@ class Lane:
     def _say(self, request: Request) -> None:
         if self._line is not None:
             try:
-                self._line.send(request)
+                send(self._line, request)
             except OSError:
                 self._hang_up()
 

@@ -1,7 +1,8 @@
 """Names to series: which series a reading belongs to, and whether its source may send it. Pure.
 
-What a message's names came to is kept, with the snapshot that it came from (`devices.names` says why). 50,000 readings in messages
-of 100 take 0.5 ms so, and 4 ms one by one.
+What a message's names came to is kept, with the snapshot that it came from (`devices.names` says why), when they come for the
+second time: gateways that put every message together anew would fill memory with what never comes again. 50,000 readings in
+messages of 100 take 0.5 ms so, and 4 ms one by one.
 """
 
 from itertools import repeat
@@ -15,9 +16,9 @@ from devices.errors import Reason
 from devices.names import Names, flat
 from devices.registry import Registry
 
-#: Messages whose names are kept, and characters of the names of one. A message of 100 readings takes some 2 kB, so that 10,000 of
-#: them, the messages of a million series, take 20 MB; whatever is sent, they take 100 MB. When it is full it is emptied, and what
-#: is still being sent comes back.
+#: Messages whose names are kept, and characters of the names of one. A message of 100 readings takes some 3 kB, so that 10,000 of
+#: them, the messages of a million series, take 30 MB; whatever is sent, they take 100 MB. When it is full it is emptied, and what
+#: is still being sent comes back. As many are remembered to have come once, which takes 1 MB.
 _KEPT: Final = 10_000
 _LONGEST: Final = 8_000
 
@@ -62,11 +63,22 @@ def _look_up(names: Names, registry: Registry) -> Int32:
     found = map(registry.series.get, zip(*names.lists(), strict=True), repeat(0))
     series = np.fromiter(found, np.int32, names.count)
     if names.text and len(names.text) <= _LONGEST:
+        _keep(names.text, series, registry)
+    return series
+
+
+def _keep(text: str, series: Int32, registry: Registry) -> None:
+    """Keep what a text came to, if it was heard before; a text of the same hash counts, which does no harm."""
+    number = hash(text)
+    if number in registry.heard:
         if len(registry.known) >= _KEPT:
             registry.known.clear()
         series.setflags(write=False)
-        registry.known[names.text] = series
-    return series
+        registry.known[text] = series
+    else:
+        if len(registry.heard) >= _KEPT:
+            registry.heard.clear()
+        registry.heard.add(number)
 
 
 def _refusal(decoded: Decoded, row: int, device: str, metric: str, registry: Registry, known: Bools, source: int) -> Refusal:

@@ -19,7 +19,7 @@ from ingest.commit import Written
 from ingest.housekeeping import Housekeeper
 from ingest.memory import keep_freed_memory, spare_the_collector
 from ingest.pipeline import Pipeline
-from ingest.protocol import Committed, Ready, Request, Trouble
+from ingest.protocol import Committed, Ready, Trouble, receive
 from storage.database import DatabaseUnavailableError, StorageError, TransientError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
                 _open(pipeline, line)
             if not line.poll(_IDLE):
                 continue
-            request: Request = line.recv()
+            request = receive(line)
             began = time.monotonic()
             written = pipeline.process(request.messages, closed, batch_id=request.id, trouble=trouble)
             if written is None:

@@ -5,7 +5,7 @@ Law: every function works inside the caller's transaction, which holds the advis
 here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devices.aggregate import downsample
-from devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int64, Partials
+from devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int32, Int64, Partials
 from devices.catalogue import Kind
 from devices.flags import BAD, Flag, is_bad
 from devices.registry import KIND_CODES
@@ -54,16 +54,17 @@ def prepare(connection: Connection) -> None:
     connection.execute(_SQL["temporary_tables"])
 
 
-def encode_partials(partials: Partials) -> bytes:
-    """One-minute partials as COPY BINARY."""
-    return _PARTIALS.encode(**{name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns})
+def encode_partials(partials: Partials, rows: Int64 | None = None) -> Iterator[bytes]:
+    """One-minute partials, or those of these rows, as COPY BINARY, block by block (`RowFormat.blocks`)."""
+    columns = {name: getattr(partials, "series" if name == "series_id" else name) for name in _PARTIALS.columns}
+    return _PARTIALS.blocks(rows, **columns)
 
 
-def mark(connection: Connection, partials: Partials) -> None:
-    """Mark the quarter-hours of partials that this transaction merged, sorted by series."""
-    quarter = partials.bucket // QUARTER
+def mark(connection: Connection, series: Int32, bucket: Int64) -> None:
+    """Mark the quarter-hours of minutes that this transaction merged, sorted by series."""
+    quarter = bucket // QUARTER
     order = np.argsort(quarter, kind="stable")  # each quarter-hour's series stay in order
-    series, quarter = partials.series[order], quarter[order]
+    series, quarter = series[order], quarter[order]
     new = np.concatenate([[True], (quarter[1:] != quarter[:-1]) | (series[1:] != series[:-1])])
     series, quarter = series[new], quarter[new]
     starts = np.flatnonzero(np.concatenate([[True], quarter[1:] != quarter[:-1]]))
@@ -129,7 +130,7 @@ def replace_late(connection: Connection, partials: Partials, late: Int64, kind: 
     # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
     between = (partials.n > 0) & (partials.last_at < newest)
     after = np.where(between, partials.last_at, FOREVER)
-    touched = _TOUCHED.encode(series_id=partials.series, bucket=partials.bucket, after=after)
+    touched = _TOUCHED.blocks(series_id=partials.series, bucket=partials.bucket, after=after)
     _copy(connection, "copy_touched", touched)
     if between.any():
         bounds = {"oldest": _timestamp(int(after.min())), "newest": _timestamp(int(newest.max()))}
@@ -151,7 +152,7 @@ def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int
     connection.execute(_SQL["no_exclusion"])
     counter = kind[changed.series] == KIND_CODES[Kind.COUNTER]
     after = np.where(counter, changed.time, FOREVER)
-    touched = _TOUCHED.encode(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
+    touched = _TOUCHED.blocks(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
     _copy(connection, "copy_touched", touched)
     if counter.any():
         bounds = {"oldest": _timestamp(int(changed.time.min())), "newest": "infinity"}
@@ -263,9 +264,10 @@ def _read(connection: Connection, name: str, parameters: dict[str, object], row:
         return row.decode(b"".join(bytes(part) for part in copy))
 
 
-def _copy(connection: Connection, name: str, data: bytes) -> None:
+def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
     with connection.cursor().copy(_SQL[name]) as copy:
-        copy.write(data)
+        for block in blocks:
+            copy.write(block)
 
 
 def _timestamp(us: int) -> str:

@@ -1,16 +1,17 @@
 """PostgreSQL's COPY BINARY format from and to NumPy, for rows of fixed width without NULL.
 
 A row is one record of a big-endian structured array, so that encoding 100,000 rows is a handful of array copies
-(psycopg's `write_row` takes about 187 ms for that, this about 1). The format: PostgreSQL manual, COPY, "Binary Format".
+(psycopg's `write_row` takes about 187 ms for that, this about 1). The server gets them block by block: all of them together are
+twice as large as what they are made of, and nobody needs them. The format: PostgreSQL manual, COPY, "Binary Format".
 """
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from devices.batch import FOREVER, NEVER
+from devices.batch import FOREVER, NEVER, Int64
 
 Type = Literal["int2", "int4", "int8", "float8", "timestamptz"]
 
@@ -20,7 +21,8 @@ _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of
 _TRAILER: Final = b"\xff\xff"
 #: Bytes of rows that are filled at once. The same block is filled again and again, so it stays in the processor's second cache, its
 #: constant bytes are written once, and the columns' strided writes cost little. 50,000 rows of 12 columns (7 MB): 0.8 ms so (half
-#: or twice as much: 0.9 and 0.8), 5 to 11 ms in one piece, 1.1 ms if the columns are swapped to big-endian first.
+#: or twice as much: 0.9 and 0.8), 5 to 11 ms in one piece, 1.1 ms if the columns are swapped to big-endian first. psycopg hands as
+#: much to libpq as it is; of more it makes pieces of this size, which are copies.
 _BLOCK: Final = 128 * 1024
 #: NumPy dtype of each type as the server sends it.
 WIRE: Final[Mapping[Type, str]] = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
@@ -57,12 +59,18 @@ class RowFormat:
             self._blank[f"{name} length"] = np.dtype(WIRE[kind]).itemsize
 
     def encode(self, **values: ArrayLike) -> bytes:
-        """Rows as the bytes of a COPY … FROM STDIN (FORMAT BINARY).
+        """All that `blocks` gives, at once."""
+        return b"".join(self.blocks(**values))
+
+    def blocks(self, rows: Int64 | None = None, /, **values: ArrayLike) -> Iterator[bytes]:
+        """Rows as the bytes of a COPY … FROM STDIN (FORMAT BINARY), each block made when it is asked for.
 
         Parameters
         ----------
+        rows : (k,) int64, optional
+            Which rows, in this order; None: all. They are picked block by block, so that no column is copied for it.
         **values : (n,) arrays, one for each column
-            Cast to the column's type; NaN and infinities are kept.
+            Cast to the column's type; NaN and infinities are kept. They must not change before the last block.
 
         Raises
         ------
@@ -75,19 +83,20 @@ class RowFormat:
         lengths = {len(column) for column in arrays.values()}
         if len(lengths) != 1:
             raise ValueError(f"columns of different lengths: {sorted(lengths)}")
-        n = lengths.pop()
-        for name, kind in self.columns.items():
-            if kind == "timestamptz":
-                arrays[name] = _to_server(arrays[name])
+        return self._blocks(arrays, rows, lengths.pop() if rows is None else len(rows))
+
+    def _blocks(self, arrays: Mapping[str, NDArray[Any]], rows: Int64 | None, n: int) -> Iterator[bytes]:
         size = max(1, _BLOCK // self._row.itemsize)
         block = np.full(min(n, size), self._blank)
-        pieces = [_HEADER]
+        yield _HEADER
         for start in range(0, n, size):
-            rows = block[: n - start]
-            for name in self.columns:
-                rows[name] = arrays[name][start : start + size]
-            pieces.append(rows.tobytes())
-        return b"".join([*pieces, _TRAILER])
+            piece: Any = slice(start, start + size) if rows is None else rows[start : start + size]
+            filled = block[: n - start]
+            for name, kind in self.columns.items():
+                column = arrays[name][piece]
+                filled[name] = _to_server(column) if kind == "timestamptz" else column
+            yield filled.tobytes()
+        yield _TRAILER
 
     def decode(self, data: bytes) -> dict[str, NDArray[np.generic]]:
         """Columns of a COPY … TO STDOUT (FORMAT BINARY), in native byte order.

@@ -3,7 +3,7 @@
 Nothing here judges a reading: flags, refusals and partials come in as arrays, and the database's answers go out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -184,7 +184,7 @@ class Transaction:
         first = np.concatenate([[True], ~repeats])
         heads = np.flatnonzero(first)
         straight = batch.time[heads] > newest[batch.series[heads]]
-        if not self._straight("copy_readings", encode_readings(batch.take(heads[straight])), straight):
+        if not self._straight("copy_readings", encode_readings(batch, heads[straight]), straight):
             straight[:] = False
         careful = heads[~straight]
         if len(careful):
@@ -244,11 +244,9 @@ class Transaction:
         before, ahead = minutes.counters_state(self.connection, new, kind)
         partials = downsample(new, kind, before)
         late = ahead[partials.series] > NEVER
-        if not late.any():
-            self._merge_1m(partials, newest)
-            return
-        self._merge_1m(minutes.take(partials, ~late), newest)
-        minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
+        self._merge_1m(partials, np.flatnonzero(~late), newest)
+        if late.any():
+            minutes.replace_late(self.connection, minutes.take(partials, late), ahead, kind)
 
     def merge_latest(self, new: Batch, same_since: Int64, newest: Int64) -> None:
         """Bring `latest` up to date with new readings.
@@ -272,7 +270,7 @@ class Transaction:
         has_good = (place >= 0) & (new.series[row] == new.series[last])
         self._copy(
             "copy_latest",
-            LATEST.encode(
+            LATEST.blocks(
                 series_id=new.series[last],
                 time=new.time[last],
                 received_at=new.received_at[last],
@@ -368,34 +366,35 @@ class Transaction:
 
     # --- steps of merge_rollups --------------------------------------------------------------------------------------------
 
-    def _merge_1m(self, partials: Partials, newest: Int64) -> None:
-        """Add one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
-        if len(partials) == 0:
+    def _merge_1m(self, partials: Partials, rows: Int64, newest: Int64) -> None:
+        """Add these one-minute partials of new readings to `readings_1m`, and mark their quarter-hours."""
+        if len(rows) == 0:
             return
-        straight = partials.bucket > newest[partials.series]
-        if not self._straight("copy_straight_1m", minutes.encode_partials(minutes.take(partials, straight)), straight):
+        series, bucket = partials.series[rows], partials.bucket[rows]
+        straight = bucket > newest[series]
+        if not self._straight("copy_straight_1m", minutes.encode_partials(partials, rows[straight]), straight):
             straight[:] = False
         if not straight.all():
-            self._copy("copy_1m", minutes.encode_partials(minutes.take(partials, ~straight)))
+            self._copy("copy_1m", minutes.encode_partials(partials, rows[~straight]))
             self._cursor.execute(_SQL["merge_1m"])
-        minutes.mark(self.connection, partials)
+        minutes.mark(self.connection, series, bucket)
 
     # --- steps of insert ---------------------------------------------------------------------------------------------------
 
-    def _straight(self, name: str, data: bytes, rows: Bools) -> bool:
-        """COPY the chosen rows, as `data`, into a table with a key. False: one of them was there after all, and none is stored."""
+    def _straight(self, name: str, blocks: Iterable[bytes], rows: Bools) -> bool:
+        """COPY the chosen rows, as `blocks`, into a table with a key. False: one of them was there already, and none is stored."""
         if not rows.any():
             return True
         try:
             with self.connection.transaction():
-                self._copy(name, data)
+                self._copy(name, blocks)
         except psycopg.errors.UniqueViolation:
             return False
         return True
 
     def _insert_carefully(self, batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """INSERT … ON CONFLICT DO NOTHING by way of a temporary table; which of the rows (sorted by key) are new."""
-        self._copy("copy_incoming_readings", encode_readings(batch.take(rows)))
+        self._copy("copy_incoming_readings", encode_readings(batch, rows))
         with self._cursor.copy(_SQL["insert_incoming_readings"]) as copy:
             stored = _KEYS.decode(b"".join(bytes(part) for part in copy))
         # Both are sets of distinct keys: after sorting them together, a stored key stands right behind the row it belongs to.
@@ -426,9 +425,10 @@ class Transaction:
             raise StorageError(f"{len(rows) - len(found)} readings were refused as stored already, but are not there")
         return values
 
-    def _copy(self, name: str, data: bytes) -> None:
+    def _copy(self, name: str, blocks: Iterable[bytes]) -> None:
         with self._cursor.copy(_SQL[name]) as copy:
-            copy.write(data)
+            for block in blocks:
+                copy.write(block)
 
 
 def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequence[int]) -> None:
@@ -436,10 +436,10 @@ def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequen
     connection.execute(_SQL["renew_latest"], {"series": list(series), "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
 
 
-def encode_readings(batch: Batch) -> bytes:
-    """Readings as COPY BINARY."""
-    return _READINGS.encode(
-        time=batch.time, received_at=batch.received_at, value=batch.value, series_id=batch.series, flags=batch.flags
+def encode_readings(batch: Batch, rows: Int64 | None = None) -> Iterator[bytes]:
+    """Readings, or those of these rows, as COPY BINARY, block by block (`RowFormat.blocks`)."""
+    return _READINGS.blocks(
+        rows, time=batch.time, received_at=batch.received_at, value=batch.value, series_id=batch.series, flags=batch.flags
     )
 
 

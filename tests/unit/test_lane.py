@@ -11,7 +11,7 @@ import pytest
 from ingest.inbox import BatchSize, Inbox, Inboxes
 from ingest.lane import Lane, LaneError, Patience
 from ingest.message import Message
-from ingest.protocol import Committed, Ready, Trouble
+from ingest.protocol import Committed, Ready, Trouble, receive
 from ingest.spool import Spool, SpoolFullError
 
 SIZE = BatchSize(messages=3, linger=0.0)
@@ -69,7 +69,7 @@ class Bench:
 
     def request(self):
         assert self.line.poll(10)
-        return self.line.recv()
+        return receive(self.line)
 
     def answer(self, request):
         self.line.send(Committed(id=request.id, counts=Counter(stored=len(request.messages)), took=0.1))
@@ -176,7 +176,7 @@ def test_an_inbox_that_stays_full_is_spooled_although_the_worker_answers(bench):
     def slow():
         while not stop.is_set():
             if lane.line.poll(0.01):
-                request = lane.line.recv()
+                request = receive(lane.line)
                 time.sleep(0.05)
                 lane.answer(request)
 

@@ -38,6 +38,22 @@ def test_blocks_of_rows_are_what_a_loop_makes(n, rows_a_block, monkeypatch):
     assert {name: column.tolist() for name, column in FORMAT.decode(data).items()} == columns
 
 
+@pytest.mark.parametrize("rows", [[], [3], [9, 0, 0, 4, 8, 1, 2, 7], list(range(10))])
+def test_rows_can_be_picked(rows, monkeypatch):
+    monkeypatch.setattr(pgcopy, "_BLOCK", 3 * 22)
+    fmt = RowFormat(at="timestamptz", i4="int4")
+    at, i4 = [int(FOREVER), *range(10**15, 10**15 + 9)], list(range(10))
+    blocks = list(fmt.blocks(np.array(rows, np.int64), at=at, i4=i4))
+    assert b"".join(blocks) == fmt.encode(at=[at[row] for row in rows], i4=[i4[row] for row in rows])
+    assert max(map(len, blocks)) <= 3 * 22
+    assert len(blocks) == 2 + (len(rows) + 2) // 3
+
+
+def test_columns_that_do_not_fit_are_told_before_the_first_block():
+    with pytest.raises(ValueError, match="different lengths"):
+        RowFormat(a="int2", b="int2").blocks(a=[1], b=[1, 2])
+
+
 def test_a_block_holds_a_row_however_long_it_is(monkeypatch):
     monkeypatch.setattr(pgcopy, "_BLOCK", 1)
     assert RowFormat(a="int8").decode(RowFormat(a="int8").encode(a=[1, 2, 3]))["a"].tolist() == [1, 2, 3]
