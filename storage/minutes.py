@@ -6,8 +6,8 @@ here sees all that was committed before. The formulas are those of `devices.aggr
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +37,31 @@ _PARTIALS: Final = RowFormat(
     s1="float8",
     s2="float8",
 )
-_TOUCHED: Final = RowFormat(series_id="int4", bucket="timestamptz", after="timestamptz")
-_STATE: Final[Mapping[str, Type | None]] = {"series_id": "int4", "good_at": "timestamptz", "good_value": "float8"}
-_RAW: Final = RowFormat(series_id="int4", time="timestamptz", value="float8", flags="int2")
 _KEYS: Final = RowFormat(series_id="int4", bucket="timestamptz")
+_TOUCHED: Final[Mapping[str, Type | None]] = {"series_id": "int4", "first": "timestamptz", "last": "timestamptz"}
+_NEXT: Final[Mapping[str, Type | None]] = {"place": "int8", "time": "timestamptz"}
+_STATE: Final[Mapping[str, Type | None]] = {"series_id": "int4", "good_at": "timestamptz", "good_value": "float8"}
+_RAW: Final[Mapping[str, Type | None]] = {"series_id": "int4", "time": "timestamptz", "value": "float8", "flags": "int2"}
 QUARTER: Final = 15 * MINUTE
-#: How far back from what is touched a counter's reading before it is looked for at first: with all of history in the statement,
-#: planning alone takes 90 ms when there are 360 chunks.
-_LOOK_BACK: Final = timedelta(days=7)
-_FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
+_HOUR: Final = 60 * MINUTE
+_DAY: Final = 24 * _HOUR
+#: us. How far from what is touched a counter's neighbour is looked for at first, and how far if it is not there; after the last, in
+#: all of history. A statement is planned for every chunk in its bounds (0.04 ms each, 0.2 for a new connection), and chunks may be
+#: as short as an hour: two hours have three of them, a week has 168. Nearly every counter reports in the first reach.
+_REACHES: Final = (2 * _HOUR, _DAY, 14 * _DAY)
+#: us since 1970 UTC: 1 January of year 1. Earlier ones are written in another way, and nothing lies there.
+_FIRST: Final = int(np.datetime64("0001-01-01", "us").astype(np.int64))
 _JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 
 
 def prepare(connection: Connection) -> None:
     """Make the temporary tables that the functions below need, unless this connection has them."""
     connection.execute(_SQL["temporary_tables"])
+
+
+def no_exclusion(connection: Connection) -> None:
+    """Look-ups by key in the rest of the transaction look into every chunk that the planner left, which is faster."""
+    connection.execute(_SQL["no_exclusion"])
 
 
 def encode_partials(partials: Partials, rows: Int64 | None = None) -> Iterator[bytes]:
@@ -125,17 +135,14 @@ def replace_late(connection: Connection, partials: Partials, late: Int64, kind: 
         us of each series' newest good reading before them.
     kind : (s,) int8
     """
-    connection.execute(_SQL["no_exclusion"])
-    newest = late[partials.series]
+    no_exclusion(connection)
     # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
-    between = (partials.n > 0) & (partials.last_at < newest)
-    after = np.where(between, partials.last_at, FOREVER)
-    touched = _TOUCHED.blocks(series_id=partials.series, bucket=partials.bucket, after=after)
-    _copy(connection, "copy_touched", touched)
-    if between.any():
-        bounds = {"oldest": _timestamp(int(after.min())), "newest": _timestamp(int(newest.max()))}
-        connection.execute(_SQL["touch_next"], {**bounds, **_JUDGES}, prepare=False)
-    replace_touched(connection, kind)
+    between = (partials.n > 0) & (partials.last_at < late[partials.series])
+    for rows in by_day(partials.bucket):
+        part, after = take(partials, rows), between[rows]
+        _touch(connection, part.series, part.bucket)
+        _touch_next(connection, part.series[after], part.last_at[after], int(late[part.series].max()))
+        replace_touched(connection, kind)
 
 
 def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int8]) -> None:
@@ -149,15 +156,13 @@ def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int
     kind : (s,) int8
         Kind of each series, by id.
     """
-    connection.execute(_SQL["no_exclusion"])
-    counter = kind[changed.series] == KIND_CODES[Kind.COUNTER]
-    after = np.where(counter, changed.time, FOREVER)
-    touched = _TOUCHED.blocks(series_id=changed.series, bucket=changed.time - changed.time % MINUTE, after=after)
-    _copy(connection, "copy_touched", touched)
-    if counter.any():
-        bounds = {"oldest": _timestamp(int(changed.time.min())), "newest": "infinity"}
-        connection.execute(_SQL["touch_next"], {**bounds, **_JUDGES}, prepare=False)
-    replace_touched(connection, kind)
+    no_exclusion(connection)
+    for rows in by_day(changed.time):
+        part = changed.take(rows)
+        counter = kind[part.series] == KIND_CODES[Kind.COUNTER]
+        _touch(connection, part.series, part.time // MINUTE * MINUTE)
+        _touch_next(connection, part.series[counter], part.time[counter], int(FOREVER))
+        replace_touched(connection, kind)
 
 
 def replace_range(
@@ -181,7 +186,7 @@ def replace_range(
     int
         Minutes that came out different, by rounding too, or were missing; deleted ones are not counted.
     """
-    connection.execute(_SQL["no_exclusion"])
+    no_exclusion(connection)
     bounds = {"series": list(series), "start": start, "stop": stop}
     connection.execute(_SQL["touch_range"], bounds, prepare=False)
     if last:
@@ -208,11 +213,14 @@ def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
     int
         Minutes that came out different, by rounding too, or were missing; deleted ones are not counted.
     """
-    row = connection.execute(_SQL["touched_span"]).fetchone()
-    assert row is not None
-    if row[0] is None:
+    touched = _packed(connection, "touched_series", {}, _TOUCHED)
+    if len(touched["series_id"]) == 0:
         return 0
-    partials = downsample(_read_touched(connection, *row), kind)
+    counter = kind[touched["series_id"]] == KIND_CODES[Kind.COUNTER]
+    begins = np.full(len(kind), NEVER, np.int64)
+    begins[touched["series_id"][counter]] = touched["first"][counter]
+    raw = _read_touched(connection, int(touched["first"].min()), int(touched["last"].max()) + MINUTE, begins)
+    partials = downsample(raw, kind)
     _copy(connection, "copy_recomputed", encode_partials(partials))
     replaced = connection.execute(_SQL["replace_1m"]).rowcount
     unfounded = connection.execute(_SQL["unfounded"]).fetchall()
@@ -222,26 +230,68 @@ def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
     return replaced
 
 
-def _read_touched(connection: Connection, oldest: datetime, newest: datetime) -> Batch:
-    """Readings of the touched minutes, which lie in [oldest, newest), and of counters the last good ones before."""
-    floor = oldest - _LOOK_BACK if oldest - _FIRST > _LOOK_BACK else _FIRST
-    within = _read(connection, "read_touched", {"oldest": oldest, "newest": newest, "floor": floor, **_JUDGES}, _RAW)
-    counters = _read(connection, "counters_touched", {}, _KEYS)
-    batch = _batch(within)
-    good = np.flatnonzero(~is_bad(batch.flags))
-    heads = good[np.concatenate([[True], np.diff(batch.series[good]) != 0])] if len(good) else good
-    earliest = dict(zip(batch.series[heads].tolist(), batch.time[heads].tolist(), strict=True))
-    touched = zip(counters["series_id"].tolist(), counters["bucket"].tolist(), strict=True)
-    unsettled = [series for series, bucket in touched if earliest.get(series, bucket) >= bucket]
-    if not unsettled:
-        return batch
+def _touch(connection: Connection, series: Int32, bucket: Int64) -> None:
+    _copy(connection, "copy_touched", _KEYS.blocks(series_id=series, bucket=bucket))
+
+
+def _touch_next(connection: Connection, series: Int32, after: Int64, last: int) -> None:
+    """Touch the minute of the first good reading behind each of these, up to `last`: its increase hangs on the one before."""
+    nearest, oldest = np.full(len(series), FOREVER, np.int64), int(after.min(initial=FOREVER))
+    for reach in (*_REACHES, int(FOREVER)):
+        rest = np.flatnonzero(nearest == FOREVER)
+        if len(rest) == 0 or oldest >= last:
+            break
+        newest = min(int(after.max()) + reach, last)
+        keys = {"series": Array(series[rest]), "after": Array(after[rest])}
+        found = _packed(
+            connection, "next_good", {**keys, "oldest": _timestamp(oldest), "newest": _timestamp(newest), **_JUDGES}, _NEXT
+        )
+        nearest[rest[found["place"]]] = found["time"]
+        oldest = newest
+    there = nearest < FOREVER
+    _touch(connection, series[there], nearest[there] // MINUTE * MINUTE)
+
+
+def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int64) -> Batch:
+    """Readings of the touched minutes, which lie in [oldest, newest), and of counters the last good ones before.
+
+    `begins` has the first touched minute of each counter by series id, and NEVER for the others.
+    """
+    floor, counters = _back(oldest, _REACHES[0]), np.flatnonzero(begins > NEVER).astype(np.int32)
+    bounds = {"oldest": _timestamp(oldest), "newest": _timestamp(newest), "floor": _timestamp(floor)}
+    parts = [_packed(connection, "read_touched", {**bounds, "counters": Array(counters), **_JUDGES}, _RAW)]
+    batch = _batch(parts[0])
+    settled = batch.series[~is_bad(batch.flags) & (batch.time < begins[batch.series])]
     # Nothing good within reach of the first touched minute: the last one before reaches from farther back, if there is any.
-    before = _read(connection, "read_before", {"series": unsettled, "floor": floor, **_JUDGES}, _RAW)
-    both = _batch({name: np.concatenate([within[name], before[name]]) for name in within})
+    rest = np.setdiff1d(counters, settled)
+    for reach in (*_REACHES[1:], int(FOREVER)):
+        if len(rest) == 0:
+            break
+        before, floor = floor, _back(oldest, reach)
+        bounds = {"floor": _timestamp(floor), "before": _timestamp(before)}
+        parts.append(_packed(connection, "read_before", {"series": Array(rest), **bounds, **_JUDGES}, _RAW))
+        rest = np.setdiff1d(rest, parts[-1]["series_id"])
+    if len(parts) == 1:
+        return batch
+    both = _batch({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     return both.take(np.lexsort((both.time, both.series)))
 
 
-def take(partials: Partials, rows: Bools) -> Partials:
+def _back(us: int, reach: int) -> int:
+    return int(NEVER) if reach == FOREVER else max(us - reach, _FIRST)
+
+
+def by_day(us: Int64) -> list[Int64]:
+    """Rows of each day that these times lie in.
+
+    A look-up by key costs the more the more chunks there are in the statement's bounds, for every key anew (0.4 ms with 168); what
+    one sensor held back for months would take minutes in one piece. Nearly every batch is of one day.
+    """
+    day = us // _DAY
+    return [np.flatnonzero(day == each) for each in np.unique(day)]
+
+
+def take(partials: Partials, rows: Bools | Int64) -> Partials:
     """The partials of these rows."""
     return Partials(**{name: getattr(partials, name)[rows] for name in Partials.__dataclass_fields__})
 
@@ -259,9 +309,13 @@ def _batch(raw: dict[str, NDArray[np.generic]]) -> Batch:
     )
 
 
-def _read(connection: Connection, name: str, parameters: dict[str, object], row: RowFormat) -> dict[str, NDArray[np.generic]]:
-    with connection.cursor().copy(_SQL[name], parameters) as copy:
-        return row.decode(b"".join(bytes(part) for part in copy))
+def _packed(
+    connection: Connection, name: str, parameters: dict[str, object], columns: Mapping[str, Type | None]
+) -> dict[str, NDArray[Any]]:
+    # Planned anew each time: bounds must be constants, or every chunk there is would be planned for.
+    row = connection.cursor(binary=True).execute(_SQL[name], parameters, prepare=False).fetchone()
+    assert row is not None
+    return unpack(row, columns)
 
 
 def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
@@ -272,4 +326,6 @@ def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
 
 def _timestamp(us: int) -> str:
     """For the server, which knows more years than Python."""
+    if us in {FOREVER, NEVER}:
+        return "infinity" if us == FOREVER else "-infinity"
     return str(np.datetime64(us, "us")) + "Z"

@@ -19,7 +19,7 @@ from devices.batch import NEVER, Batch, Bools, Float64, Int64, Partials
 from devices.flags import BAD, Flag, is_bad
 from storage import minutes, outbox, sql
 from storage.database import StorageError
-from storage.packed import unpack
+from storage.packed import Array, unpack
 from storage.pgcopy import RowFormat, Type
 
 _SQL: Final = sql.load("write")
@@ -29,7 +29,8 @@ GRACE: Final = timedelta(minutes=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
-_KEYS: Final = RowFormat(series_id="int4", time="timestamptz")
+_KEYS: Final[Mapping[str, Type | None]] = {"series_id": "int4", "time": "timestamptz"}
+_STORED: Final[Mapping[str, Type | None]] = {"place": "int8", "value": "float8"}
 LATEST: Final = RowFormat(
     series_id="int4",
     time="timestamptz",
@@ -152,10 +153,7 @@ class Transaction:
         """
         known = np.zeros(len(numbers.seqs), np.bool_)
         if len(known):
-            rows = self._cursor.execute(
-                _SQL["seen"],
-                {"sources": list(numbers.sources), "boots": list(numbers.boots), "seqs": list(numbers.seqs)},
-            )
+            rows = self._cursor.execute(_SQL["seen"], _columns(numbers))
             known[[row[0] - 1 for row in rows]] = True
         return known
 
@@ -349,16 +347,8 @@ class Transaction:
     def add_seqs(self, numbers: Numbers) -> None:
         """Note the numbers of this batch's messages."""
         if numbers.seqs:
-            self._cursor.execute(
-                _SQL["add_seqs"],
-                {
-                    "sources": list(numbers.sources),
-                    "boots": list(numbers.boots),
-                    "seqs": list(numbers.seqs),
-                    "received_at": [_datetime(at) for at in numbers.received_at],
-                    "grace": GRACE,
-                },
-            )
+            received = Array(np.array(numbers.received_at, np.int64))
+            self._cursor.execute(_SQL["add_seqs"], {**_columns(numbers), "received": received, "grace": GRACE})
 
     def set_status(self, source: int, status: str, at: int) -> None:
         """Note what a source said of itself at a time (us since 1970 UTC)."""
@@ -395,8 +385,9 @@ class Transaction:
     def _insert_carefully(self, batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """INSERT … ON CONFLICT DO NOTHING by way of a temporary table; which of the rows (sorted by key) are new."""
         self._copy("copy_incoming_readings", encode_readings(batch, rows))
-        with self._cursor.copy(_SQL["insert_incoming_readings"]) as copy:
-            stored = _KEYS.decode(b"".join(bytes(part) for part in copy))
+        row = self._cursor.execute(_SQL["insert_incoming_readings"]).fetchone()
+        assert row is not None
+        stored = unpack(row, _KEYS)
         # Both are sets of distinct keys: after sorting them together, a stored key stands right behind the row it belongs to.
         series = np.concatenate([batch.series[rows], stored["series_id"]])
         time = np.concatenate([batch.time[rows], stored["time"]])
@@ -408,21 +399,20 @@ class Transaction:
 
     def _stored(self, batch: Batch, rows: NDArray[np.int64]) -> Float64:
         """Values that are stored under the keys of these rows."""
-        times = batch.time[rows]
-        values = np.full(len(rows), np.nan)
-        found = self._cursor.execute(
-            _SQL["stored_values"],
-            {
-                "series": batch.series[rows].tolist(),
-                "times": times.tolist(),
-                "oldest": _datetime(int(times.min())),
-                "newest": _datetime(int(times.max())),
-            },
-        ).fetchall()
-        for number, value in found:
-            values[number - 1] = value
-        if len(found) != len(rows):
-            raise StorageError(f"{len(rows) - len(found)} readings were refused as stored already, but are not there")
+        minutes.no_exclusion(self.connection)
+        values, missing = np.empty(len(rows)), 0
+        for part in minutes.by_day(batch.time[rows]):
+            times = batch.time[rows[part]]
+            bounds = {"oldest": _datetime(int(times.min())), "newest": _datetime(int(times.max()))}
+            keys = {"series": Array(batch.series[rows[part]]), "times": Array(times)}
+            # Planned anew each time: a plan for any bounds has every chunk in it.
+            row = self._cursor.execute(_SQL["stored_values"], {**keys, **bounds}, prepare=False).fetchone()
+            assert row is not None
+            found = unpack(row, _STORED)
+            values[part[found["place"] - 1]] = found["value"]
+            missing += len(part) - len(found["place"])
+        if missing:
+            raise StorageError(f"{missing} readings were refused as stored already, but are not there")
         return values
 
     def _copy(self, name: str, blocks: Iterable[bytes]) -> None:
@@ -441,6 +431,18 @@ def encode_readings(batch: Batch, rows: Int64 | None = None) -> Iterator[bytes]:
     return _READINGS.blocks(
         rows, time=batch.time, received_at=batch.received_at, value=batch.value, series_id=batch.series, flags=batch.flags
     )
+
+
+def _columns(numbers: Numbers) -> dict[str, Any]:
+    """Numbered messages as parameters; boots, of which there are few, once each."""
+    places: dict[str, int] = {}
+    boot = [places.setdefault(boot, len(places) + 1) for boot in numbers.boots]
+    return {
+        "sources": Array(np.array(numbers.sources, np.int32)),
+        "boots": list(places),
+        "boot": Array(np.array(boot, np.int32)),
+        "seqs": Array(np.array(numbers.seqs, np.int64)),
+    }
 
 
 def _datetime(us: int) -> datetime:

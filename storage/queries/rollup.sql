@@ -2,11 +2,7 @@
 
 -- name: temporary_tables
 -- Where minutes land before they replace others; emptied at every commit, made once a connection.
-CREATE TEMPORARY TABLE IF NOT EXISTS touched_1m (
-    series_id int NOT NULL,
-    bucket timestamptz NOT NULL,
-    after timestamptz NOT NULL  -- the minute of the next good reading after this is touched as well; 'infinity': no other
-) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE IF NOT EXISTS touched_1m (series_id int NOT NULL, bucket timestamptz NOT NULL) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS recomputed_1m (LIKE readings_1m) ON COMMIT DELETE ROWS;
 
 -- name: no_exclusion
@@ -25,29 +21,35 @@ INSERT INTO marks_15m (bucket, series)
 SELECT timestamptz 'epoch' + us * interval '1 microsecond', (%(series)s::int[])[a + 1 : b]
 FROM unnest(%(quarters)s::int8[], %(starts)s::int8[], %(stops)s::int8[]) AS q(us, a, b);
 
--- name: copy_touched
--- Minutes that are to be recomputed.
-COPY touched_1m (series_id, bucket, after) FROM STDIN (FORMAT BINARY);
-
--- name: touch_next
--- A counter's increase hangs on the good reading before: minutes whose first reading got another one before it.
-INSERT INTO touched_1m (series_id, bucket, after)
-SELECT t.series_id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'
-FROM (SELECT series_id, after FROM touched_1m WHERE after < 'infinity') t
+-- name: next_good
+-- First good reading of each series behind a time, if it lies in a range, packed; which of the times it is for, counted from 0.
+SELECT string_agg(int8send(k.ord - 1), ''), string_agg(timestamptz_send(next.time), '')
+FROM (
+    SELECT series_id, timestamptz 'epoch' + us * interval '1 microsecond' AS after, ord
+    FROM unnest(%(series)s::int[], %(after)s::int8[]) WITH ORDINALITY AS u(series_id, us, ord)
+) k
 CROSS JOIN LATERAL (
     SELECT time FROM readings
-    WHERE series_id = t.series_id AND time > t.after AND time > %(oldest)s AND time <= %(newest)s
+    WHERE series_id = k.series_id AND time > k.after AND time > %(oldest)s AND time <= %(newest)s
         AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
     ORDER BY time LIMIT 1
 ) next;
 
--- name: touched_span
--- Bounds of what is touched, as constants for the statements that follow: with them the planner leaves out chunks.
-SELECT min(bucket), max(bucket) + INTERVAL '1 minute' FROM touched_1m;
+-- name: copy_touched
+-- Minutes that are to be recomputed.
+COPY touched_1m (series_id, bucket) FROM STDIN (FORMAT BINARY);
+
+-- name: touched_series
+-- What is touched of each series, packed. The bounds of all become constants in the statements that follow: with them the planner
+-- leaves out chunks.
+SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(first), ''), string_agg(timestamptz_send(last), '')
+FROM (SELECT series_id, min(bucket) AS first, max(bucket) AS last FROM touched_1m GROUP BY series_id) t;
 
 -- name: read_touched
--- Readings of these minutes, and of a counter the last good one before each, unless it is older than all of them by a week.
-COPY (
+-- Readings of these minutes, and of these counters the last good one before each, unless it is older than `floor`; packed.
+SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
+    string_agg(int2send(flags), '')
+FROM (
     SELECT r.series_id, r.time, r.value, r.flags
     FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
     CROSS JOIN LATERAL (
@@ -58,8 +60,7 @@ COPY (
     ) r
     UNION
     SELECT p.series_id, p.time, p.value, p.flags
-    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
-    JOIN series s ON s.id = t.series_id JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
+    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m WHERE series_id = ANY(%(counters)s::int[])) t
     CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
         WHERE series_id = t.series_id AND time < t.bucket AND time >= %(floor)s AND time < %(newest)s
@@ -67,30 +68,22 @@ COPY (
         ORDER BY time DESC LIMIT 1
     ) p
     ORDER BY series_id, time
-) TO STDOUT (FORMAT BINARY);
-
--- name: counters_touched
--- First touched minute of every counter.
-COPY (
-    SELECT t.series_id, min(t.bucket)
-    FROM touched_1m t JOIN series s ON s.id = t.series_id JOIN metrics m ON m.name = s.metric AND m.kind = 'counter'
-    GROUP BY t.series_id ORDER BY t.series_id
-) TO STDOUT (FORMAT BINARY);
+) ordered;
 
 -- name: read_before
--- Last good reading before a time, of each of these counters; where it was dropped, as it was carried over.
-COPY (
-    SELECT p.series_id, p.time, p.value, p.flags
-    FROM unnest(%(series)s::int[]) AS t(series_id)
-    CROSS JOIN LATERAL (
-        (SELECT series_id, time, value, flags FROM readings
-        WHERE series_id = t.series_id AND time < %(floor)s AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
-        ORDER BY time DESC LIMIT 1)
-        UNION ALL
-        SELECT series_id, time, value, 0::int2 FROM carried_counters WHERE series_id = t.series_id
-        ORDER BY time DESC LIMIT 1
-    ) p
-) TO STDOUT (FORMAT BINARY);
+-- Last good reading of each of these counters in a range, packed; where it was dropped, as it was carried over.
+SELECT string_agg(int4send(p.series_id), ''), string_agg(timestamptz_send(p.time), ''), string_agg(float8send(p.value), ''),
+    string_agg(int2send(p.flags), '')
+FROM unnest(%(series)s::int[]) AS t(series_id)
+CROSS JOIN LATERAL (
+    (SELECT series_id, time, value, flags FROM readings
+    WHERE series_id = t.series_id AND time >= %(floor)s AND time < %(before)s
+        AND ((flags & %(bad)s) = 0 OR (flags & %(good)s) <> 0)
+    ORDER BY time DESC LIMIT 1)
+    UNION ALL
+    SELECT series_id, time, value, 0::int2 FROM carried_counters WHERE series_id = t.series_id AND time >= %(floor)s
+    ORDER BY time DESC LIMIT 1
+) p;
 
 -- name: copy_recomputed
 -- Minutes as they are to be, and minutes before them, which came along for a counter's sake.
@@ -146,14 +139,14 @@ SELECT count(*) FROM (
 
 -- name: touch_range
 -- Every minute of these series in a range that has a reading, or a rollup, of itself or as part of a quarter-hour.
-INSERT INTO touched_1m (series_id, bucket, after)
-SELECT series_id, time_bucket(INTERVAL '1 minute', time), 'infinity'::timestamptz FROM readings
+INSERT INTO touched_1m (series_id, bucket)
+SELECT series_id, time_bucket(INTERVAL '1 minute', time) FROM readings
 WHERE series_id = ANY(%(series)s::int[]) AND time >= %(start)s AND time < %(stop)s
 UNION
-SELECT series_id, bucket, 'infinity' FROM readings_1m
+SELECT series_id, bucket FROM readings_1m
 WHERE series_id = ANY(%(series)s::int[]) AND bucket >= %(start)s AND bucket < %(stop)s
 UNION
-SELECT series_id, greatest(bucket, %(start)s), 'infinity' FROM readings_15m
+SELECT series_id, greatest(bucket, %(start)s) FROM readings_15m
 WHERE series_id = ANY(%(series)s::int[]) AND bucket > %(start)s::timestamptz - INTERVAL '15 minutes' AND bucket < %(stop)s;
 
 -- name: counters_after
@@ -164,8 +157,8 @@ WHERE s.id = ANY(%(series)s::int[]) AND l.time >= %(stop)s;
 
 -- name: touch_after
 -- A counter's first minute after the range hangs on the last one in it.
-INSERT INTO touched_1m (series_id, bucket, after)
-SELECT s.series_id, time_bucket(INTERVAL '1 minute', next.time), 'infinity'::timestamptz
+INSERT INTO touched_1m (series_id, bucket)
+SELECT s.series_id, time_bucket(INTERVAL '1 minute', next.time)
 FROM unnest(%(series)s::int[]) AS s(series_id)
 CROSS JOIN LATERAL (
     SELECT time FROM readings

@@ -42,17 +42,18 @@ COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BI
 COPY incoming_readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY);
 
 -- name: insert_incoming_readings
--- The other path, second half: tells which rows were new.
-COPY (
+-- The other path, second half: tells which rows were new, packed.
+WITH new AS (
     INSERT INTO readings (time, received_at, value, series_id, flags)
     SELECT time, received_at, value, series_id, flags FROM incoming_readings
     ON CONFLICT DO NOTHING
     RETURNING series_id, time
-) TO STDOUT (FORMAT BINARY);
+)
+SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), '') FROM new;
 
 -- name: stored_values
--- Values stored under these keys. The bounds let the planner leave out chunks; LATERAL finds the rest by key.
-SELECT k.ord, r.value
+-- Values stored under these keys, packed. The bounds let the planner leave out chunks; LATERAL finds the rest by key.
+SELECT string_agg(int8send(k.ord), ''), string_agg(float8send(r.value), '')
 FROM unnest(%(series)s::int[], %(times)s::int8[]) WITH ORDINALITY AS k(series_id, us, ord)
 CROSS JOIN LATERAL (
     SELECT value FROM readings
@@ -143,14 +144,17 @@ WHERE l.series_id = s.id;
 
 -- name: seen
 -- Which of these messages were received before, by source, boot and number.
-SELECT m.ord FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[]) WITH ORDINALITY AS m(source_id, boot, seq, ord)
-JOIN seqs s USING (source_id, boot) WHERE s.seen @> m.seq;
+SELECT m.ord FROM unnest(%(sources)s::int[], %(boot)s::int[], %(seqs)s::int8[]) WITH ORDINALITY AS m(source_id, boot, seq, ord)
+JOIN seqs s ON s.source_id = m.source_id AND s.boot = (%(boots)s::text[])[m.boot] WHERE s.seen @> m.seq;
 
 -- name: add_seqs
 -- Message numbers of this batch. A mark is how far a source had come; once it is a grace time old, holes below it are old too.
 INSERT INTO seqs AS s (source_id, boot, seen, first_at, last_at, mark, mark_at)
 SELECT source_id, boot, range_agg(int8range(seq, seq + 1)), min(at), max(at), max(seq) + 1, max(at)
-FROM unnest(%(sources)s::int[], %(boots)s::text[], %(seqs)s::int8[], %(received_at)s::timestamptz[]) AS m(source_id, boot, seq, at)
+FROM (
+    SELECT source_id, (%(boots)s::text[])[b] AS boot, seq, timestamptz 'epoch' + us * interval '1 microsecond' AS at
+    FROM unnest(%(sources)s::int[], %(boot)s::int[], %(seqs)s::int8[], %(received)s::int8[]) AS u(source_id, b, seq, us)
+) m
 GROUP BY source_id, boot ORDER BY source_id, boot
 ON CONFLICT (source_id, boot) DO UPDATE SET
     seen = s.seen + EXCLUDED.seen, first_at = least(s.first_at, EXCLUDED.first_at), last_at = greatest(s.last_at, EXCLUDED.last_at),

@@ -137,11 +137,60 @@ def test_a_late_reading_changes_its_own_minute_and_that_of_the_next_good_one(cit
     city.check_all()
 
 
-def test_the_reading_before_a_late_one_may_be_old(city):
+FAR = [HOUR, 2 * HOUR, 2 * HOUR + 1, 20 * HOUR, DAY, DAY + 1, 9 * DAY, 14 * DAY, 14 * DAY + 1, 60 * DAY]
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_the_reading_before_a_late_one_may_be_old(city, far):
     with city.store() as store:
-        city.write(store, [(COUNTER, T0 - 60 * DAY, 90.0, 0), (COUNTER, T0, 100.0, 0)])
-        city.write(store, [(COUNTER, T0 - HOUR, 96.0, 0), (2, T0 - HOUR, 1.0, 0)])
-        assert [city.s1(T0 - HOUR), city.s1(T0)] == [6.0, 4.0]
+        city.write(store, [(COUNTER, T0 - far, 90.0, 0), (COUNTER, T0 - far + 1, 95.0, 1), (COUNTER, T0 + MINUTE, 100.0, 0)])
+        city.write(store, [(COUNTER, T0, 96.0, 0), (2, T0, 1.0, 0)])
+        assert [city.s1(T0), city.s1(T0 + MINUTE)] == [6.0, 4.0]
+    city.check_all()
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_the_reading_behind_a_late_one_may_be_far(city, far):
+    with city.store() as store:
+        city.write(store, [(COUNTER, T0 - MINUTE, 90.0, 0), (COUNTER, T0 + far - 1, 0.0, 1), (COUNTER, T0 + far, 100.0, 0)])
+        city.write(store, [(COUNTER, T0, 96.0, 0), (3, T0, 1.0, 0)])
+        assert [city.s1(T0), city.s1((T0 + far) // MINUTE * MINUTE)] == [6.0, 4.0]
+    city.check_all()
+
+
+def test_what_one_counter_held_back_for_months(city):
+    """Each day's late readings have neighbours in other days: stored before, and of the same batch."""
+    with city.store() as store:
+        city.write(store, [(COUNTER, T0 + 2 * day * DAY, 100.0 * day, 0) for day in range(20)])
+        late = [(COUNTER, T0 + day * DAY + i * 7 * HOUR, 50.0 * day + 10 * i, 0) for day in range(1, 37) for i in range(3)]
+        city.write(store, [*late, (2, T0, 1.0, 0)])
+    city.check_all()
+
+
+def test_what_was_carried_over_counts_where_raw_has_nothing_newer(city):
+    at = "timestamptz 'epoch' + %s * interval '1 microsecond'"
+    city.connection.execute(f"INSERT INTO carried_counters VALUES (1, {at}, 50), (2, {at}, 70)", [T0 - 60 * DAY] * 2)
+    with city.store() as store:
+        city.write(store, [(1, T0 - 30 * DAY, 90.0, 0), (1, T0 + MINUTE, 100.0, 0), (2, T0 + MINUTE, 100.0, 0)])
+        city.write(store, [(1, T0, 96.0, 0), (2, T0, 96.0, 0)])
+    assert [city.s1(T0), city.s1(T0, 2)] == [6.0, 26.0]
+
+
+def test_a_late_reading_looks_at_few_chunks(city):
+    """A chunk that a statement is planned for is locked to the end of the transaction."""
+    city.connection.execute("SELECT set_chunk_time_interval('readings', INTERVAL '1 hour')")
+    chunks = """
+        SELECT count(DISTINCT l.relation) FROM pg_locks l JOIN timescaledb_information.chunks c
+        ON l.relation = format('%I.%I', c.chunk_schema, c.chunk_name)::regclass
+        WHERE c.hypertable_name = 'readings' AND l.pid = pg_backend_pid()"""
+    with city.store() as store:
+        city.write(store, [(series, T0 + hour * HOUR, float(hour), 0) for series in (1, 3) for hour in range(50)])
+        newest = store.history(10)["time"]
+        rows = [(1, T0 + 48 * HOUR + MINUTE, 48.5, 0), (3, T0 + 47 * HOUR, 47.0, 0)]
+        with store.batch(uuid4(), [city.source]) as transaction:
+            city.steps(transaction, rows, newest)
+            (looked_at,) = transaction.connection.execute(chunks).fetchone()
+    assert 0 < looked_at <= 5
     city.check_all()
 
 

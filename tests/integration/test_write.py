@@ -102,6 +102,16 @@ def test_new_duplicate_conflict_within_a_batch_and_across(store, city):
     check_rollups(city)
 
 
+def test_duplicates_and_conflicts_of_many_days(store, city):
+    times = [T0 + day * 86_400_000_000 + day for day in (0, 1, 2, 30, 31, 90)]
+    first = [(series, time, series * 100.0 + i, 0) for series in (1, 2) for i, time in enumerate(times)]
+    values = [row[2] for row in first]
+    assert write(store, first) == ([NEW] * 12, values)
+    again = [(series, time, value if series == 1 else -1.0, 0) for series, time, value, _ in first]
+    assert write(store, [*again, (2, T0 + 1, 5.0, 0)]) == ([DUPLICATE] * 6 + [CONFLICT] * 6 + [NEW], [*values, 5.0])
+    check_rollups(city)
+
+
 def test_a_wrong_hint_only_costs_the_slower_path(store, city):
     """newest says that nothing is stored, so the straight path runs into a unique violation and the other one takes over."""
     write(store, [(1, T0, 5.0, 0)])
