@@ -94,7 +94,7 @@ def run(
         with Sender(opened.servers.mqtt_url, passwords, payloads) as sender:
             pids = {"publisher": sender.pid, **opened.servers.pids(), "ingest": ingest.pid}
             looks, spooled = _watch(opened, before, sender, ingest, pids, window or len(payloads), ramp, seconds)
-            sent = sender.sent
+        sent = sender.sent  # when it has ended: it may have been in the middle of a round
         _drain(opened, ingest, before.messages + sent)
         peaks, log = ingest.peaks(), ingest.tail()
     totals = accounts.totals(opened.connection) - before
