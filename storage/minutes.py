@@ -138,11 +138,9 @@ def replace_late(connection: Connection, partials: Partials, late: Int64, kind: 
     no_exclusion(connection)
     # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
     between = (partials.n > 0) & (partials.last_at < late[partials.series])
-    for rows in by_day(partials.bucket):
-        part, after = take(partials, rows), between[rows]
-        _touch(connection, part.series, part.bucket)
-        _touch_next(connection, part.series[after], part.last_at[after], int(late[part.series].max()))
-        replace_touched(connection, kind)
+    _touch(connection, partials.series, partials.bucket)
+    _touch_next(connection, partials.series[between], partials.last_at[between], int(late[partials.series].max()))
+    replace_touched(connection, kind)
 
 
 def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int8]) -> None:
@@ -157,12 +155,10 @@ def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int
         Kind of each series, by id.
     """
     no_exclusion(connection)
-    for rows in by_day(changed.time):
-        part = changed.take(rows)
-        counter = kind[part.series] == KIND_CODES[Kind.COUNTER]
-        _touch(connection, part.series, part.time // MINUTE * MINUTE)
-        _touch_next(connection, part.series[counter], part.time[counter], int(FOREVER))
-        replace_touched(connection, kind)
+    counter = kind[changed.series] == KIND_CODES[Kind.COUNTER]
+    _touch(connection, changed.series, changed.time // MINUTE * MINUTE)
+    _touch_next(connection, changed.series[counter], changed.time[counter], int(FOREVER))
+    replace_touched(connection, kind)
 
 
 def replace_range(
@@ -216,12 +212,15 @@ def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
     touched = _packed(connection, "touched_series", {}, _TOUCHED)
     if len(touched["series_id"]) == 0:
         return 0
-    counter = kind[touched["series_id"]] == KIND_CODES[Kind.COUNTER]
-    begins = np.full(len(kind), NEVER, np.int64)
-    begins[touched["series_id"][counter]] = touched["first"][counter]
-    raw = _read_touched(connection, int(touched["first"].min()), int(touched["last"].max()) + MINUTE, begins)
-    partials = downsample(raw, kind)
-    _copy(connection, "copy_recomputed", encode_partials(partials))
+    for rows in by_day(touched["first"]):
+        series, first = touched["series_id"][rows], touched["first"][rows]
+        counter = kind[series] == KIND_CODES[Kind.COUNTER]
+        begins = np.full(len(kind), NEVER, np.int64)
+        begins[series[counter]] = first[counter]
+        oldest = int(first.min())
+        partials = downsample(_read_touched(connection, oldest, int(touched["last"][rows].max()) + MINUTE, begins), kind)
+        # Of a minute before, which is another day's, there is one reading here.
+        _copy(connection, "copy_recomputed", encode_partials(take(partials, partials.bucket >= oldest)))
     replaced = connection.execute(_SQL["replace_1m"]).rowcount
     unfounded = connection.execute(_SQL["unfounded"]).fetchall()
     connection.cursor().executemany(_SQL["delete_minute"], [{"series": series, "bucket": bucket} for series, bucket in unfounded])
@@ -236,18 +235,18 @@ def _touch(connection: Connection, series: Int32, bucket: Int64) -> None:
 
 def _touch_next(connection: Connection, series: Int32, after: Int64, last: int) -> None:
     """Touch the minute of the first good reading behind each of these, up to `last`: its increase hangs on the one before."""
-    nearest, oldest = np.full(len(series), FOREVER, np.int64), int(after.min(initial=FOREVER))
-    for reach in (*_REACHES, int(FOREVER)):
-        rest = np.flatnonzero(nearest == FOREVER)
-        if len(rest) == 0 or oldest >= last:
-            break
-        newest = min(int(after.max()) + reach, last)
-        keys = {"series": Array(series[rest]), "after": Array(after[rest])}
-        found = _packed(
-            connection, "next_good", {**keys, "oldest": _timestamp(oldest), "newest": _timestamp(newest), **_JUDGES}, _NEXT
-        )
-        nearest[rest[found["place"]]] = found["time"]
-        oldest = newest
+    nearest = np.full(len(series), FOREVER, np.int64)
+    for day in by_day(after):
+        rest, oldest = day, int(after[day].min())
+        for reach in (*_REACHES, int(FOREVER)):
+            if len(rest) == 0 or oldest >= last:
+                break
+            newest = min(int(after[day].max()) + reach, last)
+            bounds = {"oldest": _timestamp(oldest), "newest": _timestamp(newest)}
+            keys = {"series": Array(series[rest]), "after": Array(after[rest])}
+            found = _packed(connection, "next_good", {**keys, **bounds, **_JUDGES}, _NEXT)
+            nearest[rest[found["place"]]] = found["time"]
+            rest, oldest = rest[nearest[rest] == FOREVER], newest
     there = nearest < FOREVER
     _touch(connection, series[there], nearest[there] // MINUTE * MINUTE)
 

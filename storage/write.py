@@ -219,6 +219,7 @@ class Transaction:
                 "oldest": _datetime(int(batch.time.min())),
                 "newest": _datetime(int(batch.time.max())),
             },
+            prepare=False,  # as in `_stored`
         )
         minutes.replace_changed(self.connection, batch, kind)
         renew_latest(self.connection, sorted(set(batch.series.tolist())))

@@ -40,18 +40,18 @@ CROSS JOIN LATERAL (
 COPY touched_1m (series_id, bucket) FROM STDIN (FORMAT BINARY);
 
 -- name: touched_series
--- What is touched of each series, packed. The bounds of all become constants in the statements that follow: with them the planner
--- leaves out chunks.
+-- What is touched of each series on each day, packed. A day's bounds become constants in the statements that follow: with them the
+-- planner leaves out chunks.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(first), ''), string_agg(timestamptz_send(last), '')
-FROM (SELECT series_id, min(bucket) AS first, max(bucket) AS last FROM touched_1m GROUP BY series_id) t;
+FROM (SELECT series_id, min(bucket) AS first, max(bucket) AS last FROM touched_1m GROUP BY series_id, time_bucket('1 day', bucket)) t;
 
 -- name: read_touched
--- Readings of these minutes, and of these counters the last good one before each, unless it is older than `floor`; packed.
+-- Readings of these minutes in a range, and of these counters the last good one before each, unless it is older than `floor`; packed.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
     SELECT r.series_id, r.time, r.value, r.flags
-    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m) t
+    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m WHERE bucket >= %(oldest)s AND bucket < %(newest)s) t
     CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
         WHERE series_id = t.series_id AND time >= t.bucket AND time < t.bucket + INTERVAL '1 minute'
@@ -60,7 +60,10 @@ FROM (
     ) r
     UNION
     SELECT p.series_id, p.time, p.value, p.flags
-    FROM (SELECT DISTINCT series_id, bucket FROM touched_1m WHERE series_id = ANY(%(counters)s::int[])) t
+    FROM (
+        SELECT DISTINCT series_id, bucket FROM touched_1m
+        WHERE series_id = ANY(%(counters)s::int[]) AND bucket >= %(oldest)s AND bucket < %(newest)s
+    ) t
     CROSS JOIN LATERAL (
         SELECT series_id, time, value, flags FROM readings
         WHERE series_id = t.series_id AND time < t.bucket AND time >= %(floor)s AND time < %(newest)s
