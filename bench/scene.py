@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -39,11 +39,18 @@ CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
 _CLIENT = "bench-ingest"
 _MAKE_HYPERTABLE = """
 SELECT create_hypertable(
-    %(table)s, by_range(column_name::name, time_interval), create_default_indexes => false, if_not_exists => true)
-FROM timescaledb_information.dimensions WHERE hypertable_schema = current_schema() AND hypertable_name = %(like)s
+    %(table)s, by_range(column_name::name, coalesce(made.length, time_interval)),
+    create_default_indexes => false, if_not_exists => true)
+FROM timescaledb_information.dimensions CROSS JOIN (
+    SELECT min(range_end - range_start) AS length FROM timescaledb_information.chunks
+    WHERE hypertable_schema = current_schema() AND hypertable_name = %(like)s
+) made
+WHERE hypertable_schema = current_schema() AND hypertable_name = %(like)s
 """
 #: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
 _BEFORE = 2880 * MINUTE
+#: How far back from there the past of a city may reach that has one: 100 million readings, 60,000 a minute, are 28 hours.
+_PAST = timedelta(hours=30)
 #: Devices of one registration: a city's whole file, but no more than one value of JSON can hold.
 _TOGETHER = 20_000
 #: s until an ingest has to be subscribed.
@@ -136,8 +143,10 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
     ):
         for first in range(0, len(devices), _TOGETHER):
             registry.register(connection, devices[first : first + _TOGETHER])
-        # As ingest does when it starts. A table that no ingest writes to is filled as if there were one.
-        chunks.fit(connection, Sizing(longest={table: timedelta(days=CHUNKS[table]) for table in ("readings", "readings_1m")}))
+        # As ingest has been making them all the time; here event time begins days ago.
+        longest = {table: timedelta(days=CHUNKS[table]) for table in ("readings", "readings_1m")}
+        since = datetime.fromtimestamp(start() / 1e6, UTC) - _PAST
+        chunks.make_ahead(connection, Sizing(longest=longest), since=since)
         # As a city that has been running: statistics of what changed last are not made while it is measured.
         for table in ("devices", "series", "sources"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))

@@ -36,7 +36,7 @@ def run(settings: Settings, *, stats: bool) -> None:
         try:
             with closing(connect(servers.database_url, application="ingest start")) as connection:
                 migrate.check(connection)
-                chunks.fit(connection, settings.sizing())  # before the first reading makes a chunk
+                chunks.make_ahead(connection, settings.sizing())  # before the first reading makes a chunk
         except DatabaseUnavailableError as exc:
             _LOG.warning("the database is away, messages are spooled until it is back: %s", exc)
         environment = {**os.environ, "CITYBEAT_DATABASE_URL": servers.database_url}

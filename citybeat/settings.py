@@ -139,12 +139,13 @@ class Settings(BaseSettings):
         description="Days after which chunks of one-minute rows are compressed (TimescaleDB Community only); unset: never.",
     )
     chunk_days_raw: PositiveFloat = Field(
-        7, description="Days a chunk of readings at most; one day makes thousands out of an imported history."
+        7,
+        description="Days a chunk of readings, unless a shorter one was made; one day makes thousands out of an imported history.",
     )
-    chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup at most.")
+    chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup, unless a shorter one was made.")
     chunk_rows: PositiveInt = Field(
         ROWS,
-        description="Rows a chunk of either; where more come, ingest makes new chunks a day, six hours or an hour long.",
+        description="Rows a chunk of either; where more come, ingest makes chunks of a day, six hours or an hour ahead.",
     )
     chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")
 

@@ -22,8 +22,8 @@ _LOG: Final = logging.getLogger(__name__)
 #: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
 _EVERY: Final = 1.0
 _REST: Final = rollup.Rest()
-#: s between two looks at how long chunks should be: much less than the shortest one, and it takes some 20 ms.
-_FIT_EVERY: Final = 60.0
+#: s between two looks at which chunks are to be made ahead: much less than the shortest one, and a look takes some 20 ms.
+_CHUNKS_EVERY: Final = 60.0
 #: s between two rounds of retention and of forgetting what is only needed for a short while. Horizons move once a day.
 _TIDY_EVERY: Final = 3600.0
 #: s until a round that somebody stood in the way of is tried again.
@@ -52,7 +52,7 @@ class Housekeeper:
         self._sizing: Final = sizing
         self._stop: Final = threading.Event()
         self._failure: BaseException | None = None
-        self._tidy_at = self._fit_at = time.monotonic()
+        self._tidy_at = self._chunks_at = time.monotonic()
         self._trim_at = time.monotonic()
         self._threads: Final = [
             threading.Thread(target=self._run, args=(name, keep), name=name, daemon=True)
@@ -101,10 +101,10 @@ class Housekeeper:
     def _keep(self, connection: Connection) -> None:
         while not self._stop.is_set():
             done = rollup.advance(connection, rest=_REST)
-            if time.monotonic() >= self._fit_at:
-                for table, length in chunks.fit(connection, self._sizing).items():
-                    _LOG.info("chunks of %s that are yet to be made will be %s long", table, length)
-                self._fit_at = time.monotonic() + _FIT_EVERY
+            if time.monotonic() >= self._chunks_at:
+                for table, (count, length) in chunks.make_ahead(connection, self._sizing).items():
+                    _LOG.info("made %d chunks of %s ahead, %s long", count, table, length)
+                self._chunks_at = time.monotonic() + _CHUNKS_EVERY
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN
                 forget_batches(connection)

@@ -1,18 +1,21 @@
-"""How long a chunk is: as long as the settings say, and shorter where a city's readings are dense.
+"""Short chunks, made ahead of the newest reading, where a city's readings are dense.
 
 New readings go into the newest chunk, each into its series' place in the key's index. While a series has few rows in a chunk, its
 neighbours share its page of the index; later each has pages of its own, and a city of 60,000 series then touches 60,000 pages a
 minute: they miss the processor's caches, and after a checkpoint each goes into the log as a whole. So a chunk is to end while it
-is small. But every chunk that a question spans has to be planned, so that chunks are not to be many: an imported history of years,
-a value an hour, wants long ones. What is dense is measured in event time, so that neither an import nor an outage that is caught
-up with changes it. (docs/performance.md, "Growth")
+is small. But every chunk that a question spans has to be planned, and takes some milliseconds to be made: a history of years that
+is imported, a value an hour, wants long ones, also into a dense city. (docs/performance.md, "Growth")
+
+So the interval of a table stays what the settings say, and short chunks are made before there is anything for them, from the
+newest reading to a day from now. What lies elsewhere goes into long chunks, which end where a short one begins. Nothing hangs on a
+short chunk being there: where it is not, a long one is made, and short ones follow where that ends.
 
 Sync, on a connection in autocommit mode.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -21,14 +24,18 @@ from storage import sql
 from storage.database import Connection, translated
 
 _SQL: Final = sql.load("chunks")
-#: Key of the advisory lock on changing intervals; any fixed number of ours.
+#: Key of the advisory lock on making them; any fixed number of ours.
 _LOCK: Final = 0x6368756E
 _DAY: Final = timedelta(days=1)
-#: What an interval may be, beside the setting itself: parts of each other, so that a chunk begins where a longer one ends.
+#: How long chunks may be. Parts of each other, so that one begins where another ends.
 _STEPS: Final = (timedelta(days=7), _DAY, timedelta(hours=6), timedelta(hours=1))
 #: A chunk of readings, or of minutes, has about so many at most, unless it is an hour long. 5 million are some 400 MB of readings
 #: with their key, or 80 rows of each of 60,000 series.
 ROWS: Final = 5_000_000
+#: How far ahead of now they are made: ingest may be away for so long, and a whole city be moved on by it.
+_AHEAD: Final = _DAY
+#: How far back at most, when the newest reading is older than that: the rest of an outage is caught up with in a long chunk.
+_BACK: Final = timedelta(days=7)
 #: Back from the newest reading, where it is seen how often series speak. Who says less than once in it does not count.
 _WINDOW: Final = timedelta(hours=6)
 #: Series that are looked at, spread over all: their mean tells enough for steps of four and more.
@@ -41,43 +48,53 @@ _MINUTE: Final = 60.0
 class Sizing:
     """How long chunks are to be."""
 
-    longest: Mapping[str, timedelta]  # by hypertable; those that are not named are left alone
+    longest: Mapping[str, timedelta]  # by hypertable (`readings`, `readings_1m`): the interval that it has
     rows: int = ROWS
 
 
-def fit(connection: Connection, sizing: Sizing) -> dict[str, timedelta]:
-    """Set the intervals of chunks yet to be made.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Density:
+    """How much comes, at the newest reading."""
+
+    at: datetime | None  # of the newest reading; None: there is none
+    rows_a_day: Mapping[str, float]  # of event time, by hypertable
+
+
+def make_ahead(connection: Connection, sizing: Sizing, *, since: datetime | None = None) -> dict[str, tuple[int, timedelta]]:
+    """Make the short chunks that a city wants, if it wants any.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     sizing : Sizing
+    since : datetime, optional
+        From when on, instead of from the newest reading.
 
     Returns
     -------
     dict
-        What was changed, by hypertable.
+        How many were made, and how long they are, by hypertable.
 
     Raises
     ------
     TransientError, DatabaseUnavailableError, StorageError
     """
+    made = {}
     with translated():
         dense = density(connection)
-        wanted = {table: interval(dense.get(table, 0.0), longest, sizing.rows) for table, longest in sizing.longest.items()}
-        return set_intervals(connection, wanted)
-
-
-def set_intervals(connection: Connection, wanted: Mapping[str, timedelta]) -> dict[str, timedelta]:
-    """Have chunks that are yet to be made be so long, by hypertable; what was changed."""
-    with connection.transaction():
-        connection.execute(_SQL["lock"], {"key": _LOCK})
-        now = {table: timedelta(seconds=seconds) for table, seconds in connection.execute(_SQL["intervals"])}
-        changed = {table: length for table, length in wanted.items() if now[table] != length}
-        for table, length in changed.items():
-            connection.execute(_SQL["set_interval"], {"table": table, "seconds": length.total_seconds()})
-    return changed
+        now = datetime.now(UTC)
+        start = since or max(dense.at or now, now - _BACK)
+        for table, longest in sizing.longest.items():
+            length = interval(dense.rows_a_day[table], longest, sizing.rows)
+            if length < longest:
+                bounds = {"table": table, "length": length, "start": start, "stop": now + _AHEAD}
+                wanting = connection.execute(_SQL["wanting"], bounds).fetchall()
+                for (begins,) in wanting:
+                    _make(connection, table, begins, length)
+                if wanting:
+                    made[table] = len(wanting), length
+    return made
 
 
 def interval(rows_a_day: float, longest: timedelta, rows: int) -> timedelta:
@@ -94,10 +111,11 @@ def interval(rows_a_day: float, longest: timedelta, rows: int) -> timedelta:
     return next((step for step in steps if rows_a_day * (step / _DAY) <= rows), steps[-1])
 
 
-def density(connection: Connection) -> dict[str, float]:
+def density(connection: Connection) -> Density:
     """Rows a day of event time that a city's series add to `readings` and `readings_1m`, at the newest of them.
 
-    Where nothing has been stored yet, it is what the registered sensors are expected to bring.
+    Neither an import nor an outage that is caught up with makes a city denser. Where nothing has been stored yet, it is what the
+    registered sensors are expected to bring.
     """
     row = connection.execute(_SQL["sample"], {"window": _WINDOW, "size": _SAMPLE}).fetchone()
     assert row is not None
@@ -105,7 +123,7 @@ def density(connection: Connection) -> dict[str, float]:
     if series is None:
         promised = connection.execute(_SQL["promised"]).fetchone()
         assert promised is not None
-        return dict(zip(("readings", "readings_1m"), promised, strict=True))
+        return Density(at=None, rows_a_day=dict(zip(("readings", "readings_1m"), promised, strict=True)))
     # Planned with these bounds, so that only the chunks of the window are looked into.
     spoken = connection.execute(_SQL["spoken"], {"series": series, "at": at, "window": _WINDOW}, prepare=False).fetchall()
     count, since = np.array(spoken, np.float64).reshape(-1, 2).T
@@ -113,7 +131,30 @@ def density(connection: Connection) -> dict[str, float]:
     per_s = np.where(count > 1, (count - 1) / np.maximum(since, _MINUTE), 1 / _WINDOW.total_seconds())
     a_day = active * _DAY.total_seconds()
     # The sample's mean; a series that has lost its readings since says nothing.
-    return {
-        "readings": a_day * float(per_s.sum()) / len(series),
-        "readings_1m": a_day * float(np.minimum(per_s, 1 / _MINUTE).sum()) / len(series),
-    }
+    return Density(
+        at=at,
+        rows_a_day={
+            "readings": a_day * float(per_s.sum()) / len(series),
+            "readings_1m": a_day * float(np.minimum(per_s, 1 / _MINUTE).sum()) / len(series),
+        },
+    )
+
+
+def set_intervals(connection: Connection, wanted: Mapping[str, timedelta]) -> None:
+    """Have chunks that are made when they are needed be so long, by hypertable."""
+    with connection.transaction():
+        connection.execute(_SQL["lock"], {"key": _LOCK})
+        for table, length in wanted.items():
+            connection.execute(_SQL["set_interval"], {"table": table, "length": length})
+
+
+def _make(connection: Connection, table: str, begins: datetime, length: timedelta) -> None:
+    """Make one chunk, unless somebody has meanwhile. Nobody else ever sees the interval that it is made with."""
+    with connection.transaction():
+        connection.execute(_SQL["lock"], {"key": _LOCK})
+        row = connection.execute(_SQL["interval"], {"table": table}).fetchone()
+        assert row is not None
+        connection.execute(_SQL["set_interval"], {"table": table, "length": length})
+        connection.execute(_SQL[f"touch_{table}"], {"at": begins})
+        connection.execute(_SQL[f"leave_{table}"], {"at": begins}, prepare=False)
+        connection.execute(_SQL["set_interval"], {"table": table, "length": row[0]})

@@ -70,7 +70,7 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
     catalogue : Catalogue
         Written to `metrics`; a metric that is no longer in it stays, since series may refer to it.
     chunk_days : dict
-        Days a chunk, by hypertable; takes effect for chunks yet to be made. Ingest makes them shorter where readings are dense
+        Days a chunk, by hypertable; takes effect for chunks yet to be made. Ingest makes shorter ones where readings are dense
         (`storage/chunks.py`).
 
     Returns

@@ -1,7 +1,7 @@
--- How long a chunk is.
+-- Chunks that are made before there is anything for them.
 
 -- name: lock
--- One at a time: two who change the same row at once fail.
+-- One at a time.
 SELECT pg_advisory_xact_lock(%(key)s);
 
 -- name: promised
@@ -27,11 +27,40 @@ SELECT count(*), extract(epoch FROM %(at)s::timestamptz - min(time))::float8 FRO
 WHERE series_id = ANY(%(series)s::int[]) AND time > %(at)s::timestamptz - %(window)s::interval AND time <= %(at)s
 GROUP BY series_id;
 
--- name: intervals
--- As they are now.
-SELECT hypertable_name, extract(epoch FROM time_interval)::float8 FROM timescaledb_information.dimensions
-WHERE hypertable_schema = current_schema();
+-- name: wanting
+-- Beginnings of intervals of a range that no chunk reaches into.
+SELECT s.start FROM generate_series(
+    time_bucket(%(length)s::interval, %(start)s::timestamptz, timestamptz 'epoch'), %(stop)s, %(length)s::interval
+) AS s(start)
+WHERE NOT EXISTS (
+    SELECT FROM timescaledb_information.chunks c
+    WHERE c.hypertable_schema = current_schema() AND c.hypertable_name = %(table)s
+        AND c.range_start < s.start + %(length)s::interval AND c.range_end > s.start
+)
+ORDER BY s.start;
+
+-- name: interval
+-- As it is set.
+SELECT time_interval FROM timescaledb_information.dimensions
+WHERE hypertable_schema = current_schema() AND hypertable_name = %(table)s;
 
 -- name: set_interval
 -- For chunks yet to be made.
-SELECT set_chunk_time_interval(%(table)s, make_interval(secs => %(seconds)s));
+SELECT set_chunk_time_interval(%(table)s, %(length)s::interval);
+
+-- name: touch_readings
+-- A row of no series, so that there is a chunk for it.
+INSERT INTO readings (time, received_at, value, series_id, flags) VALUES (%(at)s, %(at)s, 0, 0, 0);
+
+-- name: leave_readings
+-- And none of it.
+DELETE FROM readings WHERE series_id = 0 AND time = %(at)s;
+
+-- name: touch_readings_1m
+-- A row of no series, so that there is a chunk for it.
+INSERT INTO readings_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
+VALUES (0, %(at)s, 0, 0, 'infinity', '-infinity', 'infinity', 0, '-infinity', 0, 0, 0);
+
+-- name: leave_readings_1m
+-- And none of it.
+DELETE FROM readings_1m WHERE series_id = 0 AND bucket = %(at)s;
