@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     )
     chunk_days_raw: PositiveFloat = Field(
         7,
-        description="Days a chunk of readings, unless a shorter one was made; one day makes thousands out of an imported history.",
+        description="Days a chunk of readings, unless a shorter one was made; a day makes thousands of an imported history.",
     )
     chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup, unless a shorter one was made.")
     chunk_rows: PositiveInt = Field(
