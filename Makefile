@@ -57,7 +57,7 @@ screenshots:
 
 clean:
 	@for home in "$(CITYBEAT_HOME)" .citybeat .citybeat/test; do \
-	  if [ -d "$$home/run" ]; then $(PYTHON) -m stack down "$$home" || true; fi; done
+	  if [ -d "$$home/run" ]; then $(PYTHON) -m citybeat.stack down "$$home" || true; fi; done
 	@rm -rf $(VENV) .citybeat .pytest_cache .mypy_cache .ruff_cache .hypothesis dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -87,12 +87,12 @@ python:
 # Unpack the servers ahead, while pip works; nothing to do where URLs or Docker provide them, or when it was done before.
 root-demo: | python
 	@if [ -z "$$CITYBEAT_DATABASE_URL" ] || [ -z "$$CITYBEAT_MQTT_URL" ]; then \
-	  $(PYTHON) -m stack prepare "$(CITYBEAT_HOME)/root"; fi
+	  $(PYTHON) -m citybeat.stack prepare "$(CITYBEAT_HOME)/root"; fi
 
 root-test: | python
 	@if [ -z "$$CITYBEAT_TEST_DATABASE_URL" ] || [ -z "$$CITYBEAT_TEST_MQTT_URL" ]; then \
-	  $(PYTHON) -m stack prepare "$(CITYBEAT_TEST_ROOT)"; fi
+	  $(PYTHON) -m citybeat.stack prepare "$(CITYBEAT_TEST_ROOT)"; fi
 
 # After the root: two that install packages at once would be in each other's way.
 browser: root-test
-	@$(PYTHON) -m stack browser
+	@$(PYTHON) -m citybeat.stack browser

@@ -11,17 +11,27 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import (
+from citybeat.api import console
+from citybeat.api.console_settings import ConsoleSettings
+from citybeat.api.dependencies import Service
+from citybeat.api.files.download import DOWNLOADS, Downloads
+from citybeat.api.http import problems
+from citybeat.api.http.bodies import UPLOAD, BoundedBodies
+from citybeat.api.http.gate import RATE, Gate
+from citybeat.api.http.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
+from citybeat.api.http.problems import ProblemDetails
+from citybeat.api.http.readings_writer import ReadingsWriter, Replay, Uploads
+from citybeat.api.http.requests import Counted, Requests
+from citybeat.api.live.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
+from citybeat.api.routes import (
     accounts,
-    console,
     devices,
     export,
+    ingest,
     latest,
-    liveness,
     metrics,
     operations,
-    posting,
-    problems,
+    overdue,
     quarantine,
     readings,
     registration,
@@ -30,23 +40,13 @@ from api import (
     stream,
     telemetry,
 )
-from api import catalogue as catalogue_routes
-from api.bodies import UPLOAD, BoundedBodies
-from api.dependencies import Service
-from api.download import DOWNLOADS, Downloads
-from api.export import MAX_SERIES
-from api.gate import RATE, Gate
-from api.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
-from api.intake import Intake, Replay, Uploads
-from api.look import Look
-from api.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
-from api.plan import MAX_POINTS
-from api.problems import ProblemDetails
-from api.requests import Counted, Requests
-from devices.catalogue import Catalogue
-from storage.export import STATEMENT
-from storage.keys import Scope
-from storage.pool import ReadPool, WritePool
+from citybeat.api.routes import catalogue as catalogue_routes
+from citybeat.api.routes.export import MAX_SERIES
+from citybeat.api.series.plan import MAX_POINTS
+from citybeat.devices.catalogue import Catalogue
+from citybeat.storage.db.pool import ReadPool, WritePool
+from citybeat.storage.reads.export import STATEMENT
+from citybeat.storage.registry.keys import Scope
 
 #: Connections. A query of the largest size that is allowed takes a core of the server for some 0.1 s; more would only queue there.
 POOL_SIZE: Final = 10
@@ -70,11 +70,11 @@ _ROUTERS: Final = (
     stream.router,
     telemetry.router,
     readings.router,
-    posting.router,
+    ingest.router,
     export.router,
     accounts.router,
     quarantine.router,
-    liveness.router,
+    overdue.router,
 )
 _DESCRIPTION: Final = """\
 Readings of a city's sensors, with their quality flags and accounts.
@@ -101,9 +101,9 @@ def create_app(
     stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
     rate: int = RATE,
-    intake: Intake | None = None,
+    intake: ReadingsWriter | None = None,
     replay: Replay | None = None,
-    look: Look | None = None,
+    look: ConsoleSettings | None = None,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
@@ -128,11 +128,11 @@ def create_app(
         What a request without a key may do.
     rate : int
         Requests a minute of one key.
-    intake : Intake, optional
+    intake : ReadingsWriter, optional
         Takes readings; started and stopped with the application. Without it they are refused.
     replay : Replay, optional
         Tries again what is in quarantine.
-    look : Look, optional
+    look : ConsoleSettings, optional
         What the city decides about its console.
     version : str, optional
         Shown by /healthz and the documentation; the installed distribution's, unless given.
@@ -189,7 +189,7 @@ def create_app(
     app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
     for router in _ROUTERS:
         app.include_router(router)
-    app.include_router(console.router(look or Look(), shown))
+    app.include_router(console.router(look or ConsoleSettings(), shown))
     _complete_document(app)
     return app
 

@@ -5,13 +5,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.download import Downloads
-from api.gate import Gate
-from api.hub import Hub
-from api.intake import Intake, Replay, Uploads
-from api.requests import Requests
-from devices.catalogue import Catalogue
-from storage.pool import ReadPool, WritePool
+from citybeat.api.files.download import Downloads
+from citybeat.api.http.gate import Gate
+from citybeat.api.http.readings_writer import ReadingsWriter, Replay, Uploads
+from citybeat.api.http.requests import Requests
+from citybeat.api.live.hub import Hub
+from citybeat.devices.catalogue import Catalogue
+from citybeat.storage.db.pool import ReadPool, WritePool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Service:
     export_pool: ReadPool  # apart, so that exports never keep small queries waiting for a connection
     downloads: Downloads
     max_export_series: int
-    intake: Intake | None  # None: this server takes no readings
+    intake: ReadingsWriter | None  # None: this server takes no readings
     replay: Replay | None  # None: nor anything from quarantine
     uploads: Uploads
     hub: Hub  # what streams listen to

@@ -24,16 +24,19 @@ import httpx
 import numpy as np
 import orjson
 
-import stack
 from bench import scene, workload
-from devices.aggregate import downsample
-from devices.batch import NEVER, Batch, Int32, Int64
-from devices.catalogue import builtin
-from devices.registry import Registry
-from stack.process import free_port
-from storage import chunks, migrate, minutes, registry, write
-from storage.database import Connection, connect
-from storage.store import Store
+from citybeat import stack
+from citybeat.devices.aggregate import downsample
+from citybeat.devices.batch import NEVER, Batch, Int32, Int64
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.registry.snapshot import Registry
+from citybeat.stack.process import free_port
+from citybeat.storage import migrate
+from citybeat.storage.batches import write
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import chunks, minutes
 
 READINGS = 10_000_000
 SENSORS = 10_000
@@ -85,13 +88,13 @@ def served(home: Path) -> Iterator[City]:
     settings = stack.StackSettings(home=home / "bench-city-days", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days={**scene.CHUNKS, **_DAYS_EACH})
-        registry.register(connection, workload.devices(SENSORS // len(workload.METRICS)))
+        records.register(connection, workload.devices(SENSORS // len(workload.METRICS)))
         found = connection.execute(
             "SELECT device_id, id FROM series WHERE metric = %s ORDER BY device_id LIMIT %s", (METRIC, QUICK)
         ).fetchall()
         stations, quick = [row[0] for row in found], [row[1] for row in found]
         if connection.execute("SELECT FROM latest LIMIT 1").fetchone() is None:  # which is filled last
-            _fill(servers.database_url, connection, registry.load(connection, builtin()), quick)
+            _fill(servers.database_url, connection, records.load(connection, builtin()), quick)
         port = free_port()
         env = {
             **os.environ,
@@ -138,7 +141,7 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
         for table, width in (("readings_1m", 60_000_000), ("readings_15m", 900_000_000)):
             made = downsample(batch, snapshot.kind, bucket=batch.time // width * width)
             _copy(connection, f"{table} ({_ROLLUP})", minutes.encode_partials(made))
-    with closing(Store(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
+    with closing(BatchWriter(url, quarantine_quota=1)) as store, store.batch(uuid4(), [1]) as transaction:
         none = np.full(len(snapshot.kind), NEVER, np.int64)
         transaction.merge_latest(batch, batch.time, none)  # in an hour every sensor has reported
     for table in ("readings", "readings_1m", "readings_15m", "latest", "series", "devices"):

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-import stack
-from dashboards import alerts, boards
-from dashboards.board import Context
-from dashboards.texts import Texts
-from devices.catalogue import builtin
-from simulator.city import layout as cities
-from storage import migrate, registry
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.dashboards import alerts, boards
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.texts import Texts
+from citybeat.devices.catalogue import builtin
+from citybeat.simulator.city import layout as cities
+from citybeat.storage import migrate
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
 from tests.grafana import Query, Range, Raw, Value, interpolate, queries
 
 READINGS = 10_000_000
@@ -74,8 +75,8 @@ def _time(connection: Connection, query: Query, length: str, now: datetime, stat
 
 def _fill(connection: Connection) -> None:
     """By SQL, for the shape is what is measured: every sensor at its own minutes, and rollups made of them."""
-    registry.register(connection, cities.build(devices=DEVICES, gateways=GATEWAYS, seed=1).devices)
-    ids = np.array(sorted(registry.load(connection, builtin()).series.values()))
+    records.register(connection, cities.build(devices=DEVICES, gateways=GATEWAYS, seed=1).devices)
+    ids = np.array(sorted(records.load(connection, builtin()).series.values()))
     step = 365 * 86_400 * len(ids) / READINGS  # s
     connection.execute("SET synchronous_commit = off")
     for week in range(53):

@@ -24,8 +24,8 @@ import numpy as np
 from bench import drain, machine, scene, store
 from bench.sender import Payloads, Sender, prepare
 from bench.workload import SHAPES, City, Shape, Traffic
-from storage import accounts
-from storage.accounts import Totals
+from citybeat.storage.accounts import ledger
+from citybeat.storage.accounts.ledger import Totals
 
 #: s from the first commit on that are not counted: caches, plans and the first growth of tables.
 RAMP = 3.0
@@ -89,7 +89,7 @@ def run(
     """Send, and count. `window` 0: flood."""
     window = WINDOW[traffic.shape.size] if window is None else window
     passwords = opened.servers.passwords(traffic.city.sources)
-    before = accounts.totals(opened.connection)
+    before = ledger.totals(opened.connection)
     with scene.ingesting(opened, workers, settings) as ingest:
         with Sender(opened.servers.mqtt_url, passwords, payloads) as sender:
             pids = {"publisher": sender.pid, **opened.servers.pids(), "ingest": ingest.pid}
@@ -97,7 +97,7 @@ def run(
         sent = sender.sent  # when it has ended: it may have been in the middle of a round
         _drain(opened, ingest, before.messages + sent)
         peaks, log = ingest.peaks(), ingest.tail()
-    totals = accounts.totals(opened.connection) - before
+    totals = ledger.totals(opened.connection) - before
     wrong = _wrong(opened, totals, payloads, sent)
     first, last = steady(looks, ramp)
     took = last.at - first.at
@@ -139,7 +139,7 @@ def _watch(
             break
         if not looks and now - began > 60:
             raise TimeoutError(f"nothing is committed:\n{ingest.tail()}")
-        counted = accounts.totals(opened.connection) - before
+        counted = ledger.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
             cpu = {name: machine.cpu(pid) for name, pid in pids.items()}
             looks.append(Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
@@ -162,14 +162,14 @@ def steady(looks: Sequence[Look], ramp: float) -> tuple[Look, Look]:
 
 def _drain(opened: scene.Scene, ingest: scene.Ingest, messages: int) -> None:
     deadline = time.monotonic() + _DRAIN
-    while accounts.totals(opened.connection).messages < messages and time.monotonic() < deadline:
+    while ledger.totals(opened.connection).messages < messages and time.monotonic() < deadline:
         ingest.check()
         time.sleep(0.05)
 
 
 def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -> list[str]:
     """What was sent against what the ledger has, and the database's own books."""
-    found = accounts.discrepancies(opened.connection)
+    found = ledger.discrepancies(opened.connection)
     readings = int(payloads.packets["readings"][:sent].sum())
     for name, ours, theirs in (("messages", sent, totals.messages), ("readings", readings, totals.received)):
         if ours != theirs and not (totals.redelivered and ours < theirs):  # what is delivered again is counted again

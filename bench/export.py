@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from bench.city import City, served
-from storage.database import Connection
+from citybeat.storage.db.connection import Connection
 
 BARE = "COPY (SELECT series_id, time, value, flags FROM readings) TO STDOUT (FORMAT BINARY)"
 AIMS = {"arrow": 0.7, "parquet": 0.7, "csv": 0.3}

@@ -15,8 +15,8 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from ingest.gateway import Gateway, Session
-from ingest.inbox import BatchSize, Inboxes
+from citybeat.ingest.transport.gateway import Gateway, Session
+from citybeat.ingest.transport.inbox import BatchSize, Inboxes
 
 MESSAGES = 20_000
 _TOPIC = b"city/v1/gw-01/readings"

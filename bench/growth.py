@@ -26,14 +26,14 @@ from psycopg.abc import Query
 from bench import end_to_end, scene, store
 from bench.sender import prepare
 from bench.workload import LIVE, METRICS_EACH, MINUTE, City, Traffic
-from devices.aggregate import downsample
-from devices.batch import NEVER, Batch, Int32
-from devices.catalogue import builtin
-from storage import registry
-from storage.database import Connection
-from storage.minutes import QUARTER, encode_partials
-from storage.store import Store
-from storage.write import Tally, encode_readings
+from citybeat.devices.aggregate import downsample
+from citybeat.devices.batch import NEVER, Batch, Int32
+from citybeat.devices.catalogue import builtin
+from citybeat.storage.batches.write import Tally, encode_readings
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import Connection
+from citybeat.storage.registry import records
+from citybeat.storage.rollups.minutes import QUARTER, encode_partials
 
 SERIES: Final = (1_000, 10_000, 100_000, 1_000_000)
 STORED: Final = (1_000_000, 10_000_000)
@@ -139,7 +139,7 @@ class _Past:
     def __init__(self, opened: scene.Scene) -> None:
         self._url: Final = opened.url
         self._connection: Final[Connection] = opened.connection
-        snapshot = registry.load(opened.connection, builtin())
+        snapshot = records.load(opened.connection, builtin())
         self._kind: Final = snapshot.kind
         series = np.array(sorted(snapshot.series.values()), np.int32)
         owner = snapshot.owner[series]
@@ -152,7 +152,7 @@ class _Past:
 
     def fill(self, readings: int) -> None:
         """Have so many in all; newer ones are written first."""
-        with closing(Store(self._url, quarantine_quota=1)) as into:
+        with closing(BatchWriter(self._url, quarantine_quota=1)) as into:
             while self._readings < readings:
                 back, which = divmod(self._steps, len(self._gateways))
                 self._quarter(into, self._end - back * QUARTER, *self._gateways[which])
@@ -160,7 +160,7 @@ class _Past:
         for table in ("readings", "readings_1m", "readings_15m", "latest"):
             self._connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
 
-    def _quarter(self, into: Store, start: int, source: int, series: Int32) -> None:
+    def _quarter(self, into: BatchWriter, start: int, source: int, series: Int32) -> None:
         """A quarter-hour of a gateway."""
         count = QUARTER // _EVERY
         n = len(series) * count

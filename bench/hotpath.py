@@ -11,17 +11,19 @@ import numpy as np
 import orjson
 
 from bench import workload
-from devices import senml, wire
-from devices.aggregate import downsample
-from devices.decoded import Decoded
-from devices.device import Device
-from ingest.decode import decode
-from ingest.history import History
-from ingest.judge import judge
-from ingest.memory import keep_freed_memory, spare_the_collector
-from ingest.message import Message
-from ingest.validate import Limits
-from storage import minutes, write
+from citybeat.devices.aggregate import downsample
+from citybeat.devices.device import Device
+from citybeat.devices.wire import reports as wire
+from citybeat.devices.wire import senml
+from citybeat.devices.wire.decoded import Decoded
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.history import History
+from citybeat.ingest.judging.judge import judge
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.memory import keep_freed_memory, spare_the_collector
+from citybeat.storage.batches import write
+from citybeat.storage.rollups import minutes
 
 #: Readings in one batch, as ingest makes them under load.
 BATCH = 50_000

@@ -17,11 +17,12 @@ import numpy as np
 from bench import drain, scene, store
 from bench.sender import Payloads, Sender, prepare
 from bench.workload import SINGLES, City, Traffic
-from devices.aggregate import downsample
-from devices.batch import Float64
-from storage import accounts, minutes
-from storage.database import connect
-from storage.write import encode_readings
+from citybeat.devices.aggregate import downsample
+from citybeat.devices.batch import Float64
+from citybeat.storage.accounts import ledger
+from citybeat.storage.batches.write import encode_readings
+from citybeat.storage.db.connection import connect
+from citybeat.storage.rollups import minutes
 
 #: Messages a second.
 RATES: Final = (1_000, 5_000)
@@ -86,7 +87,7 @@ def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, rate: float)
                 raise TimeoutError(f"{sum(known.values()):,} of {len(payloads):,} messages were committed:\n{ingest.tail()}")
             time.sleep(_LOOK)
         sent = sender.sent_at / 1e9
-    wrong = accounts.discrepancies(opened.connection)
+    wrong = ledger.discrepancies(opened.connection)
     if wrong:
         raise RuntimeError("; ".join(wrong))
     took: Float64 = (committed - sent)[sent >= sent[0] + _RAMP]

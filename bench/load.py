@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import stack
-from devices.catalogue import builtin
-from simulator.address import address
-from simulator.load.generator import Sender, offer
-from simulator.load.link import Link
-from simulator.load.packets import Frame, Version
-from simulator.load.tally import LoadReport
-from simulator.load.traffic import Traffic, stations, stations_for
-from simulator.publisher import Publisher
-from storage import accounts, migrate, registry
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.devices.catalogue import builtin
+from citybeat.simulator.address import address
+from citybeat.simulator.load.generator import Sender, offer
+from citybeat.simulator.load.link import Link
+from citybeat.simulator.load.packets import Frame, Version
+from citybeat.simulator.load.tally import LoadReport
+from citybeat.simulator.load.traffic import Traffic, stations, stations_for
+from citybeat.simulator.publisher import Publisher
+from citybeat.storage import migrate
+from citybeat.storage.accounts import ledger
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
 
 CONNECTIONS = 4
 STATIONS = 250  # of each connection
@@ -46,7 +48,7 @@ def measure(home: Path, seconds: float = 5.0) -> list[dict[str, Any]]:
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as database:
         migrate.migrate(database, builtin(), chunk_days={})
         most = max(stations_for(size, STATIONS) for size in SIZES)
-        registry.register(database, [device for name in names for device in stations(name, most)])
+        records.register(database, [device for name in names for device in stations(name, most)])
         passwords = stack.credentials(settings, names)
         # Without ingest, and without a session that it left behind: the broker keeps nothing.
         _forget(servers.mqtt_url)
@@ -148,10 +150,10 @@ def _taken(servers: stack.Servers, home: Path, database: Connection, passwords: 
         assert any(b'"ready"' in line for line in ingest.stdout), "ingest ended"
         threading.Thread(target=ingest.stdout.read, daemon=True).start()
         # What comes first opens the caches: it is not counted.
-        before = accounts.totals(database).messages
+        before = ledger.totals(database).messages
         _offer(servers.mqtt_url, passwords, size, count=SIZES[size] // 10)
         _await(database, before + SIZES[size] // 10)
-        before = accounts.totals(database).messages
+        before = ledger.totals(database).messages
         began = time.monotonic()
         _offer(servers.mqtt_url, passwords, size, count=SIZES[size])
         _await(database, before + SIZES[size])
@@ -164,7 +166,7 @@ def _taken(servers: stack.Servers, home: Path, database: Connection, passwords: 
 
 def _await(database: Connection, messages: int) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while accounts.totals(database).messages < messages:
+    while ledger.totals(database).messages < messages:
         assert time.monotonic() < deadline, "ingest does not take all"
         time.sleep(0.02)
 

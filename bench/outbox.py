@@ -8,13 +8,14 @@ from uuid import uuid4
 
 import numpy as np
 
-import stack
 from bench import scene, workload
-from devices.batch import NEVER, Batch
-from devices.catalogue import builtin
-from storage import migrate, registry
-from storage.database import connect
-from storage.store import Store
+from citybeat import stack
+from citybeat.devices.batch import NEVER, Batch
+from citybeat.devices.catalogue import builtin
+from citybeat.storage import migrate
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import records
 
 _MINUTE: Final = 60_000_000
 #: Readings a batch: of live traffic at some thousands a second, and at full speed.
@@ -26,12 +27,12 @@ def measure(home: Path, rounds: int = 15) -> list[dict[str, Any]]:
     settings = stack.StackSettings(home=home / "bench", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0})
-        registry.register(connection, workload.devices(2_000))
-        snapshot = registry.load(connection, builtin())
+        records.register(connection, workload.devices(2_000))
+        snapshot = records.load(connection, builtin())
         series = np.array(sorted(snapshot.series.values()), np.int32)
         newest = np.full(int(series.max()) + 1, NEVER, np.int64)
         rows = []
-        with closing(Store(servers.database_url, quarantine_quota=1)) as store:
+        with closing(BatchWriter(servers.database_url, quarantine_quota=1)) as store:
             for size in _SIZES:
                 start = time.time_ns() // 1000 // _MINUTE * _MINUTE
                 took: dict[bool, list[float]] = {False: [], True: []}

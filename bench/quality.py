@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from devices import catalogue, wire
-from devices.batch import Batch
-from devices.flags import Flag
-from devices.registry import Registry, SeriesRow, build
-from ingest.decode import decode
-from ingest.history import History
-from ingest.judge import judge
-from ingest.message import Message
-from ingest.validate import Limits
-from simulator.replay import recording
-from simulator.replay.maps import ReplayMap, load_map
-from simulator.replay.recording import Row
+from citybeat.devices import catalogue
+from citybeat.devices.batch import Batch
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import Registry, SeriesRow, build
+from citybeat.devices.wire import reports as wire
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.history import History
+from citybeat.ingest.judging.judge import judge
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.simulator.replay import recording
+from citybeat.simulator.replay.maps import ReplayMap, load_map
+from citybeat.simulator.replay.recording import Row
 
 MAPS = Path(__file__).parents[1] / "tests" / "maps"
 #: By map: the files, in order.

@@ -23,16 +23,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 from psycopg import sql
 
-import stack
 from bench import machine, mqtt
 from bench.workload import HELD, MINUTE
-from devices.catalogue import builtin
-from devices.device import Device
-from stack.model import MOSQUITTO, TIMESCALEDB
-from stack.process import free_port
-from storage import chunks, migrate, registry
-from storage.chunks import Sizing
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device
+from citybeat.stack.model import MOSQUITTO, TIMESCALEDB
+from citybeat.stack.process import free_port
+from citybeat.storage import migrate
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import chunks
+from citybeat.storage.rollups.chunks import Sizing
 
 #: As settings have them.
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0}
@@ -142,7 +144,7 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
         tempfile.TemporaryDirectory(dir=running.settings.home) as place,
     ):
         for first in range(0, len(devices), _TOGETHER):
-            registry.register(connection, devices[first : first + _TOGETHER])
+            records.register(connection, devices[first : first + _TOGETHER])
         # As ingest has been making them all the time; here event time begins days ago.
         longest = {table: timedelta(days=CHUNKS[table]) for table in ("readings", "readings_1m")}
         since = datetime.fromtimestamp(start() / 1e6, UTC) - _PAST

@@ -24,12 +24,14 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-import stack
-from devices import wire
-from devices.catalogue import Domain, builtin
-from devices.device import Device, Sensor
-from storage import accounts, migrate, registry
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.devices.catalogue import Domain, builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire import reports
+from citybeat.storage import migrate
+from citybeat.storage.accounts import ledger
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
 
 SOURCES = [f"soak-{i}" for i in range(4)]
 DEVICES = 250  # of each source
@@ -59,7 +61,7 @@ def _send(url: str, source: str, password: str, first: int, rate: float, seconds
             continue
         at = START + (first + sent) * 20
         columns = {"device": names[sent % len(names)], "metric": METRIC, "ts": np.repeat([at, at + 1], 50), "value": value}
-        payload = wire.encode(columns, seq=first + sent, boot="soak")
+        payload = reports.encode(columns, seq=first + sent, boot="soak")
         window.append(client.publish(f"city/v1/{source}/readings", payload, qos=1))
         sent += 1
         if len(window) >= 1000:
@@ -90,11 +92,11 @@ class Load:
         ]
         for process in processes:
             process.start()
-        while accounts.totals(database).messages == (before := accounts.totals(database).messages):
+        while ledger.totals(database).messages == (before := ledger.totals(database).messages):
             time.sleep(0.01)
         began = time.monotonic()
         time.sleep(seconds)
-        stored = (accounts.totals(database).messages - before) / (time.monotonic() - began)
+        stored = (ledger.totals(database).messages - before) / (time.monotonic() - began)
         for source, queue in tell.items():
             self.sent[source] += queue.get()
         for process in processes:
@@ -114,7 +116,7 @@ def main() -> int:
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="soak")) as database:
         migrate.migrate(database, builtin(), chunk_days={})
         sensors = (Sensor(metric=METRIC),)
-        registry.register(
+        records.register(
             database,
             [
                 Device(id=f"{source}-{i}", source=source, domain=Domain.ENVIRONMENT, sensors=sensors)
@@ -152,8 +154,8 @@ def main() -> int:
             ingest.terminate()
             ingest.wait(30)
         sent = sum(load.sent.values())
-        seen = sum(count for count, _ in accounts.numbers(database, SOURCES).values())
-        wrong = accounts.discrepancies(database)
+        seen = sum(count for count, _ in ledger.numbers(database, SOURCES).values())
+        wrong = ledger.discrepancies(database)
         print(
             f"sustained {sustained * READINGS:,.0f} readings/s; then, of twice that, stored meanwhile {offered * READINGS:,.0f}/s"
         )

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import stack
 from bench import mqtt, scene
 from bench.workload import City
-from stack.process import free_port
+from citybeat import stack
+from citybeat.stack.process import free_port
 
 _ALL: Final = (
     "cbor2",

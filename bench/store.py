@@ -1,6 +1,7 @@
 """The write path alone: a workload's batches as ingest makes them, against bare COPYs of the same rows.
 
-Ours is the whole transaction of `ingest.commit.write`: everything that a batch does in the database, committed. The limits are
+Ours is the whole transaction of `ingest.writing.commit.write`: everything that a batch does in the database, committed. The limits
+are
 
 - a bare COPY BINARY of the new readings, encoded before, into a table with the same key; nothing else;
 - the same, and their minutes by COPY into a temporary table and one `INSERT … ON CONFLICT DO UPDATE` of every column: the least
@@ -23,21 +24,22 @@ from psycopg.abc import Query
 
 from bench import scene
 from bench.workload import CATCH_UP, LIVE, SINGLES, City, Shape, Traffic
-from devices.aggregate import downsample
-from devices.batch import Batch
-from devices.catalogue import builtin
-from devices.registry import Registry
-from ingest.commit import write
-from ingest.decode import decode
-from ingest.history import History
-from ingest.inbox import BatchSize
-from ingest.judge import Prepared, judge
-from ingest.message import Message
-from ingest.validate import Limits
-from storage import minutes, registry
-from storage.database import Connection, connect
-from storage.store import Store
-from storage.write import encode_readings
+from citybeat.devices.aggregate import downsample
+from citybeat.devices.batch import Batch
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.registry.snapshot import Registry
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.history import History
+from citybeat.ingest.judging.judge import PreparedBatch, judge
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.writing.commit import write
+from citybeat.storage.batches.write import encode_readings
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import minutes
 
 #: Batches that are written before any is counted: plans, caches, and late readings that have something to be late for.
 WARM: Final = 4
@@ -90,11 +92,11 @@ class Writer:
     def __init__(self, opened: scene.Scene, traffic: Traffic) -> None:
         self._batches: Final = batches(traffic)
         self._limits: Final = Limits()
-        self._store: Final = Store(opened.url, quarantine_quota=1)
-        self.registry: Final[Registry] = registry.load(opened.connection, builtin())
+        self._store: Final = BatchWriter(opened.url, quarantine_quota=1)
+        self.registry: Final[Registry] = records.load(opened.connection, builtin())
         self._history = History.loaded(self._store.history(len(self.registry.owner)))
 
-    def judged(self) -> Prepared:
+    def judged(self) -> PreparedBatch:
         """The next batch, not written."""
         messages = next(self._batches)
         read = decode(messages, max_bytes=1 << 22)

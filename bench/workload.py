@@ -17,11 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from devices import wire
-from devices.catalogue import Domain, builtin
-from devices.device import Device, Sensor
-from devices.registry import Registry, SeriesRow, build
-from ingest.message import Message
+from citybeat.devices.catalogue import Domain, builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.registry.snapshot import Registry, SeriesRow, build
+from citybeat.devices.wire import reports as wire
+from citybeat.ingest.judging.message import Message
 
 METRICS = ("pm25", "temperature", "relativeHumidity", "no2", "LAeq")
 SOURCE = "gw-01"

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Final
 
-import stack
-from devices.errors import CitybeatError
+from citybeat import stack
+from citybeat.devices.errors import CitybeatError
 
 #: s that a child has to end in by itself: the time ingest takes to drain, and some.
 _PATIENCE: Final = 15.0
@@ -31,7 +31,7 @@ class Child:
         self.said: dict[str, Any] = {}
         self._tail = ""
         self._process: Final = stack.spawn(
-            [sys.executable, "-m", "citybeat", *arguments],
+            [sys.executable, "-P", "-m", "citybeat", *arguments],
             env={**os.environ, **(settings or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,18 +12,21 @@ from rich.console import Console
 from rich.table import Table
 
 import citybeat
-import stack
-from citybeat import context, ingesting
-from citybeat import up as up_command
+from citybeat import context, stack
+from citybeat.commands import ingesting
+from citybeat.commands import up as up_command
+from citybeat.commands.ledger import ledger
 from citybeat.context import check_port, failures, say
+from citybeat.devices.flags import Verdict
+from citybeat.ingest.writing import reflag as reflagging
 from citybeat.lazy import LazyGroup
-from citybeat.ledger import ledger
 from citybeat.settings import Settings
-from devices.flags import Verdict
-from ingest import reflag as reflagging
-from storage import flagging, reader, registry, rollup
-from storage import migrate as migrations
-from storage import retention as retentions
+from citybeat.storage import migrate as migrations
+from citybeat.storage.batches import flagging
+from citybeat.storage.db import reader
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import retention as retentions
+from citybeat.storage.rollups import rollup
 
 app = typer.Typer(
     name="citybeat",
@@ -110,7 +113,7 @@ def declare(
     with failures(), _period(start, end):
         settings = Settings()
         with context.database(settings, application="declare") as connection:
-            kind = registry.load(connection, settings.load_catalogue()).kind
+            kind = records.load(connection, settings.load_catalogue()).kind
             declared = flagging.Declaration(
                 device=device, metric=metric, start=start, end=end, verdict=verdict, by=by or getpass.getuser(), reason=reason
             )
@@ -127,7 +130,7 @@ def reflag(
     with failures(), _period(start, end):
         settings = Settings()
         with context.database(settings, application="reflag") as connection:
-            snapshot = registry.load(connection, settings.load_catalogue())
+            snapshot = records.load(connection, settings.load_catalogue())
             say(f"changed {reflagging.reflag(connection, snapshot, start, end, devices=device):,} readings")
 
 

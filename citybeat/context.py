@@ -13,15 +13,15 @@ from typing import Any, Final
 import typer
 from pydantic import ValidationError
 
-import stack
-from citybeat import logs
+from citybeat import logs, stack
+from citybeat.devices.device import Device
+from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
-from devices.device import Device
-from devices.errors import CitybeatError
-from simulator.errors import SimulatorError
-from stack import Servers, StackError
-from storage import migrate, registration, registry
-from storage.database import Connection, connect
+from citybeat.simulator.errors import SimulatorError
+from citybeat.stack import Servers, StackError
+from citybeat.storage import migrate
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import changes, records
 
 #: Devices that are registered in one transaction: it holds the registry's lock, and its rows in memory.
 SLICE: Final = 10_000
@@ -73,7 +73,7 @@ def database(settings: Settings, *, application: str, migrated: bool = True) -> 
     with servers(settings) as running, connect(running.database_url, application=application) as connection:
         if migrated:
             migrate.check(connection)
-        registration.act_as(connection, f"{getpass.getuser()} (citybeat {application})")
+        changes.act_as(connection, f"{getpass.getuser()} (citybeat {application})")
         yield connection
 
 
@@ -103,9 +103,9 @@ def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | 
 def register(database_url: str, devices: Sequence[Device]) -> None:
     """Register devices, with a connection of its own: what the simulator is handed. Those of a large city go in slices."""
     with connect(database_url, application="registration") as connection:
-        registration.act_as(connection, "simulator")
+        changes.act_as(connection, "simulator")
         for start in range(0, len(devices), SLICE):
-            registry.register(connection, devices[start : start + SLICE])
+            records.register(connection, devices[start : start + SLICE])
 
 
 def emit(thing: Mapping[str, Any]) -> None:

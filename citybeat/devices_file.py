@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from api import imports
-from api.imports import Form
-from devices.catalogue import Catalogue
-from devices.device import Device
-from devices.errors import DeviceError
+from citybeat.api.files import imports
+from citybeat.api.files.imports import Form
+from citybeat.devices.catalogue import Catalogue
+from citybeat.devices.device import Device
+from citybeat.devices.errors import DeviceError
 
 _FORMS: Final = {".json": Form.JSON, ".geojson": Form.GEOJSON, ".csv": Form.CSV}
 #: Mistakes that are shown; nobody reads more of them in a terminal.

@@ -14,12 +14,12 @@ from typer.core import TyperGroup
 #: Modules with a Typer named `app`, by name of the command or group.
 _MODULES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "api": "citybeat.serving",
-        "dashboards": "citybeat.dashboards",
-        "devices": "citybeat.registry",
-        "keys": "citybeat.keys",
-        "quarantine": "citybeat.quarantine",
-        "simulate": "citybeat.simulate",
+        "api": "citybeat.commands.serving",
+        "dashboards": "citybeat.commands.dashboards",
+        "devices": "citybeat.commands.registry",
+        "keys": "citybeat.commands.keys",
+        "quarantine": "citybeat.commands.quarantine",
+        "simulate": "citybeat.commands.simulate",
     }
 )
 

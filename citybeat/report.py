@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.accounts import Totals
+from citybeat.storage.accounts.ledger import Totals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def build(*, sent: Sequence[Sent], run: Totals, discrepancies: Sequence[str], ro
     run : Totals
         The ledger's totals of this run, over all sources.
     discrepancies, rollup_differences : sequence of str
-        From `storage.accounts`, over the whole database.
+        From `storage.accounts.ledger`, over the whole database.
     """
     outstanding = [f"source {s.source}: {s.outstanding} acknowledged messages have not come" for s in sent if s.outstanding]
     return Report(

@@ -8,22 +8,22 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from api.look import Look, origin
-from devices import catalogue
-from devices.batch import MICROSECOND
-from devices.catalogue import Catalogue
-from devices.errors import CatalogueError
-from ingest.gateway import Session
-from ingest.inbox import BatchSize
-from ingest.intake import Layout
-from ingest.lane import Patience
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from stack import StackSettings
-from storage.chunks import ROWS, Sizing
-from storage.keys import Scope
-from storage.outbox import Bounds
-from storage.retention import Policy
+from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.devices import catalogue
+from citybeat.devices.batch import MICROSECOND
+from citybeat.devices.catalogue import Catalogue
+from citybeat.devices.errors import CatalogueError
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.service import IngestConfig
+from citybeat.ingest.transport.gateway import Session
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.transport.partition import Timeouts
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.stack import StackSettings
+from citybeat.storage.batches.outbox import Bounds
+from citybeat.storage.registry.keys import Scope
+from citybeat.storage.rollups.chunks import ROWS, Sizing
+from citybeat.storage.rollups.retention import Policy
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -206,9 +206,9 @@ class Settings(BaseSettings):
         """What the API lets a request without a key do."""
         return frozenset({Scope.READ} if self.api_anonymous == "read" else ())
 
-    def look(self) -> Look:
+    def look(self) -> ConsoleSettings:
         """What the city decides about its console."""
-        return Look(tiles=self.console_tiles, credit=self.console_credit, zone=self.zone)
+        return ConsoleSettings(tiles=self.console_tiles, credit=self.console_credit, zone=self.zone)
 
     def session(self, mqtt_url: str) -> Session:
         """How ingest presents itself to this broker."""
@@ -220,12 +220,12 @@ class Settings(BaseSettings):
             ca=self.mqtt_ca,
         )
 
-    def layout(self) -> Layout:
+    def layout(self) -> IngestConfig:
         """How large ingest is, and when it turns to its spool."""
-        return Layout(
+        return IngestConfig(
             workers=self.workers,
             size=BatchSize(messages=self.batch_messages, bytes=self.batch_bytes, linger=self.batch_linger_s),
-            patience=Patience(spool_after=self.spool_after_s),
+            patience=Timeouts(spool_after=self.spool_after_s),
             inbox_bytes=self.inbox_bytes,
             spool=self.home / "spool" if self.spool_dir is None else self.spool_dir,
             spool_bytes=self.spool_bytes,

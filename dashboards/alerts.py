@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dashboards import sql
-from dashboards.board import Context, uid
-from dashboards.panels import DATASOURCE
+from citybeat.dashboards import sql
+from citybeat.dashboards.board import Context, uid
+from citybeat.dashboards.panels import DATASOURCE
 
 #: Names of what is made in Grafana.
 FOLDER: Final = "citybeat"

@@ -9,10 +9,10 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import panels, sql
-from dashboards.panels import DATASOURCE, Link, Look, Property, Sql
-from dashboards.units import unit_of
-from devices.catalogue import Catalogue, Domain, Kind, Metric
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.panels import DATASOURCE, Link, Look, Property, Sql
+from citybeat.dashboards.units import unit_of
+from citybeat.devices.catalogue import Catalogue, Domain, Kind, Metric
 
 #: Columns of Grafana's grid.
 WIDTH: Final = 24

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dashboards.panels import DATASOURCE
+from citybeat.dashboards.panels import DATASOURCE
 
 NAME: Final = "citybeat"
 #: In files Grafana fills it in from its environment.

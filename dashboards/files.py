@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from dashboards import alerts, boards, datasource
-from dashboards.board import Context
-from dashboards.datasource import Database
-from devices.errors import CitybeatError
+from citybeat.dashboards import alerts, boards, datasource
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.datasource import Database
+from citybeat.devices.errors import CitybeatError
 
 #: Where Grafana looks, unless it is told otherwise.
 MOUNT: Final = "/etc/grafana/provisioning"

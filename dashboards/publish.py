@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from grafana_client.api import GrafanaApi
 from grafana_client.client import GrafanaClientError, GrafanaException
 
-from dashboards import alerts, boards, datasource
-from dashboards.board import TAG, Context, uid
-from dashboards.datasource import Database
-from dashboards.files import DashboardsError
+from citybeat.dashboards import alerts, boards, datasource
+from citybeat.dashboards.board import TAG, Context, uid
+from citybeat.dashboards.datasource import Database
+from citybeat.dashboards.files import DashboardsError
 
 #: Rules with a receiver of their own came with 10.4.
 OLDEST: Final = (10, 4)

@@ -5,7 +5,7 @@ from typing import Final
 
 from grafana_foundation_sdk.models import units
 
-from devices.catalogue import Metric
+from citybeat.devices.catalogue import Metric
 
 _UNITS: Final = MappingProxyType(
     {

@@ -11,7 +11,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final
 
-from devices.errors import CatalogueError
+from citybeat.devices.errors import CatalogueError
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -233,5 +233,5 @@ def _is_number(value: object) -> bool:
 
 
 _BUILTIN: Final[Catalogue] = MappingProxyType(
-    parse(files("devices").joinpath("catalogue.toml").read_text("utf-8"), origin="catalogue.toml"),
+    parse(files("citybeat.devices").joinpath("catalogue.toml").read_text("utf-8"), origin="catalogue.toml"),
 )

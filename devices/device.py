@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from devices.catalogue import Domain
-from devices.errors import DeviceError
-from devices.units import MAX_LENGTH
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.errors import DeviceError
+from citybeat.devices.units import MAX_LENGTH
 
 #: A source's name is its MQTT user name and a level of its topics.
 SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from devices.batch import Int32, Int64
+from citybeat.devices.batch import Int32, Int64
 
 
 def starts(size: int, counts: Iterable[tuple[int, int]]) -> Int64:

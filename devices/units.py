@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
-from devices.errors import CitybeatError
+from citybeat.devices.errors import CitybeatError
 
 #: Characters, and factors. Units that people use are half as long; senders name units in every record, and what they name must be
 #: cheap to refuse (about 0.1 ms).

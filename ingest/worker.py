@@ -12,15 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND
-from devices.errors import CitybeatError
-from devices.flags import Flag
-from ingest.commit import Written
-from ingest.housekeeping import Housekeeper
-from ingest.memory import keep_freed_memory, spare_the_collector
-from ingest.pipeline import Pipeline
-from ingest.protocol import Committed, Ready, Trouble, receive
-from storage.database import DatabaseUnavailableError, StorageError, TransientError
+from citybeat.devices.batch import MICROSECOND
+from citybeat.devices.errors import CitybeatError
+from citybeat.devices.flags import Flag
+from citybeat.ingest.transport.ipc import Committed, Ready, Trouble, receive
+from citybeat.ingest.writing.commit import BatchResult
+from citybeat.ingest.writing.housekeeping import Housekeeper
+from citybeat.ingest.writing.memory import keep_freed_memory, spare_the_collector
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError, TransientError
 
 _LOG: Final = logging.getLogger(__name__)
 #: s. How soon an idle worker looks at the registry's notifications and its threads.
@@ -41,7 +41,7 @@ class Remarks:
         self._refused: Counter[tuple[str, str]] = Counter()
         self._said = -_SAY_EVERY
 
-    def note(self, written: Written) -> None:
+    def note(self, written: BatchResult) -> None:
         """Take in what a batch came to."""
         self._refused.update(written.refused)
 
@@ -73,7 +73,7 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
     Parameters
     ----------
     line : Connection
-        To the intake; see `ingest.protocol`.
+        To the intake; see `ingest.transport.ipc`.
     pipeline : Pipeline
         Not open yet.
     housekeeper : Housekeeper
@@ -143,7 +143,7 @@ def _open(pipeline: Pipeline, line: Connection) -> None:
         line.send(Ready())
 
 
-def _delays(written: Written) -> list[float]:
+def _delays(written: BatchResult) -> list[float]:
     """How long after their times readings were committed: of some that are not late, and have times of their own."""
     stored = written.stored
     if stored is None or len(stored) == 0:

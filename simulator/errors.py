@@ -4,7 +4,7 @@ What is wrong with a *row* of a recording is no exception: it is counted and nam
 (`simulator.replay.recording`).
 """
 
-from devices.errors import CitybeatError
+from citybeat.devices.errors import CitybeatError
 
 
 class SimulatorError(CitybeatError):

@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol, Self
 
-from devices import wire
-from simulator.errors import PublishError
-from simulator.faults.rows import Rows
+from citybeat.devices.wire import reports
+from citybeat.simulator.errors import PublishError
+from citybeat.simulator.faults.rows import Rows
 
 #: s. How long the last acknowledgements are waited for.
 DRAIN_TIMEOUT: Final = 15.0
@@ -171,7 +171,7 @@ class Feed:
 
     def send(self, readings: Any, count: int) -> None:
         """Send a report, a list of reports, or columns, with `count` readings in it. A number is used up only by what was sent."""
-        self.transport.publish("readings", wire.encode(readings, seq=self._seq, boot=self.boot), readings=count)
+        self.transport.publish("readings", reports.encode(readings, seq=self._seq, boot=self.boot), readings=count)
         self.used(self.boot, self._seq)
 
     def used(self, boot: str, seq: int) -> None:

@@ -20,10 +20,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from devices.device import check_source
-from simulator.address import address
-from simulator.errors import PublishError, PublishStoppedError
-from simulator.feed import Receipt
+from citybeat.devices.device import check_source
+from citybeat.simulator.address import address
+from citybeat.simulator.errors import PublishError, PublishStoppedError
+from citybeat.simulator.feed import Receipt
 
 #: Messages without an answer, at most. More adds memory and no speed: on one machine the broker answers within a millisecond.
 WINDOW: Final = 1000

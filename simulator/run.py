@@ -11,19 +11,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND
-from simulator.city import schedule
-from simulator.city.layout import City
-from simulator.city.schedule import Due
-from simulator.errors import PublishStoppedError, TimelineError
-from simulator.faults import measuring
-from simulator.faults.delivery import Break, Step, Unsent, unsent
-from simulator.faults.gateway import Gateway
-from simulator.faults.kinds import FaultSpec
-from simulator.faults.measuring import Placed
-from simulator.faults.rows import OUTCOME_CODES, Outcome
-from simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
-from simulator.publisher import connect as connect_publisher
+from citybeat.devices.batch import MICROSECOND
+from citybeat.simulator.city import schedule
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.schedule import Due
+from citybeat.simulator.errors import PublishStoppedError, TimelineError
+from citybeat.simulator.faults import measuring
+from citybeat.simulator.faults.delivery import Break, Step, Unsent, unsent
+from citybeat.simulator.faults.gateway import Gateway
+from citybeat.simulator.faults.kinds import FaultSpec
+from citybeat.simulator.faults.measuring import Placed
+from citybeat.simulator.faults.rows import OUTCOME_CODES, Outcome
+from citybeat.simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
+from citybeat.simulator.publisher import connect as connect_publisher
 
 #: s between looks at the clock: how long a gateway gathers.
 GATHER: Final = 0.1

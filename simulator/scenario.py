@@ -10,19 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from devices.catalogue import Domain
-from devices.device import check_source
-from devices.errors import DeviceError
-from simulator.city import holidays
-from simulator.city import layout as cities
-from simulator.city.layout import City, Gateway
-from simulator.city.makes import BY_NAME, TYPES, DeviceType, scaled
-from simulator.city.streets import DISTRICTS, District
-from simulator.errors import FaultError, ScenarioError
-from simulator.faults import choosing
-from simulator.faults.kinds import FaultSpec
-from simulator.faults.kinds import read as read_fault
-from simulator.yamltext import Keys, parse
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import check_source
+from citybeat.devices.errors import DeviceError
+from citybeat.simulator.city import holidays
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.city.layout import City, Gateway
+from citybeat.simulator.city.makes import BY_NAME, TYPES, DeviceType, scaled
+from citybeat.simulator.city.streets import DISTRICTS, District
+from citybeat.simulator.errors import FaultError, ScenarioError
+from citybeat.simulator.faults import choosing
+from citybeat.simulator.faults.kinds import FaultSpec
+from citybeat.simulator.faults.kinds import read as read_fault
+from citybeat.simulator.yamltext import Keys, parse
 
 #: Devices of a scenario: more than a city has, and what one machine can hold.
 MAX_DEVICES: Final = 1_000_000

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from simulator.errors import MapError, ScenarioError
+from citybeat.simulator.errors import MapError, ScenarioError
 
 _MAP: Final = "tag:yaml.org,2002:map"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

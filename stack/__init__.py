@@ -3,7 +3,7 @@
 Imports nothing of ours and nothing but the standard library: `make` runs parts of it before anything is installed.
 """
 
-from stack.errors import (
+from citybeat.stack.errors import (
     CredentialsError,
     PortTakenError,
     RootBuildError,
@@ -13,9 +13,9 @@ from stack.errors import (
     StackError,
     ToolMissingError,
 )
-from stack.lifecycle import credentials, down, reset, running, status, up
-from stack.model import Servers, ServerStatus, StackSettings
-from stack.process import spawn
+from citybeat.stack.lifecycle import credentials, down, reset, running, status, up
+from citybeat.stack.model import Servers, ServerStatus, StackSettings
+from citybeat.stack.process import spawn
 
 __all__ = [
     "CredentialsError",

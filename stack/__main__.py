@@ -1,8 +1,8 @@
 """What `make` needs of the stack before citybeat is installed, or when it no longer is.
 
-`python -m stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m stack browser` installs the browser
-that tests of the console use; `python -m stack down HOME` stops the servers of a home; `python -m stack env HOME` writes `.env` and
-the broker's users for `docker compose up`.
+`python -m citybeat.stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m citybeat.stack browser`
+installs the browser that tests of the console use; `python -m citybeat.stack down HOME` stops the servers of a home; `python -m
+citybeat.stack env HOME` writes `.env` and the broker's users for `docker compose up`.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack import docker, lifecycle, root
-from stack.errors import StackError
-from stack.model import Home, StackSettings
+from citybeat.stack import docker, lifecycle, root
+from citybeat.stack.errors import StackError
+from citybeat.stack.model import Home, StackSettings
 
 #: Debian's browser, and others that do as well.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -79,7 +79,7 @@ def browser() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m citybeat.stack", description=__doc__)
     parser.add_argument("what", choices=["prepare", "browser", "down", "env"])
     parser.add_argument("directory", type=Path, nargs="?", help="of all but browser")
     options = parser.parse_args()

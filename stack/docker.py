@@ -11,13 +11,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stack import mosquitto
-from stack.errors import ServerFailedError
-from stack.model import MOSQUITTO, TIMESCALEDB, Home, ServerStatus, StackSettings
-from stack.passwords import INGEST, OWNER, READER, Passwords, write_private
-from stack.plan import Plan
+from citybeat.stack import mosquitto
+from citybeat.stack.errors import ServerFailedError
+from citybeat.stack.model import MOSQUITTO, TIMESCALEDB, Home, ServerStatus, StackSettings
+from citybeat.stack.passwords import INGEST, OWNER, READER, Passwords, write_private
+from citybeat.stack.plan import Plan
 
-COMPOSE_FILE = Path(__file__).parent.parent / "compose.yaml"
+COMPOSE_FILE = Path(__file__).parents[2] / "compose.yaml"  # in a checkout, beside citybeat/
 ENGINE_PATIENCE = 3.0  # seconds: an engine on this machine answers in milliseconds, an unreachable one not at all
 START_PATIENCE = 180  # seconds for the health checks, images already there; pulling them is not counted
 

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stack import docker, local, lock, mosquitto, postgres
-from stack.errors import CredentialsError, ServerFailedError, SettingsConflictError
-from stack.model import MOSQUITTO, PORT_SETTINGS, TIMESCALEDB, Home, Say, Servers, ServerStatus, StackSettings
-from stack.passwords import Passwords, check_source_names
-from stack.plan import Plan, Report
-from stack.probe import Answer
-from stack.process import LOOPBACK, identify, is_alive, send
-from stack.sandbox import Kind, Sandbox
+from citybeat.stack import docker, local, lock, mosquitto, postgres
+from citybeat.stack.errors import CredentialsError, ServerFailedError, SettingsConflictError
+from citybeat.stack.model import MOSQUITTO, PORT_SETTINGS, TIMESCALEDB, Home, Say, Servers, ServerStatus, StackSettings
+from citybeat.stack.passwords import Passwords, check_source_names
+from citybeat.stack.plan import Plan, Report
+from citybeat.stack.probe import Answer
+from citybeat.stack.process import LOOPBACK, identify, is_alive, send
+from citybeat.stack.sandbox import Kind, Sandbox
 
 # Seconds until a server has to answer. After a crash PostgreSQL first recovers: at most max_wal_size (4 GB) of log.
 START_PATIENCE = 120.0
@@ -226,12 +226,12 @@ def _start(settings: StackSettings, home: Home, say: Say, force: Kind | None) ->
 
 def _launch_supervisor(home: Home) -> int:
     # It ends when nobody uses the servers, but not before it gets the home's lock, which the caller has.
-    package = str(Path(__file__).parent.parent)
+    package = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, inherited] if inherited else [package])}
     with home.log("supervisor").open("ab") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "stack.supervisor", str(home.path)],
+            [sys.executable, "-P", "-m", "citybeat.stack.supervisor", str(home.path)],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -5,13 +5,13 @@ import shutil
 import signal
 from pathlib import Path
 
-from stack import mosquitto, postgres, root, sandbox
-from stack.errors import CredentialsError, PortTakenError
-from stack.model import MOSQUITTO, PORT_SETTINGS, TIMESCALEDB, Home, Say, StackSettings
-from stack.passwords import OWNER, Passwords
-from stack.plan import Plan, Report
-from stack.process import free_port, is_alive, port_is_free, send, wait_gone
-from stack.sandbox import Kind
+from citybeat.stack import mosquitto, postgres, root, sandbox
+from citybeat.stack.errors import CredentialsError, PortTakenError
+from citybeat.stack.model import MOSQUITTO, PORT_SETTINGS, TIMESCALEDB, Home, Say, StackSettings
+from citybeat.stack.passwords import OWNER, Passwords
+from citybeat.stack.plan import Plan, Report
+from citybeat.stack.process import free_port, is_alive, port_is_free, send, wait_gone
+from citybeat.stack.sandbox import Kind
 
 CONFIG = Path(__file__).parent / "config"  # the files that compose.yaml mounts too
 

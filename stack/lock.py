@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from stack.model import Say
+from citybeat.stack.model import Say
 
 
 @contextlib.contextmanager

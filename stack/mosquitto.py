@@ -3,12 +3,12 @@
 import signal
 from pathlib import Path
 
-from stack import probe
-from stack.model import MOSQUITTO, Home
-from stack.passwords import INGEST, Passwords, password_file, write_private
-from stack.plan import Program
-from stack.process import LOOPBACK
-from stack.sandbox import Sandbox
+from citybeat.stack import probe
+from citybeat.stack.model import MOSQUITTO, Home
+from citybeat.stack.passwords import INGEST, Passwords, password_file, write_private
+from citybeat.stack.plan import Program
+from citybeat.stack.process import LOOPBACK
+from citybeat.stack.sandbox import Sandbox
 
 STORE = "mosquitto"  # directory of the broker's store, in the home's servers/
 

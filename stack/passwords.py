@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stack.errors import CredentialsError
+from citybeat.stack.errors import CredentialsError
 
 SUPERUSER = "postgres"  # of the local cluster; used for set-up only
 OWNER = "citybeat"  # owns the database, and is what citybeat logs in as

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stack.passwords import write_private
-from stack.process import Identity
+from citybeat.stack.passwords import write_private
+from citybeat.stack.process import Identity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,13 @@ import shutil
 import signal
 from pathlib import Path
 
-from stack import probe
-from stack.errors import CredentialsError, ServerFailedError
-from stack.model import TIMESCALEDB, Home
-from stack.passwords import OWNER, READER, SUPERUSER, Passwords, write_private
-from stack.plan import Program
-from stack.process import LOOPBACK
-from stack.sandbox import Sandbox
+from citybeat.stack import probe
+from citybeat.stack.errors import CredentialsError, ServerFailedError
+from citybeat.stack.model import TIMESCALEDB, Home
+from citybeat.stack.passwords import OWNER, READER, SUPERUSER, Passwords, write_private
+from citybeat.stack.plan import Program
+from citybeat.stack.process import LOOPBACK
+from citybeat.stack.sandbox import Sandbox
 
 DATABASE = "citybeat"
 BIN = "/usr/lib/postgresql/17/bin"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stack import tether
-from stack.errors import StackError
+from citybeat.stack import tether
+from citybeat.stack.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack import lock
-from stack.errors import RootBuildError, ToolMissingError
-from stack.model import Say
+from citybeat.stack import lock
+from citybeat.stack.errors import RootBuildError, ToolMissingError
+from citybeat.stack.model import Say
 
 SUITE = "trixie"
 # dash and coreutils: initdb and psql call a shell; everything else comes as a dependency.

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from stack import tether
-from stack.errors import SandboxError
-from stack.root import require_tools
+from citybeat.stack import tether
+from citybeat.stack.errors import SandboxError
+from citybeat.stack.root import require_tools
 
 Kind = Literal["bwrap", "chroot"]
 

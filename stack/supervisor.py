@@ -1,4 +1,4 @@
-"""The process that the servers of one home belong to: `python -m stack.supervisor HOME`.
+"""The process that the servers of one home belong to: `python -m citybeat.stack.supervisor HOME`.
 
 It lives while somebody uses the servers, or while the home's `keep` file exists. Then, and on SIGTERM, it stops them
 gracefully and goes. SIGHUP: start again what has crashed. If it is killed itself, the kernel kills the servers: they were
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from stack import lock
-from stack.model import Home
-from stack.plan import Plan, Program, Report, Running
-from stack.process import Identity, identify, is_alive
-from stack.sandbox import Sandbox, child_pid
+from citybeat.stack import lock
+from citybeat.stack.model import Home
+from citybeat.stack.plan import Plan, Program, Report, Running
+from citybeat.stack.process import Identity, identify, is_alive
+from citybeat.stack.sandbox import Sandbox, child_pid
 
 TICK = 0.1  # seconds between looks at children and users: how long a dead user's servers may live on
 STEP = 0.02  # seconds between looks while servers are stopping

@@ -10,9 +10,11 @@ from typing import Final
 
 from psycopg.sql import SQL
 
-from devices.catalogue import Catalogue
-from storage import chunks, registry, sql
-from storage.database import Connection, StorageError, translated
+from citybeat.devices.catalogue import Catalogue
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import chunks
 
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _SQL: Final = sql.load("migrate")
@@ -47,7 +49,7 @@ def migrations() -> list[Migration]:
         A file is named wrongly, or a number is missing or stands twice.
     """
     found = []
-    for entry in files("storage").joinpath("migrations").iterdir():
+    for entry in files("citybeat.storage").joinpath("migrations").iterdir():
         if not entry.name.endswith(".sql"):
             continue
         match = _FILE.fullmatch(entry.name)
@@ -71,7 +73,7 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
         Written to `metrics`; a metric that is no longer in it stays, since series may refer to it.
     chunk_days : dict
         Days a chunk, by hypertable; takes effect for chunks yet to be made. Ingest makes shorter ones where readings are dense
-        (`storage/chunks.py`).
+        (`storage/rollups/chunks.py`).
 
     Returns
     -------
@@ -91,7 +93,7 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
         _check(applied, available)
         done = [_apply(connection, migration) for migration in available if migration.number not in applied]
         chunks.set_intervals(connection, {table: timedelta(days=days) for table, days in chunk_days.items()})
-        registry.sync_catalogue(connection, catalogue)
+        records.sync_catalogue(connection, catalogue)
     return done
 
 

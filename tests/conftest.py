@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import stack
-from stack import tether
+from citybeat import stack
+from citybeat.stack import tether
 
 CHECKOUT = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from api.plan import WIDTHS, Bucket
+from citybeat.api.series.plan import WIDTHS, Bucket
 from tests import oracles
 
 MINUTE, HOUR = 60_000_000, 3_600_000_000

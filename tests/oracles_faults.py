@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from devices.batch import FOREVER, MICROSECOND, MINUTE
-from devices.catalogue import Kind, builtin
-from devices.device import Sensor
-from devices.registry import DEFAULT_SENTINELS, MEMORY, STUCK_INTERVALS
-from devices.units import conversion
-from simulator.city import noise, signals
-from simulator.faults.kinds import Fault
+from citybeat.devices.batch import FOREVER, MICROSECOND, MINUTE
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.devices.device import Sensor
+from citybeat.devices.registry.snapshot import DEFAULT_SENTINELS, MEMORY, STUCK_INTERVALS
+from citybeat.devices.units import conversion
+from citybeat.simulator.city import noise, signals
+from citybeat.simulator.faults.kinds import Fault
 
 HOUR = 3600 * MICROSECOND
 

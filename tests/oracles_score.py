@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from devices.batch import FOREVER, NEVER
-from simulator.faults.rows import FAULTS, OUTCOMES, REASONS
+from citybeat.devices.batch import FOREVER, NEVER
+from citybeat.simulator.faults.rows import FAULTS, OUTCOMES, REASONS
 
 RANGE, STEP, STUCK, SUSPECT, LATE, FUTURE, CLOCK = 1, 2, 4, 8, 16, 32, 64
 BAD = 1 | 2 | 4 | 128

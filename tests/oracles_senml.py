@@ -1,4 +1,4 @@
-"""SenML as RFC 8428 tells it, one record at a time: the slow twin of `devices.senml`."""
+"""SenML as RFC 8428 tells it, one record at a time: the slow twin of `devices.wire.senml`."""
 
 import io
 import json

@@ -16,8 +16,8 @@ import anyio.to_thread
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from api import problems
-from api.look import Look, origin
+from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.api.http import problems
 
 _HERE: Final = Path(__file__).parent
 _TYPES: Final = {
@@ -46,7 +46,7 @@ class _File(NamedTuple):
     kind: str
 
 
-def router(look: Look, version: str) -> APIRouter:
+def router(look: ConsoleSettings, version: str) -> APIRouter:
     """The routes `/` and `/console/…`; they need no key, and are no part of the API's description."""
     routes = APIRouter(include_in_schema=False)
     settings = orjson.dumps({"tiles": look.tiles, "credit": look.credit, "zone": look.zone, "version": version})

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from dashboards.board import Context
-from dashboards.boards import city, energy, environment, ingest, quality, sensor, traffic
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.boards import city, energy, environment, ingest, quality, sensor, traffic
 
 #: In the order in which people meet them.
 BOARDS: Final[Mapping[str, Callable[[Context], dict[str, Any]]]] = MappingProxyType(

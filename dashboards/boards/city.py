@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.panels import GREEN, ORANGE, RED, Overrides, Sql, linked, named
-from devices.catalogue import Domain, Kind
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.panels import GREEN, ORANGE, RED, Overrides, Sql, linked, named
+from citybeat.devices.catalogue import Domain, Kind
 
 _WHERE: Final = f"(chosen({sql.DISTRICTS}) IS NULL OR district = ANY(chosen({sql.DISTRICTS})))"
 

@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.panels import Look, Overrides, Sql, linked, named
-from devices.catalogue import Domain
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.panels import Look, Overrides, Sql, linked, named
+from citybeat.devices.catalogue import Domain
 
 _LOAD, _VOLTAGE, _COUNTER, _AMOUNT = "totalActivePower", "phaseVoltage", "totalActiveEnergyImport", "activeEnergyPerInterval"
 _DAY_MS = "86400000"

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.boards.city import AIR, BANDS
-from dashboards.panels import GREEN, RED, Look, Overrides, Sql, linked, named
-from devices.catalogue import Domain, Metric
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.boards.city import AIR, BANDS
+from citybeat.dashboards.panels import GREEN, RED, Look, Overrides, Sql, linked, named
+from citybeat.devices.catalogue import Domain, Metric
 
 _AQI = f"vn_aqi({sql.ZONE}, {sql.FROM}, {sql.TO}, {sql.DISTRICTS}, {sql.DEVICES})"
 

@@ -6,9 +6,9 @@ time from receipt to commit) is added where there is a Prometheus; else a text s
 
 from typing import Any, Final
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.panels import GREEN, ORANGE, RED, Look, Overrides, Prom, Sql, named
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.panels import GREEN, ORANGE, RED, Look, Overrides, Prom, Sql, named
 
 _OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 _SUM: Final = " + ".join(_OUTCOMES)

@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.boards.sensor import FLAGS
-from dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, linked, named
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.boards.sensor import FLAGS
+from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, linked, named
 
 _METRICS: Final = "ARRAY[${metric:sqlstring}]::text[]"
 _QUALITY: Final = f"chart_quality($__interval_ms, {sql.ZONE}, {sql.FROM}, {sql.TO}, {sql.DISTRICTS}, {sql.DEVICES}, {_METRICS})"

@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, named
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, named
 
 _DEVICE: Final = "${device:sqlstring}"
 _METRIC: Final = "${metric:sqlstring}"

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from dashboards import panels, sql
-from dashboards.board import Board, Context
-from dashboards.panels import Sql
-from devices.catalogue import Domain
+from citybeat.dashboards import panels, sql
+from citybeat.dashboards.board import Board, Context
+from citybeat.dashboards.panels import Sql
+from citybeat.devices.catalogue import Domain
 
 
 def board(context: Context) -> dict[str, Any]:

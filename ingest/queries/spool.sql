@@ -1,4 +1,4 @@
--- The spool: SQLite, one file a lane. See ingest/spool.py.
+-- The spool: SQLite, one file a lane. See ingest/transport/spool.py.
 
 -- name: schema
 -- Batches in order of arrival.

@@ -16,10 +16,10 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import MINUTE, Float64, Int64
-from simulator.city import holidays, noise, shapes
-from simulator.city.holidays import DayKind
-from simulator.city.shapes import Kinds
+from citybeat.devices.batch import MINUTE, Float64, Int64
+from citybeat.simulator.city import holidays, noise, shapes
+from citybeat.simulator.city.holidays import DayKind
+from citybeat.simulator.city.shapes import Kinds
 
 HOUR: Final = 60 * MINUTE  # us
 DAY: Final = 24 * HOUR

@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MINUTE, Bools, Float64, Int16, Int32, Int64
-from simulator.city import noise, shapes
-from simulator.city.almanac import DAY, HOUR, UTC_OFFSET, Almanac, Meter, between
-from simulator.city.noise import Keys
-from simulator.city.shapes import Kinds, bump
+from citybeat.devices.batch import MINUTE, Bools, Float64, Int16, Int32, Int64
+from citybeat.simulator.city import noise, shapes
+from citybeat.simulator.city.almanac import DAY, HOUR, UTC_OFFSET, Almanac, Meter, between
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.city.shapes import Kinds, bump
 
 #: us. How much a meter's flow is before or behind the profile's, at most.
 _WARP: Final = 10 * MINUTE

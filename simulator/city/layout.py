@@ -14,17 +14,17 @@ from typing import Final, overload
 
 import numpy as np
 
-from devices.batch import Float64, Int16, Int32, Int64
-from devices.catalogue import Domain
-from devices.device import Device, check_source
-from simulator.city import holidays as days
-from simulator.city import noise, streets
-from simulator.city.almanac import Almanac
-from simulator.city.at import SeriesTable
-from simulator.city.makes import TYPES, DeviceType, scaled
-from simulator.city.noise import Keys
-from simulator.city.shapes import steps
-from simulator.city.streets import DISTRICTS, SPREAD, STATIONS, District
+from citybeat.devices.batch import Float64, Int16, Int32, Int64
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import Device, check_source
+from citybeat.simulator.city import holidays as days
+from citybeat.simulator.city import noise, streets
+from citybeat.simulator.city.almanac import Almanac
+from citybeat.simulator.city.at import SeriesTable
+from citybeat.simulator.city.makes import TYPES, DeviceType, scaled
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.city.shapes import steps
+from citybeat.simulator.city.streets import DISTRICTS, SPREAD, STATIONS, District
 
 #: Of twenty devices, in this order, so that any twenty in a row are mixed as the city is.
 _MIX: Final = "TVTNTVNTNVTNTVNTNVTN"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from devices.catalogue import Domain
-from devices.device import Sensor
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import Sensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

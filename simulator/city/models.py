@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Float64, Int64
-from simulator.city import noise, shapes
-from simulator.city.at import At
-from simulator.city.shapes import bump, steps, sun, wave
+from citybeat.devices.batch import MICROSECOND, Float64, Int64
+from citybeat.simulator.city import noise, shapes
+from citybeat.simulator.city.at import At
+from citybeat.simulator.city.shapes import bump, steps, sun, wave
 
 #: us. From one passage of the moon to the next.
 LUNAR_DAY: Final = 89_428_328_000

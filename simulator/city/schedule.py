@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Bools, Float64, Int64
-from devices.catalogue import Kind, builtin
-from simulator.city import noise
-from simulator.city.layout import City
-from simulator.city.noise import Keys
-from simulator.errors import TimelineError
+from citybeat.devices.batch import MICROSECOND, Bools, Float64, Int64
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.errors import TimelineError
 
 #: us. Every device makes itself known within this time of the start, whatever its interval.
 OPENING: Final = 1 * MICROSECOND

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import Float64, Int64
+from citybeat.devices.batch import Float64, Int64
 
 Kinds = NDArray[np.int8]
 

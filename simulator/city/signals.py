@@ -7,9 +7,9 @@ says `simulator.city.at`, what each metric shows `simulator.city.models`, what t
 
 import numpy as np
 
-from devices.batch import Float64, Int64
-from simulator.city.at import At, SeriesTable
-from simulator.city.models import MODELS
+from citybeat.devices.batch import Float64, Int64
+from citybeat.simulator.city.at import At, SeriesTable
+from citybeat.simulator.city.models import MODELS
 
 
 def sample(table: SeriesTable, series: Int64, time: Int64) -> Float64:

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Float64, Int64
-from simulator.city import noise
+from citybeat.devices.batch import Float64, Int64
+from citybeat.simulator.city import noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

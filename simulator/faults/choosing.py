@@ -5,12 +5,12 @@ from functools import cache
 
 import numpy as np
 
-from devices.batch import Bools, Int64
-from simulator.city import noise
-from simulator.city.layout import City
-from simulator.city.noise import Keys
-from simulator.errors import FaultError
-from simulator.faults.kinds import FaultSpec, Where
+from citybeat.devices.batch import Bools, Int64
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.errors import FaultError
+from citybeat.simulator.faults.kinds import FaultSpec, Where
 
 
 def check(spec: FaultSpec, city: City) -> None:

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, NEVER, Bools, Float64, Int64
-from simulator.city import noise
-from simulator.city.layout import City
-from simulator.city.noise import Keys
-from simulator.faults import choosing, episodes
-from simulator.faults.episodes import NO_END, Window
-from simulator.faults.kinds import DEVICES, Fault, FaultSpec
+from citybeat.devices.batch import MICROSECOND, NEVER, Bools, Float64, Int64
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.faults import choosing, episodes
+from citybeat.simulator.faults.episodes import NO_END, Window
+from citybeat.simulator.faults.kinds import DEVICES, Fault, FaultSpec
 
 #: us since 1970 UTC. Where a clock chip that lost its power begins: 2000-01-01.
 RESTART: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * MICROSECOND

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Bools, Int64
-from simulator.city import noise
-from simulator.city.layout import City
-from simulator.city.noise import Keys
-from simulator.faults import choosing, episodes
-from simulator.faults.episodes import Window
-from simulator.faults.kinds import GATEWAYS, Fault, FaultSpec
-from simulator.faults.rows import NO_RANK, OUTCOME_CODES, Outcome, Rows, deliver
+from citybeat.devices.batch import MICROSECOND, Bools, Int64
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.faults import choosing, episodes
+from citybeat.simulator.faults.episodes import Window
+from citybeat.simulator.faults.kinds import GATEWAYS, Fault, FaultSpec
+from citybeat.simulator.faults.rows import NO_RANK, OUTCOME_CODES, Outcome, Rows, deliver
 
 Reports = list[dict[str, Any]]  # as `wire.encode_report` makes them
 

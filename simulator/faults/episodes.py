@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Bools, Float64, Int64
-from simulator.city import noise
-from simulator.city.noise import Keys
+from citybeat.devices.batch import MICROSECOND, Bools, Float64, Int64
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.noise import Keys
 
 #: us since 1970 UTC. The end of what has none: late enough, and far enough from int64's end to be added to.
 NO_END: Final = 2**61

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from devices.batch import Int32, Int64
+from citybeat.devices.batch import Int32, Int64
 
 
 class Events:

@@ -14,17 +14,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from devices import wire
-from devices.batch import MICROSECOND, NEVER, Int64
-from devices.errors import Reason
-from simulator.city import noise
-from simulator.faults import choosing, episodes, malformed
-from simulator.faults.delivery import Break, Bundle, GatewayFault, Message, Step, Unsent, by_reading, relabel, unsent
-from simulator.faults.events import Events
-from simulator.faults.kinds import Fault
-from simulator.faults.malformed import Form
-from simulator.faults.rows import FUTURE_LIMIT, OUTCOME_CODES, REASON_CODES, Outcome, Rows, again, deliver, expect, refuse
-from simulator.faults.sensors import Sensors, other_value
+from citybeat.devices.batch import MICROSECOND, NEVER, Int64
+from citybeat.devices.errors import Reason
+from citybeat.devices.wire import reports as wire
+from citybeat.simulator.city import noise
+from citybeat.simulator.faults import choosing, episodes, malformed
+from citybeat.simulator.faults.delivery import Break, Bundle, GatewayFault, Message, Step, Unsent, by_reading, relabel, unsent
+from citybeat.simulator.faults.events import Events
+from citybeat.simulator.faults.kinds import Fault
+from citybeat.simulator.faults.malformed import Form
+from citybeat.simulator.faults.rows import FUTURE_LIMIT, OUTCOME_CODES, REASON_CODES, Outcome, Rows, again, deliver, expect, refuse
+from citybeat.simulator.faults.sensors import Sensors, other_value
 
 #: Reports a message, at most; a gateway sends what is due, and seldom fills it.
 BATCH: Final = 100

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from simulator.errors import FaultError
-from simulator.faults.malformed import Form
-from simulator.yamltext import Keys
+from citybeat.simulator.errors import FaultError
+from citybeat.simulator.faults.malformed import Form
+from citybeat.simulator.yamltext import Keys
 
 
 class Fault(enum.StrEnum):

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import orjson
 
-from devices import wire
-from devices.errors import Reason
+from citybeat.devices.errors import Reason
+from citybeat.devices.wire import reports as wire
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

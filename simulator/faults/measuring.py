@@ -9,19 +9,19 @@ from typing import Final
 
 import numpy as np
 
-from devices import wire
-from devices.batch import NEVER, Float64, Int64
-from simulator.city import signals
-from simulator.city.layout import City
-from simulator.city.schedule import Due
-from simulator.faults import choosing, clocks, delivery, values
-from simulator.faults.clocks import ClockFault
-from simulator.faults.delivery import Bundle, GatewayFault
-from simulator.faults.events import Events
-from simulator.faults.kinds import FaultSpec
-from simulator.faults.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, ROW, Outcome, Rows
-from simulator.faults.sensors import Sensors, is_missing, look_up
-from simulator.faults.values import Shown, ValueFault
+from citybeat.devices.batch import NEVER, Float64, Int64
+from citybeat.devices.wire import reports
+from citybeat.simulator.city import signals
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.schedule import Due
+from citybeat.simulator.faults import choosing, clocks, delivery, values
+from citybeat.simulator.faults.clocks import ClockFault
+from citybeat.simulator.faults.delivery import Bundle, GatewayFault
+from citybeat.simulator.faults.events import Events
+from citybeat.simulator.faults.kinds import FaultSpec
+from citybeat.simulator.faults.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, ROW, Outcome, Rows
+from citybeat.simulator.faults.sensors import Sensors, is_missing, look_up
+from citybeat.simulator.faults.values import Shown, ValueFault
 
 _MISSING: Final = OUTCOME_CODES[Outcome.MISSING]
 
@@ -132,7 +132,7 @@ def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows) ->
         own = np.repeat(start[which] - first[:-1], counts) + np.arange(int(first[-1]))
         bundles[source] = Bundle(
             reports=[
-                wire.encode_report(city.id(device), None if at == NEVER else at, readings[number])
+                reports.encode_report(city.id(device), None if at == NEVER else at, readings[number])
                 for number, device, at in zip(numbers, due.device[which].tolist(), claimed[which].tolist(), strict=True)
             ],
             time=due.time[which],

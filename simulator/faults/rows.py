@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import MICROSECOND, NEVER, Int64
-from devices.errors import Reason
-from simulator.faults.kinds import Fault
+from citybeat.devices.batch import MICROSECOND, NEVER, Int64
+from citybeat.devices.errors import Reason
+from citybeat.simulator.faults.kinds import Fault
 
 #: us since 1970 UTC. What is older is refused: the clocks that say so have lost their power.
 OLDEST: Final = 978_307_200 * MICROSECOND

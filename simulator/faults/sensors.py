@@ -16,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from devices import registry
-from devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int32, Int64
-from devices.catalogue import Catalogue, Kind, builtin
-from devices.registry import KIND_CODES, Registry, SeriesRow
-from devices.units import UnitError, conversion
-from simulator.city.layout import City
-from simulator.city.shapes import steps
-from simulator.faults.kinds import Fault
+from citybeat.devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int32, Int64
+from citybeat.devices.catalogue import Catalogue, Kind, builtin
+from citybeat.devices.registry import snapshot
+from citybeat.devices.registry.snapshot import KIND_CODES, Registry, SeriesRow
+from citybeat.devices.units import UnitError, conversion
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.shapes import steps
+from citybeat.simulator.faults.kinds import Fault
 
 #: Limits that a spike or a step is, at least: one for the change itself, the rest for what the truth may have changed meanwhile.
 LEAST: Final = 1.8
@@ -81,7 +81,7 @@ def look_up(city: City, kinds: Catalogue | None = None) -> Sensors:
     listed = [city.device(index).sensors for index in example.tolist()]
     begin = np.cumsum([0, *map(len, listed)])
     flat = list(chain.from_iterable(listed))
-    known: Registry = registry.build(
+    known: Registry = snapshot.build(
         version=1,
         sources={},
         devices={},

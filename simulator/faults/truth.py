@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from devices.batch import NEVER
-from simulator.city.layout import City
-from simulator.errors import TruthError
-from simulator.faults.rows import FAULTS, OUTCOMES, REASONS
-from simulator.feed import Entry
+from citybeat.devices.batch import NEVER
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.errors import TruthError
+from citybeat.simulator.faults.rows import FAULTS, OUTCOMES, REASONS
+from citybeat.simulator.feed import Entry
 
 #: Rows of a row group: some 3 MB; larger groups compress no better.
 GROUP: Final = 50_000

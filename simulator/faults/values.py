@@ -9,17 +9,17 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import MICROSECOND, Bools, Float64, Int64
-from devices.catalogue import Kind
-from devices.registry import KIND_CODES
-from simulator.city import noise
-from simulator.city.layout import City
-from simulator.city.noise import Keys
-from simulator.city.shapes import steps
-from simulator.faults import choosing, episodes
-from simulator.faults.episodes import Found, Window
-from simulator.faults.kinds import VALUES, Fault, FaultSpec
-from simulator.faults.sensors import COUNTER, LEAST, PARTS, Sensors, applies, off_codes
+from citybeat.devices.batch import MICROSECOND, Bools, Float64, Int64
+from citybeat.devices.catalogue import Kind
+from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.simulator.city import noise
+from citybeat.simulator.city.layout import City
+from citybeat.simulator.city.noise import Keys
+from citybeat.simulator.city.shapes import steps
+from citybeat.simulator.faults import choosing, episodes
+from citybeat.simulator.faults.episodes import Found, Window
+from citybeat.simulator.faults.kinds import VALUES, Fault, FaultSpec
+from citybeat.simulator.faults.sensors import COUNTER, LEAST, PARTS, Sensors, applies, off_codes
 
 #: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
 _MARGIN: Final = 0.001

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Int64
-from simulator.load.packets import Answers, Packets, UInt8
-from simulator.load.window import Window
+from citybeat.devices.batch import Int64
+from citybeat.simulator.load.packets import Answers, Packets, UInt8
+from citybeat.simulator.load.window import Window
 
 #: Buffers that are kept without looking whether they still must be.
 _FEW: Final = 16

@@ -22,14 +22,14 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Int64
-from simulator.address import address
-from simulator.errors import PublishError, RefusedError
-from simulator.load.latency import Histogram
-from simulator.load.link import Link, Supply
-from simulator.load.pace import Pace
-from simulator.load.packets import Version
-from simulator.load.tally import LoadProgress, LoadReport, Tally
+from citybeat.devices.batch import Int64
+from citybeat.simulator.address import address
+from citybeat.simulator.errors import PublishError, RefusedError
+from citybeat.simulator.load.latency import Histogram
+from citybeat.simulator.load.link import Link, Supply
+from citybeat.simulator.load.pace import Pace
+from citybeat.simulator.load.packets import Version
+from citybeat.simulator.load.tally import LoadProgress, LoadReport, Tally
 
 #: Messages of a connection without an answer. A thousand are two turns' worth of what a broker on the same machine takes.
 WINDOW: Final = 1000

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Int64
+from citybeat.devices.batch import Int64
 
 #: Classes for each doubling. With 128 a percentile is at most 1/128 too high, which is less than two runs differ by.
 _STEPS: Final = 128

@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from devices.batch import Int64
-from simulator.address import Address
-from simulator.errors import ProtocolError, PublishError, RefusedError
-from simulator.load import packets
-from simulator.load.backlog import Acknowledged, Backlog
-from simulator.load.packets import Frame, Kind, Packets, Version, Welcome
+from citybeat.devices.batch import Int64
+from citybeat.simulator.address import Address
+from citybeat.simulator.errors import ProtocolError, PublishError, RefusedError
+from citybeat.simulator.load import packets
+from citybeat.simulator.load.backlog import Acknowledged, Backlog
+from citybeat.simulator.load.packets import Frame, Kind, Packets, Version, Welcome
 
 #: s for the broker to take a connection, and to answer CONNECT.
 TIMEOUT: Final = 10.0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from devices.batch import Int64
+from citybeat.devices.batch import Int64
 
 _SECOND = 1_000_000_000  # ns
 #: Of each sender in a closed loop: more than can be sent.

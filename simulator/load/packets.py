@@ -13,8 +13,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import Int64
-from simulator.errors import ProtocolError
+from citybeat.devices.batch import Int64
+from citybeat.simulator.errors import ProtocolError
 
 UInt8 = NDArray[np.uint8]
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from devices.batch import Int64
-from simulator.load import packets
-from simulator.load.backlog import Acknowledged, Backlog
-from simulator.load.latency import Histogram
-from simulator.load.packets import UInt8
+from citybeat.devices.batch import Int64
+from citybeat.simulator.load import packets
+from citybeat.simulator.load.backlog import Acknowledged, Backlog
+from citybeat.simulator.load.latency import Histogram
+from citybeat.simulator.load.packets import UInt8
 
 #: The reason of a message that was never answered: no reason of MQTT.
 NEVER: Final = 0xFF

@@ -14,10 +14,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from devices import wire
-from devices.catalogue import Domain
-from devices.device import Device, Sensor
-from simulator.load.packets import Frame, Packets
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire import reports
+from citybeat.simulator.load.packets import Frame, Packets
 
 Form = Literal["reports", "columns"]
 
@@ -168,14 +168,14 @@ class Traffic:
         value = [METRICS[name] * 10 + 0.5 for name in metric]
         time = _MARK_TS * 1000
         if self._size == 1:
-            body = wire.encode_report(device[0], time, {metric[0]: value[0]})
+            body = reports.encode_report(device[0], time, {metric[0]: value[0]})
         elif self._form == "columns":
-            body = wire.encode_columns(device, metric, [time] * self._size, value)
+            body = reports.encode_columns(device, metric, [time] * self._size, value)
         else:
             body = [  # type: ignore[assignment]
-                wire.encode_report(d, time, {m: v}) for d, m, v in zip(device, metric, value, strict=True)
+                reports.encode_report(d, time, {m: v}) for d, m, v in zip(device, metric, value, strict=True)
             ]
-        whole = wire.encode(body, seq=0, boot=self._boot)
+        whole = reports.encode(body, seq=0, boot=self._boot)
         return whole.replace(b'{"seq":0,', b'{"seq":' + b" " * (_SEQ - 1) + b"0,", 1)
 
 

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import Int64
-from simulator.load.packets import MAX_ID
+from citybeat.devices.batch import Int64
+from citybeat.simulator.load.packets import MAX_ID
 
 _NUMBER, _DUE, _SENT, _READINGS = range(4)
 #: Identifiers that are used, at least: so that answers out of order do not hold up a small window.

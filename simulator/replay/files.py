@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from devices import wire
-from devices.batch import MICROSECOND
-from devices.device import Device
-from simulator.errors import PublishStoppedError, RecordingError
-from simulator.feed import Connector, Feed, Progress, SentReport, connected, drain, require
-from simulator.publisher import connect as connect_publisher
-from simulator.replay import recording
-from simulator.replay.localtime import Oddity
-from simulator.replay.maps import ReplayMap
-from simulator.replay.recording import Blank, Reject, Rejected, Report, Row
+from citybeat.devices.batch import MICROSECOND
+from citybeat.devices.device import Device
+from citybeat.devices.wire import reports
+from citybeat.simulator.errors import PublishStoppedError, RecordingError
+from citybeat.simulator.feed import Connector, Feed, Progress, SentReport, connected, drain, require
+from citybeat.simulator.publisher import connect as connect_publisher
+from citybeat.simulator.replay import recording
+from citybeat.simulator.replay.localtime import Oddity
+from citybeat.simulator.replay.maps import ReplayMap
+from citybeat.simulator.replay.recording import Blank, Reject, Rejected, Report, Row
 
 #: Reports a message.
 BATCH: Final = 100
@@ -98,7 +98,7 @@ class _Outbox:
 
     def put(self, at: int, report: Report) -> None:
         packed = self._packed[report.source]
-        packed.append(wire.encode_report(report.device, at, report.values))
+        packed.append(reports.encode_report(report.device, at, report.values))
         if len(packed) >= self._size:
             self._send(report.source)
 

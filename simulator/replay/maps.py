@@ -12,12 +12,12 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from devices.catalogue import Domain
-from devices.device import Device, Sensor
-from devices.errors import DeviceError
-from simulator.errors import MapError
-from simulator.replay.localtime import ISO, UNIX, UNIX_MS, Ambiguous, Nonexistent, TimeReader
-from simulator.yamltext import Keys, parse
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.errors import DeviceError
+from citybeat.simulator.errors import MapError
+from citybeat.simulator.replay.localtime import ISO, UNIX, UNIX_MS, Ambiguous, Nonexistent, TimeReader
+from citybeat.simulator.yamltext import Keys, parse
 
 
 class BlankRows(StrEnum):

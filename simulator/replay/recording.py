@@ -13,9 +13,9 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperat
 from enum import StrEnum
 from typing import Final
 
-from simulator.errors import RecordingError
-from simulator.replay.localtime import Oddity, OddTimeError, TimeFormatError
-from simulator.replay.maps import BlankCells, BlankRows, ColumnMap, DeviceMap, ReplayMap
+from citybeat.simulator.errors import RecordingError
+from citybeat.simulator.replay.localtime import Oddity, OddTimeError, TimeFormatError
+from citybeat.simulator.replay.maps import BlankCells, BlankRows, ColumnMap, DeviceMap, ReplayMap
 
 
 class Reject(StrEnum):

@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import FOREVER, NEVER, Int64
-from devices.errors import Reason
-from simulator.faults.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
-from simulator.score.labels import Labels, Names, delivered
-from simulator.score.telling import NAMED, Findings
+from citybeat.devices.batch import FOREVER, NEVER, Int64
+from citybeat.devices.errors import Reason
+from citybeat.simulator.faults.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
+from citybeat.simulator.score.labels import Labels, Names, delivered
+from citybeat.simulator.score.telling import NAMED, Findings
 
 #: What is compared of each source, in readings but for the last two.
 COUNTS: Final = ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "undecodable", "lost")

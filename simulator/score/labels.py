@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import NEVER
-from simulator.faults.rows import OUTCOME_CODES, Outcome
+from citybeat.devices.batch import NEVER
+from citybeat.simulator.faults.rows import OUTCOME_CODES, Outcome
 
 #: One row of a truth file. Packed, not aligned: a day of a city goes through files of it.
 LABELS: Final = np.dtype(

@@ -6,10 +6,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import Bools, Int64
-from devices.flags import Flag
-from simulator.faults.rows import OUTCOME_CODES, Outcome
-from simulator.score.labels import Labels, timed
+from citybeat.devices.batch import Bools, Int64
+from citybeat.devices.flags import Flag
+from citybeat.simulator.faults.rows import OUTCOME_CODES, Outcome
+from citybeat.simulator.score.labels import Labels, timed
 
 #: One stored reading as the database has it.
 STORED: Final = np.dtype([("series", "<i4"), ("time", "<i8"), ("received_at", "<i8"), ("value", "<f8"), ("flags", "<i2")])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import Int64
+from citybeat.devices.batch import Int64
 
 
 class Parts:

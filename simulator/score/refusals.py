@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import Int64
-from simulator.score.matching import join
+from citybeat.devices.batch import Int64
+from citybeat.simulator.score.matching import join
 
 
 class Refusals:

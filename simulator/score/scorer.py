@@ -10,16 +10,16 @@ from typing import Final
 
 import numpy as np
 
-from devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int64
-from devices.errors import Reason
-from devices.flags import BAD, Flag
-from simulator.faults.kinds import VALUES, Fault
-from simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
-from simulator.score.labels import Labels, Names, timed
-from simulator.score.matching import Matched, Rows, match, overtaken
-from simulator.score.refusals import Refusals
-from simulator.score.tallies import Clean, Kind, Limits, Raised, Sensors
-from simulator.score.telling import NAMED, Findings
+from citybeat.devices.batch import FOREVER, MICROSECOND, NEVER, Bools, Float64, Int16, Int64
+from citybeat.devices.errors import Reason
+from citybeat.devices.flags import BAD, Flag
+from citybeat.simulator.faults.kinds import VALUES, Fault
+from citybeat.simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
+from citybeat.simulator.score.labels import Labels, Names, timed
+from citybeat.simulator.score.matching import Matched, Rows, match, overtaken
+from citybeat.simulator.score.refusals import Refusals
+from citybeat.simulator.score.tallies import Clean, Kind, Limits, Raised, Sensors
+from citybeat.simulator.score.telling import NAMED, Findings
 
 #: What the sensor does wrong, so that its value, or its time, is not what a working one would have sent. Missing values never
 #: become anybody's past.

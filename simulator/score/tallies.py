@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from devices.batch import Bools, Float64, Int32, Int64
+from citybeat.devices.batch import Bools, Float64, Int32, Int64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

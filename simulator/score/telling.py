@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.batch import NEVER, Int64
-from simulator.score.labels import Names
+from citybeat.devices.batch import NEVER, Int64
+from citybeat.simulator.score.labels import Names
 
 #: Readings that are named of one finding at one source, at most: enough to look one up, few enough to be read.
 NAMED: Final = 3

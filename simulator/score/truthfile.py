@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from devices.batch import NEVER
-from simulator.errors import TruthError
-from simulator.faults.rows import FAULTS, OUTCOMES, REASONS
-from simulator.score.labels import LABELS, Labels, Names
-from simulator.score.matching import join
+from citybeat.devices.batch import NEVER
+from citybeat.simulator.errors import TruthError
+from citybeat.simulator.faults.rows import FAULTS, OUTCOMES, REASONS
+from citybeat.simulator.score.labels import LABELS, Labels, Names
+from citybeat.simulator.score.matching import join
 
 #: Key of the file's metadata.
 KEY: Final = b"citybeat"

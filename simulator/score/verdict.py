@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from devices.flags import Flag
-from simulator.faults.kinds import Fault
-from simulator.score.books import COUNTS, Account
-from simulator.score.scorer import Scorer
-from simulator.score.tallies import Kind
-from simulator.score.telling import Finding
+from citybeat.devices.flags import Flag
+from citybeat.simulator.faults.kinds import Fault
+from citybeat.simulator.score.books import COUNTS, Account
+from citybeat.simulator.score.scorer import Scorer
+from citybeat.simulator.score.tallies import Kind
+from citybeat.simulator.score.telling import Finding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

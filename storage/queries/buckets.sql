@@ -1,4 +1,4 @@
--- Rollups in buckets of any length, packed (storage/packed.py), in no order: statements that storage/buckets.py puts together from the
+-- Rollups in buckets of any length, packed (storage/db/packed.py), in no order: statements that storage/rollups/buckets.py puts together from the
 -- columns that a question needs, since merging and packing a column takes as long as reading it.
 
 -- name: minutes

@@ -1,5 +1,5 @@
 -- Exports: many readings or rollups, out through COPY. Rows are packed: one row of arrays for a series and a part of the time, so that
--- neither the server's protocol nor the client has work for every reading. storage/packed_rows.py reads them.
+-- neither the server's protocol nor the client has work for every reading. storage/db/packed_rows.py reads them.
 
 -- name: series
 -- What is exported, by id: the order within a slice of time. One more than allowed tells that there are too many.

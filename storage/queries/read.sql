@@ -1,4 +1,4 @@
--- The read path: what the API asks. `packed` stands for the form that storage/packed.py reads.
+-- The read path: what the API asks. `packed` stands for the form that storage/db/packed.py reads.
 
 -- name: devices
 -- A page of a selection's devices, in order of id; the cursor is the last id of the page before.

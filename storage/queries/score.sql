@@ -1,5 +1,5 @@
 -- What a run left in the database, for `citybeat simulate score`: everything since it began. Readings are packed as for exports, and
--- read slice by slice of time; storage/scoring.py.
+-- read slice by slice of time; storage/reads/scoring.py.
 
 -- name: prepare
 -- To the end of the transaction, as for exports: groups in the order of the primary key, and no second process.

@@ -1,4 +1,4 @@
--- Series of a selection, in buckets or as they were read. `packed` stands for the form that storage/packed.py reads.
+-- Series of a selection, in buckets or as they were read. `packed` stands for the form that storage/db/packed.py reads.
 
 -- name: select_series
 -- Series of a selection, packed, in order of device and metric.

@@ -16,11 +16,12 @@ import httpx
 import paho.mqtt.client as mqtt
 import pytest
 
-import stack
-from devices.device import Device, Sensor
-from stack.process import free_port
-from storage import accounts, registry
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.devices.device import Device, Sensor
+from citybeat.stack.process import free_port
+from citybeat.storage.accounts import ledger
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
 
 #: s. Machines are shared: long enough for the slowest, and a test that is right never waits for it.
 PATIENCE = 60.0
@@ -195,7 +196,7 @@ def _served(town: Town) -> Iterator[Service]:
         for name, shift in (("env-0007", 0.0), ("env-0008", 0.01))
     ]
     with town.database() as database:
-        registry.register(database, devices)
+        records.register(database, devices)
     ingest = town.start("ingest", "--stats")
     ingest.wait_ready()
     began = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -211,7 +212,7 @@ def _served(town: Town) -> Iterator[Service]:
     with connected(town, "gw-docs") as client:
         client.publish("city/v1/gw-docs/readings", json.dumps(reports), qos=1).wait_for_publish(PATIENCE)
     with town.database() as database:
-        wait_for(lambda: accounts.totals(database, sources=["gw-docs"]).stored == 3 * len(reports))
+        wait_for(lambda: ledger.totals(database, sources=["gw-docs"]).stored == 3 * len(reports))
     key = town.run("keys", "create", "test", "--scope", "admin").stdout.strip()
     port = free_port()
     api = town.start("api", CITYBEAT_API_PORT=str(port), CITYBEAT_API_REQUESTS_PER_MINUTE="1000000")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.faults.kinds import Fault
-from simulator.score.verdict import BARS, UNITS
+from citybeat.simulator.faults.kinds import Fault
+from citybeat.simulator.score.verdict import BARS, UNITS
 
 SCENARIO = Path(__file__).parent.parent / "scenarios" / "bad_day.yaml"
 #: Half of the day is later than this: simulated time trails the clock by a day at first, and not at all in the end.

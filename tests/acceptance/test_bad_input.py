@@ -6,8 +6,9 @@ import time
 import paho.mqtt.client as mqtt
 import pytest
 
-from devices.device import Device, Sensor
-from storage import accounts, registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.accounts import ledger
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import connected, wait_for
 
 NOW = int(time.time() * 1000)
@@ -17,7 +18,7 @@ NOW = int(time.time() * 1000)
 def source(town):
     """A source with two devices of its own, beside another source with one."""
     with town.database() as database:
-        registry.register(
+        records.register(
             database,
             [
                 Device(
@@ -77,11 +78,11 @@ def test_it_is_quarantined_with_its_reason_and_the_next_is_served(town, ingest, 
     reason = reason or case
     marker = list(CASES).index(case) + 1
     with town.database() as database, connected(town, source) as client:
-        before = accounts.totals(database, sources=[source])
+        before = ledger.totals(database, sources=[source])
         send(client, payload)
         send(client, good(marker))
-        wait_for(lambda: (accounts.totals(database, sources=[source]) - before).messages >= 2)
-        done = accounts.totals(database, sources=[source]) - before
+        wait_for(lambda: (ledger.totals(database, sources=[source]) - before).messages >= 2)
+        done = ledger.totals(database, sources=[source]) - before
         assert (done.messages, done.stored) == (2, 1)
         assert done.undecodable == (1 if readings == 0 else 0)
         assert done.quarantined == readings
@@ -97,10 +98,10 @@ def test_it_is_quarantined_with_its_reason_and_the_next_is_served(town, ingest, 
 
 def test_nan_is_missing(town, ingest, source):
     with town.database() as database, connected(town, source) as client:
-        before = accounts.totals(database, sources=[source])
+        before = ledger.totals(database, sources=[source])
         send(client, b'{"device":"bad-1","values":{"pm25":NaN,"temperature":null}}')
-        wait_for(lambda: (accounts.totals(database, sources=[source]) - before).messages == 1)
-        done = accounts.totals(database, sources=[source]) - before
+        wait_for(lambda: (ledger.totals(database, sources=[source]) - before).messages == 1)
+        done = ledger.totals(database, sources=[source]) - before
         assert (done.received, done.missing, done.quarantined) == (2, 2, 0)
 
 
@@ -124,10 +125,10 @@ def test_ten_thousand_readings_in_a_message(town, ingest, source):
         "value": [i % 40 for i in range(10_000)],
     }
     with town.database() as database, connected(town, source) as client:
-        before = accounts.totals(database, sources=[source])
+        before = ledger.totals(database, sources=[source])
         send(client, json.dumps(columns).encode())
-        wait_for(lambda: (accounts.totals(database, sources=[source]) - before).messages == 1)
-        done = accounts.totals(database, sources=[source]) - before
+        wait_for(lambda: (ledger.totals(database, sources=[source]) - before).messages == 1)
+        done = ledger.totals(database, sources=[source]) - before
         assert (done.received, done.stored) == (10_000, 10_000)
 
 
@@ -164,16 +165,16 @@ def test_status_is_kept(town, ingest, source):
 
 def test_a_device_that_is_registered_while_ingest_runs_is_known_at_once(town, ingest):
     with town.database() as database, connected(town, "late-gw") as client:
-        registry.register(database, [Device(id="late-1", source="late-gw", domain="environment", sensors=(Sensor(metric="pm25"),))])
+        records.register(database, [Device(id="late-1", source="late-gw", domain="environment", sensors=(Sensor(metric="pm25"),))])
         payload = json.dumps({"device": "late-1", "ts": NOW, "values": {"pm25": 5.5}}).encode()
         send(client, payload, "city/v1/late-gw/readings")
-        wait_for(lambda: accounts.totals(database, sources=["late-gw"]).messages == 1)
-        assert accounts.totals(database, sources=["late-gw"]).stored == 1
+        wait_for(lambda: ledger.totals(database, sources=["late-gw"]).messages == 1)
+        assert ledger.totals(database, sources=["late-gw"]).stored == 1
 
 
 def accounts_hold(town):
     with town.database() as database:
-        return accounts.discrepancies(database) == [] and accounts.rollup_differences(database) == []
+        return ledger.discrepancies(database) == [] and ledger.rollup_differences(database) == []
 
 
 def test_the_accounts_hold_after_all_that(town, ingest):

@@ -8,9 +8,10 @@ import time
 import paho.mqtt.client as mqtt
 import pytest
 
-from devices import wire
-from devices.device import Device, Sensor
-from storage import accounts, registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire import reports as wire
+from citybeat.storage.accounts import ledger
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import wait_for
 
 SOURCE = "kill-gw"
@@ -57,7 +58,7 @@ def test_nothing_is_lost_and_nothing_doubled(town, numbered):
     ]
     start = int(time.time() * 1_000_000) // 1_000_000 * 1_000_000 - 100_000 * 1_000_000
     with town.database() as database:
-        registry.register(database, devices)
+        records.register(database, devices)
     process = town.start("ingest", "--stats", CITYBEAT_BATCH_MESSAGES="40")
     process.wait_ready()
     publisher = Publisher(town)
@@ -97,17 +98,17 @@ def test_nothing_is_lost_and_nothing_doubled(town, numbered):
         assert len(rows) == len(expected)
         assert set(rows) == expected
         assert process.stop() == 0
-        assert accounts.discrepancies(database) == []
-        assert accounts.rollup_differences(database) == []
+        assert ledger.discrepancies(database) == []
+        assert ledger.rollup_differences(database) == []
         if numbered:
-            assert accounts.numbers(database, [SOURCE])[SOURCE, "k"] == (sent, 0)
+            assert ledger.numbers(database, [SOURCE])[SOURCE, "k"] == (sent, 0)
 
 
 def test_a_reading_without_a_time_is_stored_once_if_its_message_is_numbered(town):
     """Killed between commit and acknowledgement, the message comes again; its number tells."""
     device = Device(id="kill-clock", source=SOURCE, domain="environment", sensors=(Sensor(metric=METRIC),))
     with town.database() as database:
-        registry.register(database, [device])
+        records.register(database, [device])
         process = town.start("ingest", "--stats")
         process.wait_ready()
         publisher = Publisher(town)
@@ -115,20 +116,20 @@ def test_a_reading_without_a_time_is_stored_once_if_its_message_is_numbered(town
         for _ in range(3):
             publisher.send(0, payload)
         wait_for(lambda: database.execute("SELECT sum(messages) FROM ledger").fetchone())
-        wait_for(lambda: accounts.numbers(database, [SOURCE]).get((SOURCE, "clock")) == (1, 0))
+        wait_for(lambda: ledger.numbers(database, [SOURCE]).get((SOURCE, "clock")) == (1, 0))
         assert process.stop() == 0
         publisher.close()
         count = "SELECT count(*) FROM readings r JOIN series s ON s.id = r.series_id WHERE s.device_id = 'kill-clock'"
         assert database.execute(count).fetchone() == (1,)
         kept = database.execute("SELECT refused FROM quarantine WHERE payload = %s", [payload]).fetchall()
         assert len(kept) == 1
-        assert accounts.discrepancies(database) == []
+        assert ledger.discrepancies(database) == []
 
 
 def test_sigterm_loses_nothing_and_ends_soon(town):
     device = Device(id="term-1", source=SOURCE, domain="environment", sensors=(Sensor(metric=METRIC),))
     with town.database() as database:
-        registry.register(database, [device])
+        records.register(database, [device])
         process = town.start("ingest", "--stats")
         process.wait_ready()
         publisher = Publisher(town)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from storage import accounts
+from citybeat.storage.accounts import ledger
 from tests.acceptance.conftest import wait_for
 
 
@@ -32,12 +32,10 @@ def test_what_is_acknowledged_is_stored_and_good(town, ingest, form):
     assert lines[0]["connected"] == 2
     assert lines[0]["latency"]["p99"] > 0
     with town.database() as database:
-        wait_for(
-            lambda: accounts.totals(database, sources=names).received >= 40_000, lambda: accounts.totals(database, sources=names)
-        )
-        totals = accounts.totals(database, sources=names)
+        wait_for(lambda: ledger.totals(database, sources=names).received >= 40_000, lambda: ledger.totals(database, sources=names))
+        totals = ledger.totals(database, sources=names)
         assert (totals.stored, totals.received, totals.messages) == (40_000, 40_000, 800)
-        numbers = accounts.numbers(database, names)
+        numbers = ledger.numbers(database, names)
         assert sorted(numbers.values()) == [(400, 0), (400, 0)], "every number came, and there is no hole"
         flags = database.execute(
             "SELECT r.flags, count(*) FROM readings r JOIN series s ON s.id = r.series_id WHERE s.device_id LIKE %s GROUP BY 1",

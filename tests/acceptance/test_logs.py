@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from devices.device import Device, Sensor
-from storage import accounts, registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.accounts import ledger
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import connected, wait_for
 
 #: Stands in every payload below, in a place of its own.
@@ -32,13 +33,13 @@ def secrets(*urls):
 def test_neither_payloads_nor_passwords_are_logged(town, form):
     source = f"log-gw-{form}"
     with town.database() as database:
-        registry.register(database, [Device(id="log-1", source=source, domain="environment", sensors=(Sensor(metric="pm25"),))])
+        records.register(database, [Device(id="log-1", source=source, domain="environment", sensors=(Sensor(metric="pm25"),))])
     urls = {"CITYBEAT_DATABASE_URL": town.servers.database_url, "CITYBEAT_MQTT_URL": town.servers.mqtt_url}
     process = town.start("ingest", "--stats", CITYBEAT_LOG_LEVEL="DEBUG", CITYBEAT_LOG_FORMAT=form, **urls)
     process.wait_ready()
 
     def messages():
-        return accounts.totals(database, sources=[source]).messages
+        return ledger.totals(database, sources=[source]).messages
 
     with town.database() as database, connected(town, source) as client:
         for payload in POISON:

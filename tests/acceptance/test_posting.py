@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from devices import wire
-from devices.device import Device, Sensor
-from stack.process import free_port
-from storage import accounts, registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire import reports
+from citybeat.stack.process import free_port
+from citybeat.storage.accounts import ledger
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import PATIENCE, connected, wait_for
 
 SOURCE = "post-gw"
@@ -54,7 +55,7 @@ def test_nothing_is_lost_and_nothing_doubled(service):
     sensors = tuple(Sensor(metric=metric) for metric in ("temperature", "pm25"))
     with town.database() as database:
         names = [f"post-{i}" for i in range(CLIENTS + 1)]
-        registry.register(database, [Device(id=name, source=SOURCE, domain="environment", sensors=sensors) for name in names])
+        records.register(database, [Device(id=name, source=SOURCE, domain="environment", sensors=sensors) for name in names])
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     key = town.run("keys", "create", "test", "--scope", "write").stdout.strip()
@@ -66,8 +67,10 @@ def test_nothing_is_lost_and_nothing_doubled(service):
     def publish():
         with connected(town, SOURCE) as client:
             for number in range(MESSAGES):
-                report = wire.encode_report(f"post-{CLIENTS}", (START + number * 1000) * 1000, {"temperature": 20.0 + number % 3})
-                client.publish(f"city/v1/{SOURCE}/readings", wire.encode(report), qos=1).wait_for_publish(PATIENCE)
+                report = reports.encode_report(
+                    f"post-{CLIENTS}", (START + number * 1000) * 1000, {"temperature": 20.0 + number % 3}
+                )
+                client.publish(f"city/v1/{SOURCE}/readings", reports.encode(report), qos=1).wait_for_publish(PATIENCE)
 
     served = api()
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
@@ -85,13 +88,13 @@ def test_nothing_is_lost_and_nothing_doubled(service):
     expected = CLIENTS * REQUESTS * 2 + MESSAGES
     with town.database() as database:
         wait_for(
-            lambda: accounts.totals(database, sources=[SOURCE]).received >= expected,
-            lambda: accounts.totals(database, sources=[SOURCE]),
+            lambda: ledger.totals(database, sources=[SOURCE]).received >= expected,
+            lambda: ledger.totals(database, sources=[SOURCE]),
         )
-        total = accounts.totals(database, sources=[SOURCE])
+        total = ledger.totals(database, sources=[SOURCE])
         assert (total.received, total.stored) == (expected, expected)
-        assert accounts.discrepancies(database) == []
-        assert accounts.rollup_differences(database) == []
+        assert ledger.discrepancies(database) == []
+        assert ledger.rollup_differences(database) == []
     # Every request was told of its own readings, and of all of them, whichever try it was that stored them.
     for client in clients:
         assert {(answer["ledger"]["received"], answer["ledger"]["stored"]) for answer in client.answers} == {(2, 2)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import accounts
+from citybeat.storage.accounts import ledger
 from tests import oracles
 from tests.acceptance import recorded
 from tests.acceptance.conftest import Process, Town, wait_for
@@ -57,10 +57,10 @@ def replay(town: Town, catalogue, name, files):
     assert report["refused_messages"] == 0
     with town.database() as database:
         wait_for(
-            lambda: accounts.totals(database, sources=sources).received >= report["readings"],
-            lambda: (report, accounts.totals(database, sources=sources)),
+            lambda: ledger.totals(database, sources=sources).received >= report["readings"],
+            lambda: (report, ledger.totals(database, sources=sources)),
         )
-        totals = accounts.totals(database, sources=sources)
+        totals = ledger.totals(database, sources=sources)
         assert totals.received == report["readings"] == report["readings_read"]
         assert totals.balanced
         rows = database.execute(
@@ -203,8 +203,8 @@ def test_every_rollup_is_what_a_slow_loop_makes_of_raw(town, ingesting, catalogu
                CASE WHEN n > 0 THEN (extract(epoch FROM first_at) * 1000000)::int8 END, vfirst,
                CASE WHEN n > 0 THEN (extract(epoch FROM last_at) * 1000000)::int8 END, vlast, s1, s2 FROM readings_1m"""
         ).fetchall()
-        assert accounts.rollup_differences(database) == []
-        assert accounts.discrepancies(database) == []
+        assert ledger.rollup_differences(database) == []
+        assert ledger.discrepancies(database) == []
     expected = oracles.downsample(raw, kinds)
     assert {row[:2] for row in rows} == expected.keys()
     for row in rows:

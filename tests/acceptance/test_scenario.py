@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices.flags import Flag
-from simulator.city import signals
-from simulator.scenario import load_scenario
-from storage import accounts
+from citybeat.devices.flags import Flag
+from citybeat.simulator.city import signals
+from citybeat.simulator.scenario import load_scenario
+from citybeat.storage.accounts import ledger
 from tests.acceptance.conftest import Town, wait_for
 
 TEXT = """\
@@ -49,10 +49,10 @@ def test_a_scenario_arrives_as_it_says(town: Town, scenario: Path):
         sources = ["road-n", "road-s"]
         with town.database() as database:
             wait_for(
-                lambda: accounts.totals(database, sources=sources).received >= report["readings"],
-                lambda: (report, accounts.totals(database, sources=sources)),
+                lambda: ledger.totals(database, sources=sources).received >= report["readings"],
+                lambda: (report, ledger.totals(database, sources=sources)),
             )
-            totals = accounts.totals(database, sources=sources)
+            totals = ledger.totals(database, sources=sources)
             rows = database.execute(
                 "SELECT s.device_id, s.metric, (extract(epoch FROM r.time) * 1000000)::int8, r.value, r.flags"
                 " FROM readings r JOIN series s ON s.id = r.series_id JOIN devices d ON d.id = s.device_id"

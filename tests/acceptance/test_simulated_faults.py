@@ -9,14 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import stack
-from devices.flags import Flag
-from simulator.city import layout as cities
-from simulator.faults.kinds import Fault, FaultSpec, Where
-from simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
-from simulator.faults.truth import Truth
-from simulator.run import run
-from storage import accounts, registry
+from citybeat import stack
+from citybeat.devices.flags import Flag
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.faults.kinds import Fault, FaultSpec, Where
+from citybeat.simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
+from citybeat.simulator.faults.truth import Truth
+from citybeat.simulator.run import run
+from citybeat.storage.accounts import ledger
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import _built, wait_for
 
 SOURCES = ("sim-1", "sim-2", "sim-3")
@@ -68,8 +69,8 @@ def send(town, path, faults, *, sources, devices, seed, start, speed, duration):
     """Let a city send with faults; the truth, as a table, and the ledger's counts when ingest has written what was acknowledged."""
     city = cities.build(devices=devices, gateways=sources, seed=seed)
     with town.database() as database:
-        registry.register(database, list(city.devices))
-        before = accounts.totals(database, sources=sources)
+        records.register(database, list(city.devices))
+        before = ledger.totals(database, sources=sources)
     with Truth(path, city) as truth:
         report = run(
             city,
@@ -89,7 +90,7 @@ def send(town, path, faults, *, sources, devices, seed, start, speed, duration):
     with town.database() as database:
 
         def done():
-            return accounts.totals(database, sources=sources) - before
+            return ledger.totals(database, sources=sources) - before
 
         wait_for(lambda: (done().received, done().undecodable) == (report.readings, unread), done)
         return table, done()

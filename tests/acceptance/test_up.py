@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import stack
-from citybeat.up import seconds
-from devices.errors import CitybeatError
-from stack.process import free_port
+from citybeat import stack
+from citybeat.commands.up import seconds
+from citybeat.devices.errors import CitybeatError
+from citybeat.stack.process import free_port
 from tests.acceptance.conftest import wait_for
 
 PORTS = ["CITYBEAT_PG_PORT", "CITYBEAT_MQTT_PORT", "CITYBEAT_API_PORT", "CITYBEAT_INGEST_PORT"]

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from api import models
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.api.http import models
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 from tests.oracles_buckets import HOUR, MINUTE, us
 
 METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]
@@ -18,7 +18,7 @@ DAY = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
 def register(connection):
     """Devices a and b, in the north and in the south."""
     sensors = tuple(Sensor(metric=metric, interval=1800.0) for metric in METRICS)
-    registry.register(
+    records.register(
         connection,
         [
             Device(id=name, source="gw", domain="environment", district=district, sensors=sensors)

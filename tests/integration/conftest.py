@@ -22,15 +22,16 @@ import pytest
 from fastapi import FastAPI
 from psycopg import sql
 
-import stack
-from api.app import create_app
-from api.gate import EVERYTHING
-from devices.batch import MINUTE, NEVER, Batch
-from devices.catalogue import builtin
-from storage import migrate, registry
-from storage.database import Connection, connect
-from storage.store import Store
-from storage.write import NEW, Tally
+from citybeat import stack
+from citybeat.api.app import create_app
+from citybeat.api.http.gate import EVERYTHING
+from citybeat.devices.batch import MINUTE, NEVER, Batch
+from citybeat.devices.catalogue import builtin
+from citybeat.storage import migrate
+from citybeat.storage.batches.write import NEW, Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
 
 #: One reading for `fill`: device, metric, us since 1970 UTC, value, flags.
 Row = tuple[str, str, int, float, int]
@@ -97,7 +98,7 @@ def fill_into() -> FillInto:
     """The same of any database, and a connection to it."""
 
     def do(database: str, connection: Connection, rows: Sequence[Row], *, received_at: int) -> None:
-        known = registry.load(connection, builtin())
+        known = records.load(connection, builtin())
         device, metric, times, values, flags = zip(*rows, strict=True)
         series = np.array([known.series[key] for key in zip(device, metric, strict=True)], np.int32)
         time = np.array(times, np.int64)
@@ -112,7 +113,7 @@ def fill_into() -> FillInto:
             index=np.arange(len(rows), dtype=np.int32)[order],
         )
         owner = known.owner[batch.series]
-        with closing(Store(database, quarantine_quota=1_000_000)) as store:
+        with closing(BatchWriter(database, quarantine_quota=1_000_000)) as store:
             newest = store.history(int(series.max()) + 1)["time"]
             with store.batch(uuid4(), sorted(set(owner.tolist()))) as transaction:
                 new = transaction.insert(batch, newest).outcome == NEW

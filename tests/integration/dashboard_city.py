@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from simulator.city import layout as cities
-from simulator.city import signals
-from storage import registry, rollup
-from storage.database import Connection
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.city import signals
+from citybeat.storage.db.connection import Connection
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import rollup
 
 SECOND = 1_000_000  # us
 HOUR = 3600 * SECOND
@@ -36,7 +37,7 @@ def fill(database: str, connection: Connection, fill_into: Callable[..., None], 
     """The last hour every minute, the last eight days every half hour, a year twice a day."""
     built = cities.build(devices=DEVICES, gateways=GATEWAYS, seed=7)
     silent = built.devices[-1].id
-    registry.register(connection, built.devices)
+    records.register(connection, built.devices)
     end = int(now.timestamp()) * SECOND
     grids = [np.arange(end - HOUR, end, 60 * SECOND), np.arange(end - 8 * DAY, end - HOUR, HOUR // 2)]
     grids.append(np.arange(end - 365 * DAY, end - 8 * DAY, DAY // 2))

@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from stack.process import free_port
-from stack.sandbox import Sandbox, choose
+from citybeat.stack.process import free_port
+from citybeat.stack.sandbox import Sandbox, choose
 
 PATIENCE = 20.0  # s
 

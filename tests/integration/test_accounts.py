@@ -6,11 +6,12 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from devices.device import Device, Sensor
-from storage import accounts, registry
-from storage.accounts import Totals
-from storage.store import Store
-from storage.write import Numbers, Quarantined, Tally
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.accounts import ledger
+from citybeat.storage.accounts.ledger import Totals
+from citybeat.storage.batches.write import Numbers, Quarantined, Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActiveEnergyImport"]
@@ -20,7 +21,7 @@ METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActive
 def city(connection, fill):
     """One device with a sensor of each kind, 1,000 readings of each with all sorts of flags, in batches that overlap in time."""
     sensors = tuple(Sensor(metric=metric) for metric in METRICS)
-    registry.register(connection, [Device(id="env-1", source="gw-1", domain="environment", sensors=sensors)])
+    records.register(connection, [Device(id="env-1", source="gw-1", domain="environment", sensors=sensors)])
     rng = np.random.default_rng(7)
     rows = [
         ("env-1", metric, T0 + int(time), float(value), int(flags))
@@ -40,53 +41,53 @@ def city(connection, fill):
 
 
 def test_totals(city, fill):
-    before = accounts.totals(city)
+    before = ledger.totals(city)
     assert before == Totals(messages=3, received=5001, stored=5001)
     assert before.balanced
     fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
     fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
-    assert accounts.totals(city) - before == Totals(messages=2, received=2, stored=1, duplicate=1)
-    assert accounts.totals(city, sources=["gw-1"]) == accounts.totals(city)
-    assert accounts.totals(city, sources=["nobody"]) == accounts.totals(city, sources=[]) == Totals()
+    assert ledger.totals(city) - before == Totals(messages=2, received=2, stored=1, duplicate=1)
+    assert ledger.totals(city, sources=["gw-1"]) == ledger.totals(city)
+    assert ledger.totals(city, sources=["nobody"]) == ledger.totals(city, sources=[]) == Totals()
 
 
 def test_totals_of_nothing(connection):
-    assert accounts.totals(connection) == Totals()
-    assert accounts.discrepancies(connection) == []
-    assert accounts.rollup_differences(connection) == []
+    assert ledger.totals(connection) == Totals()
+    assert ledger.discrepancies(connection) == []
+    assert ledger.rollup_differences(connection) == []
 
 
 def test_what_ingest_does_balances(city):
-    assert accounts.discrepancies(city) == []
-    assert accounts.rollup_differences(city) == []
+    assert ledger.discrepancies(city) == []
+    assert ledger.rollup_differences(city) == []
 
 
 def test_a_lost_reading_is_found(city):
     city.execute("DELETE FROM readings WHERE time = (SELECT min(time) FROM readings)")
-    (found,) = accounts.discrepancies(city)
+    (found,) = ledger.discrepancies(city)
     assert found == "5000 rows in readings, but the ledger has 5001 as stored"
 
 
 def test_a_reading_without_an_outcome_is_found(city):
     city.execute("UPDATE ledger SET received = received + 2 WHERE minute = (SELECT min(minute) FROM ledger)")
-    found, totals = accounts.discrepancies(city)
+    found, totals = ledger.discrepancies(city)
     assert totals.endswith("of received readings they have 5003, those 5001")
     assert found == ("source gw-1: received 5003, but stored 5001 + duplicate 0 + conflict 0 + missing 0 + quarantined 0 = 5001")
 
 
 def test_quarantine_is_accounted(database, city):
-    source = registry.ensure_sources(city, ["gw-1"])["gw-1"]
+    source = records.ensure_sources(city, ["gw-1"])["gw-1"]
     refused = [
         Quarantined(received_at=T0, source=source, topic="t", payload=b"x" * size, refused=[(0, "too_old", "")], readings=count)
         for size, count in [(10, 3), (1000, 4)]
     ]
-    with closing(Store(database, quarantine_quota=100)) as store, store.batch(uuid4(), [source]) as transaction:
+    with closing(BatchWriter(database, quarantine_quota=100)) as store, store.batch(uuid4(), [source]) as transaction:
         overflow = transaction.quarantine(refused)
         transaction.add_ledger([Tally(minute=T0, source=source, received=7, quarantined=7)], overflow)
-    assert accounts.totals(city).overflow == 4
-    assert accounts.discrepancies(city) == []
+    assert ledger.totals(city).overflow == 4
+    assert ledger.discrepancies(city) == []
     city.execute("UPDATE quarantine SET resolved_at = now()")
-    (found,) = accounts.discrepancies(city)
+    (found,) = ledger.discrepancies(city)
     assert found == ("source gw-1: 0 readings in quarantine + 4 that found no room = 4, but the ledger has 7 as quarantined")
 
 
@@ -109,22 +110,22 @@ def test_every_column_is_compared(city, metric):
         with city.transaction(force_rollback=True):
             which = "(SELECT s.id FROM series s WHERE metric = %s)"
             city.execute(f"UPDATE readings_1m SET {change} WHERE series_id = {which} AND bucket = '2026-01-01T00:05Z'", (metric,))
-            (found,) = accounts.rollup_differences(city)
+            (found,) = ledger.rollup_differences(city)
         assert told in found
         assert f"(env-1, {metric}), 2026-01-01T00:05Z: " in found
 
 
 def test_rounding_is_no_difference(city):
     city.execute("UPDATE readings_1m SET s1 = s1 * (1 + 1e-12), s2 = s2 * (1 - 1e-12)")
-    assert accounts.rollup_differences(city) == []
+    assert ledger.rollup_differences(city) == []
 
 
 def test_rows_that_are_absent_or_unfounded(city):
     city.execute("DELETE FROM readings_1m WHERE bucket = '2026-01-01T00:05Z'")
-    found = accounts.rollup_differences(city)
+    found = ledger.rollup_differences(city)
     assert len(found) == len(METRICS)
     assert all("is absent" in line for line in found)
-    assert len(accounts.rollup_differences(city, limit=2)) == 2
+    assert len(ledger.rollup_differences(city, limit=2)) == 2
     city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:05Z'")
     assert without_increases(city) == []
     city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:06Z'")
@@ -134,7 +135,7 @@ def test_rows_that_are_absent_or_unfounded(city):
 
 def without_increases(city):
     """A counter's increase in the next minute hangs on a reading that is gone: that is a difference too, and not what is asked."""
-    return [line for line in accounts.rollup_differences(city, limit=100) if ": s1 is " not in line]
+    return [line for line in ledger.rollup_differences(city, limit=100) if ": s1 is " not in line]
 
 
 def test_extreme_values_do_not_stop_the_comparison(city, fill):
@@ -142,13 +143,13 @@ def test_extreme_values_do_not_stop_the_comparison(city, fill):
     for metric in METRICS:
         with np.errstate(over="ignore"):
             fill([("env-1", metric, T0 + 10**13 + i, value, 0) for i, value in enumerate(values)], received_at=T0)
-    assert accounts.rollup_differences(city) == []
+    assert ledger.rollup_differences(city) == []
 
 
 def test_numbers(database, city):
-    sources = registry.ensure_sources(city, ["gw-1", "gw-2"])
+    sources = records.ensure_sources(city, ["gw-1", "gw-2"])
     numbered = [("gw-1", "a", seq) for seq in (5, 6, 9, 7)] + [("gw-1", "b", 0), ("gw-2", "", 3), ("gw-2", "", 1)]
-    with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), list(sources.values())) as transaction:
+    with closing(BatchWriter(database, quarantine_quota=1)) as store, store.batch(uuid4(), list(sources.values())) as transaction:
         transaction.add_seqs(
             Numbers(
                 sources=[sources[name] for name, _, _ in numbered],
@@ -157,6 +158,6 @@ def test_numbers(database, city):
                 received_at=[T0] * len(numbered),
             )
         )
-    assert accounts.numbers(city, ["gw-1"]) == {("gw-1", "a"): (4, 1), ("gw-1", "b"): (1, 0)}
-    assert accounts.numbers(city, ["gw-2", "nobody"]) == {("gw-2", ""): (2, 1)}
-    assert accounts.numbers(city, []) == {}
+    assert ledger.numbers(city, ["gw-1"]) == {("gw-1", "a"): (4, 1), ("gw-1", "b"): (1, 0)}
+    assert ledger.numbers(city, ["gw-2", "nobody"]) == {("gw-2", ""): (2, 1)}
+    assert ledger.numbers(city, []) == {}

@@ -4,11 +4,11 @@ from uuid import uuid4
 
 import pytest
 
-from api import models
-from devices.device import Device, Sensor
-from storage import registry
-from storage.store import Store
-from storage.write import Tally
+from citybeat.api.http import models
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 MINUTE = 60_000_000
@@ -17,11 +17,11 @@ MINUTE = 60_000_000
 @pytest.fixture
 def ledger(database, connection):
     """Two sources, three minutes; the second source's last minute does not balance."""
-    registry.register(
+    records.register(
         connection,
         [Device(id=f"d{i}", source=f"gw-{i}", domain="traffic", sensors=(Sensor(metric="intensity"),)) for i in (1, 2)],
     )
-    ids = registry.ensure_sources(connection, ["gw-1", "gw-2"])
+    ids = records.ensure_sources(connection, ["gw-1", "gw-2"])
     tallies = [
         Tally(
             minute=T0 + m * MINUTE,
@@ -38,7 +38,7 @@ def ledger(database, connection):
         for s in ("gw-1", "gw-2")
     ]
     tallies.append(Tally(minute=T0 + 2 * MINUTE, source=ids["gw-2"], undecodable=1, redelivered=1, received=1))
-    store = Store(database, quarantine_quota=1)
+    store = BatchWriter(database, quarantine_quota=1)
     with store.batch(uuid4(), list(ids.values())) as transaction:
         transaction.add_ledger(tallies, {(T0, ids["gw-1"]): 1})
     store.close()

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api import plan
-from api.aggregates import allowed
-from api.fill import FILLED
-from api.gate import EVERYTHING, Caller
-from api.plan import WIDTHS, Bucket
-from api.selecting import resolve
-from devices.catalogue import Kind, builtin
-from storage import rollup, series
-from storage.selection import Selection
-from storage.series import Level, Policy
+from citybeat.api.http.gate import EVERYTHING, Caller
+from citybeat.api.series import plan
+from citybeat.api.series.aggregates import allowed
+from citybeat.api.series.fill import FILLED
+from citybeat.api.series.plan import WIDTHS, Bucket
+from citybeat.api.series.selecting import resolve
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.storage.reads import series
+from citybeat.storage.reads.series import Level, Policy
+from citybeat.storage.registry.selection import Selection
+from citybeat.storage.rollups import rollup
 from tests.integration.asking import KINDS, METRICS, generated, post, register
 from tests.oracles_buckets import COLUMNS, same, slow, us, utc
 
@@ -127,7 +128,7 @@ def test_against_a_loop_over_the_readings(api, city, fill, connection, day):
 @pytest.mark.parametrize("zone", ["UTC", "Australia/Lord_Howe", "Asia/Kathmandu"])
 @pytest.mark.parametrize("bucket", list(WIDTHS))
 def test_whoever_speaks_sql_hears_the_same(api, city, fill, connection, bucket, zone):
-    """`merged_buckets`, on which `telemetry` stands, and storage/buckets.py: some quarter-hours marked, some not."""
+    """`merged_buckets`, on which `telemetry` stands, and storage/rollups/buckets.py: some quarter-hours marked, some not."""
     day = DAYS[5]
     stored = generated(8, day)
     fill(stored[::2], received_at=us(day))

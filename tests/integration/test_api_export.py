@@ -17,11 +17,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-import stack
-from devices.device import Device, Sensor
-from stack.process import free_port
-from storage import registry, rollup
-from storage.pgcopy import RowFormat
+from citybeat import stack
+from citybeat.devices.device import Device, Sensor
+from citybeat.stack.process import free_port
+from citybeat.storage.db.pgcopy import RowFormat
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import rollup
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 HOUR = 3_600_000_000
@@ -36,7 +37,7 @@ ROWS = 2_500_000
 @pytest.fixture
 def city(connection):
     sensors = tuple(Sensor(metric=metric) for metric in METRICS)
-    registry.register(
+    records.register(
         connection,
         [
             Device(id="env-1", source="gw-1", domain="environment", district="north", tags={"owner": "parks"}, sensors=sensors),
@@ -116,7 +117,7 @@ def test_it_takes_the_filters_that_every_route_takes(api, city, fill):
 
 def test_retired_devices_only_when_asked_for(api, city, fill, connection):
     fill([("env-1", "temperature", T0, 20.0, 0)], received_at=T0)
-    registry.retire(connection, "env-1")
+    records.retire(connection, "env-1")
     assert read(api.get("/v1/export", **ALL, format="arrow"), "arrow").num_rows == 0
     assert read(api.get("/v1/export", **ALL, format="arrow", include_retired=True), "arrow").num_rows == 1
 
@@ -231,7 +232,7 @@ def test_too_many_series_are_refused_and_as_many_as_allowed_are_not(start_api, d
 @pytest.fixture
 def big(connection):
     """Readings that no format makes small."""
-    registry.register(
+    records.register(
         connection,
         [
             Device(id=f"env-{i}", source="gw", domain="environment", sensors=tuple(Sensor(metric=metric) for metric in METRICS))

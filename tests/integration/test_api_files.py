@@ -6,9 +6,9 @@ import threading
 import httpx
 import pytest
 
-from api import imports
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.api.files import imports
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 
 CSV = {"content-type": "text/csv"}
 
@@ -79,7 +79,7 @@ def test_what_is_exported_is_what_there_is(api, connection):
         )
         for i, text in enumerate(odd)
     ]
-    registry.register(connection, listed)
+    records.register(connection, listed)
     tags = {device.id: etag(api, device.id) for device in listed}
     content = exported(api)
     assert imported(api, content).json() == {

@@ -9,17 +9,18 @@ from contextlib import closing
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.direct import Direct
-from ingest.inbox import BatchSize
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import keys, registry, states
-from storage.database import connect
-from storage.keys import Scope
-from storage.selection import Restriction
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.http import HttpIngest
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.db.connection import connect
+from citybeat.storage.reads import states
+from citybeat.storage.registry import keys, records
+from citybeat.storage.registry.keys import Scope
+from citybeat.storage.registry.selection import Restriction
 
 T0 = 1_767_225_600_000_000
 MINUTE = 60_000_000
@@ -190,9 +191,9 @@ def asked(database, other_database, start_api, fill_into):
     shown = {}
     for url, devices in parts.items():
         with closing(connect(url, application="test")) as connection:
-            registry.register(connection, OWN)  # first, so that they have the same numbers in both
+            records.register(connection, OWN)  # first, so that they have the same numbers in both
             if devices is not OWN:
-                registry.register(connection, OTHERS)
+                records.register(connection, OTHERS)
             rows = [
                 (device.id, sensor.metric, T0 + k * MINUTE // 2 + i, float(k % 7 + i), 1 if k == 5 else 0)
                 for i, device in enumerate(devices)
@@ -201,7 +202,7 @@ def asked(database, other_database, start_api, fill_into):
             ]
             fill_into(url, connection, rows, received_at=T0 + 3_600_000_000)
             refuse(url, devices)
-            registry.retire(connection, "own-2")
+            records.retire(connection, "own-2")
             states.watch(connection)
             shown[url] = keys.create(
                 connection, name="part", scopes=[Scope.READ, Scope.WRITE], by="test", within=WITHIN if url == database else None
@@ -219,7 +220,7 @@ def pipeline(url):
 
 
 def intake(url):
-    return Direct(pipeline(url), size=BatchSize(linger=0.001), max_bytes=1_000_000, room=1_000_000)
+    return HttpIngest(pipeline(url), size=BatchSize(linger=0.001), max_bytes=1_000_000, room=1_000_000)
 
 
 def refuse(url, devices):
@@ -317,7 +318,7 @@ def test_what_is_posted_tells_nothing_of_others(asked, name):
 
 
 def test_accounts_of_a_source_that_carries_for_others_too_are_not_shown(database, connection, start_api, fill):
-    registry.register(connection, [*OWN, OTHERS[0]])
+    records.register(connection, [*OWN, OTHERS[0]])
     fill([("own-0", "temperature", T0, 1.0, 0), ("a-south", "temperature", T0, 1.0, 0)], received_at=T0)
     key = keys.create(connection, name="part", scopes=[Scope.READ], by="test", within=WITHIN)
     api = start_api(database, anonymous=frozenset())
@@ -328,5 +329,5 @@ def test_accounts_of_a_source_that_carries_for_others_too_are_not_shown(database
     assert sources() == {"gw-own"}
     # One device of another district, even one out of service, and the counts are no longer of this key's devices alone.
     connection.execute("UPDATE devices SET source_id = (SELECT id FROM sources WHERE name = 'gw-own') WHERE id = 'a-south'")
-    assert registry.retire(connection, "a-south")
+    assert records.retire(connection, "a-south")
     assert sources() == set()

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import sql
 
-from api.gate import EVERYTHING, Gate
-from api.problems import Problem
-from storage import keys
-from storage.database import connect
-from storage.keys import ApiKeyError, Scope, Token
-from storage.pool import ReadPool
-from storage.selection import Restriction
+from citybeat.api.http.gate import EVERYTHING, Gate
+from citybeat.api.http.problems import Problem
+from citybeat.storage.db.connection import connect
+from citybeat.storage.db.pool import ReadPool
+from citybeat.storage.registry import keys
+from citybeat.storage.registry.keys import ApiKeyError, Scope, Token
+from citybeat.storage.registry.selection import Restriction
 
 FORM = re.compile(r"cb_[a-z0-9]{10}_[A-Za-z0-9_-]{43}")
 NOWHERE = "cb_0000000000_" + "x" * 43

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import registry
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.registry import records
 
 NOW = 0  # us since 1970 UTC, of each test
 
@@ -41,7 +41,7 @@ def value(api, name, **labels):
 
 @pytest.fixture
 def city(database, connection):
-    registry.register(
+    records.register(
         connection,
         [
             Device(id="env-1", source="gw-a", domain="environment", sensors=(Sensor(metric="pm25"),)),

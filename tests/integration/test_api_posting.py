@@ -17,20 +17,22 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg import sql
 
-from api import models, uploads
-from api.problems import ProblemDetails
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.direct import Direct
-from ingest.inbox import BatchSize
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import accounts, keys, registry
-from storage.answers import Offer
-from storage.database import DatabaseUnavailableError, connect
-from storage.keys import Scope
-from storage.selection import Restriction
+from citybeat.api.files import uploads
+from citybeat.api.http import models
+from citybeat.api.http.problems import ProblemDetails
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.http import HttpIngest
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.accounts import ledger as accounts
+from citybeat.storage.batches.ingest_requests import IngestRequest
+from citybeat.storage.db.connection import DatabaseUnavailableError, connect
+from citybeat.storage.registry import keys, records
+from citybeat.storage.registry.keys import Scope
+from citybeat.storage.registry.selection import Restriction
 
 MS = 1_767_225_600_000
 DEVICES = [
@@ -48,12 +50,12 @@ def pipeline(url):
 
 def direct(url, **options):
     size = BatchSize(messages=1000, bytes=1_000_000, linger=0.005)
-    return Direct(pipeline(url), **({"size": size, "max_bytes": 1_000_000, "room": 10_000_000} | options))
+    return HttpIngest(pipeline(url), **({"size": size, "max_bytes": 1_000_000, "room": 10_000_000} | options))
 
 
 @pytest.fixture
 def city(connection):
-    registry.register(connection, DEVICES)
+    records.register(connection, DEVICES)
     return connection
 
 
@@ -174,7 +176,7 @@ def test_lines_of_a_file_that_are_refused_are_named(api, city):
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_an_export_can_be_posted_as_it_is(api, start_api, city, other_database, form):
     with closing(connect(other_database, application="test")) as elsewhere:
-        registry.register(elsewhere, DEVICES)
+        records.register(elsewhere, DEVICES)
         good(
             post(
                 api,
@@ -252,7 +254,7 @@ def test_the_same_request_at_once_in_two_processes(start_api, database, city):
 
 def _offer_twice(server, round_):
     """The same offer, by two threads at once."""
-    offer = Offer(
+    offer = IngestRequest(
         id=UUID(int=round_), digest=b"x", lasting=True, source="gw-1", channel="readings", payload=json.dumps(NO_TIME).encode()
     )
     with ThreadPoolExecutor(2) as pool:
@@ -267,7 +269,7 @@ def test_a_key_that_another_process_is_storing(start_api, database, city, other_
         server.start()
     try:
         for round_ in range(10):
-            offer = Offer(
+            offer = IngestRequest(
                 id=UUID(int=1000 + round_),
                 digest=b"x",
                 lasting=True,
@@ -314,7 +316,7 @@ def test_a_commit_whose_answer_was_lost(start_api, database, city):
 
 def test_a_commit_of_which_nobody_knows(start_api, database, city, monkeypatch):
     """The database goes away in that moment, and does not come back in time: it may be there, and a second try tells."""
-    monkeypatch.setattr("api.posting.PATIENCE", 1.0)
+    monkeypatch.setattr("citybeat.api.routes.ingest.PATIENCE", 1.0)
     intake = direct(database)
     real, away = intake._pipeline._try, [True]
 
@@ -484,7 +486,7 @@ def test_no_room(start_api, database, city):
     """What waits is bounded: a source that somebody holds keeps the others' readings out, not in memory."""
     api = start_api(database, intake=direct(database, room=200, size=BatchSize(messages=1, bytes=1, linger=0)))
     good(post(api, NO_TIME))
-    source = registry.ensure_sources(city, ["gw-1"])["gw-1"]
+    source = records.ensure_sources(city, ["gw-1"])["gw-1"]
     with city.transaction():
         city.execute("SELECT pg_advisory_xact_lock(1, %s)", (source,))
         url = "/v1/readings?source=gw-1"

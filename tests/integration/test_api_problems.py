@@ -5,8 +5,8 @@ import time
 import pytest
 from psycopg import sql
 
-from api.problems import ProblemDetails
-from storage.database import connect
+from citybeat.api.http.problems import ProblemDetails
+from citybeat.storage.db.connection import connect
 
 #: Each route with a request that would succeed, had the device a sensor; and one of its parameters with a value that is wrong.
 ROUTES = {
@@ -194,7 +194,7 @@ def test_it_comes_back_with_the_database(start_api, servers, database):
 
 
 def test_a_query_that_takes_too_long(api, database):
-    from storage.pool import QueryTimeoutError, ReadPool  # noqa: PLC0415
+    from citybeat.storage.db.pool import QueryTimeoutError, ReadPool  # noqa: PLC0415
 
     async def slow():
         pool = ReadPool(database, min_size=1, max_size=1, statement_timeout=0.05)

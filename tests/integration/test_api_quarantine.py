@@ -7,17 +7,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from api import models
-from citybeat.posting import Replays
+from citybeat.api.http import models
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.http_ingest import Replays
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.settings import Settings
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import accounts, liveness, registry
-from storage.store import Store
-from storage.write import Tally
+from citybeat.storage.accounts import ledger
+from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.reads import overdue as liveness
+from citybeat.storage.registry import records
 
 MS = 1_767_225_600_000
 US = MS * 1000
@@ -30,7 +32,7 @@ def device(name, source="gw-1", **more):
 
 @pytest.fixture
 def city(connection):
-    registry.register(connection, [device("env-0"), device("b-0", "gw-2")])
+    records.register(connection, [device("env-0"), device("b-0", "gw-2")])
     return connection
 
 
@@ -98,7 +100,7 @@ def test_a_list_shows_ten_of_a_message_and_one_all(api, arrive):
 
 def test_replay_a_bounded_number_at_a_time(api, arrive, city):
     arrive(*[("gw-1", report(f"new-{i % 2}", MS + i), US + i * MINUTE) for i in range(10)])
-    registry.register(city, [device("new-0")])
+    records.register(city, [device("new-0")])
     totals, body, rounds = dict.fromkeys(models.ReplayedModel.model_fields, 0), {"reason": "unknown_device", "limit": 3}, 0
     while True:
         answer = api.ask("POST", "/v1/quarantine/replay", json=body)[0]
@@ -112,7 +114,7 @@ def test_replay_a_bounded_number_at_a_time(api, arrive, city):
         body["cursor"] = told["next_cursor"]
     assert (totals, rounds) == ({"messages": 10, "stored": 5, "quarantined": 5}, 4)
     assert api.get("/v1/quarantine").json()["count"] == 5
-    assert accounts.discrepancies(city) == []
+    assert ledger.discrepancies(city) == []
     # What was tried and stayed does not keep a second round from its end.
     assert api.ask("POST", "/v1/quarantine/replay", json={})[0].json()["quarantined"] == 5
     none = api.ask("POST", "/v1/quarantine/replay", json={"source": "gw-2"})[0].json()
@@ -122,7 +124,7 @@ def test_replay_a_bounded_number_at_a_time(api, arrive, city):
 def test_replay_sees_what_was_stored_meanwhile(api, arrive, city):
     """Readings that others stored between two transactions of a replay are their past, as for everybody who writes."""
     arrive(("gw-1", report("new-0", MS + 120_000, temperature=28.0), US))
-    registry.register(city, [device("new-0")])
+    records.register(city, [device("new-0")])
     arrive(("gw-1", report("new-0", MS, temperature=20.0), US + MINUTE))
     assert api.ask("POST", "/v1/quarantine/replay", json={})[0].json()["stored"] == 1
     arrive(("gw-1", report("new-0", MS + 180_000, temperature=20.5), US + MINUTE))
@@ -133,8 +135,8 @@ def test_replay_sees_what_was_stored_meanwhile(api, arrive, city):
 def test_liveness(api, arrive, city):
     now = datetime.now(UTC)
     ms = int(now.timestamp() * 1000)
-    registry.register(city, [device("env-1", district="north"), device("old-1")])
-    registry.retire(city, "old-1")
+    records.register(city, [device("env-1", district="north"), device("old-1")])
+    records.retire(city, "old-1")
     at = ms * 1000
     arrive(("gw-1", report("env-0", ms), at), ("gw-2", report("b-0", ms - 600_000), at))
     city.execute("UPDATE series SET created_at = now() - interval '1 day'")
@@ -162,14 +164,14 @@ def test_liveness(api, arrive, city):
 )
 def test_the_ledger_in_longer_buckets(api, database, city, bucket, zone):
     """Against a plain loop; over a day that has 23 hours in Berlin."""
-    ids = registry.ensure_sources(city, ["gw-1", "gw-2"])
+    ids = records.ensure_sources(city, ["gw-1", "gw-2"])
     start = datetime(2026, 3, 28, 20, tzinfo=UTC)
     minutes = [start + timedelta(minutes=17 * i) for i in range(200)]
     tallies = [
         Tally(minute=int(at.timestamp()) * 1_000_000, source=ids[f"gw-{1 + i % 2}"], messages=1, received=i, stored=i)
         for i, at in enumerate(minutes)
     ]
-    store = Store(database, quarantine_quota=1)
+    store = BatchWriter(database, quarantine_quota=1)
     with store.batch(uuid4(), list(ids.values())) as transaction:
         transaction.add_ledger(tallies, {})
     store.close()

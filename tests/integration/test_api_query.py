@@ -6,18 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from api import plan
-from api.fill import Fill
-from api.gate import EVERYTHING, Caller
-from api.plan import Bucket
-from api.query import Question, ask
-from api.selecting import resolve
-from api.thin import Thin
-from devices.device import Device, Sensor
-from storage import registry
-from storage.database import connect
-from storage.selection import Restriction, Selection
-from storage.series import Policy
+from citybeat.api.http.gate import EVERYTHING, Caller
+from citybeat.api.series import plan
+from citybeat.api.series.fill import Fill
+from citybeat.api.series.plan import Bucket
+from citybeat.api.series.query import SeriesQuery, ask
+from citybeat.api.series.selecting import resolve
+from citybeat.api.series.thin import Thin
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.db.connection import connect
+from citybeat.storage.reads.series import Policy
+from citybeat.storage.registry import records
+from citybeat.storage.registry.selection import Restriction, Selection
 from tests.integration.asking import DAY, METRICS, T0, generated, post, refused, register
 from tests.oracles_buckets import HOUR, MINUTE, utc
 
@@ -42,13 +42,13 @@ def test_a_selection_by_filters(api, connection, fill):
         "c": {"district": "north", "domain": "traffic", "latitude": -17.0, "longitude": 179.9, "tags": {}},
         "d": {"district": "north", "domain": "energy"},
     }
-    registry.register(
+    records.register(
         connection,
         [Device(id=name, source="gw", sensors=(Sensor(metric="temperature"),), **place) for name, place in places.items()],
     )
     fill([(name, "temperature", T0, 20.0, 0) for name in places], received_at=T0)
-    registry.register(connection, [Device(id="e", source="gw", domain="energy", sensors=(Sensor(metric="temperature"),))])
-    registry.retire(connection, "e")
+    records.register(connection, [Device(id="e", source="gw", domain="energy", sensors=(Sensor(metric="temperature"),))])
+    records.retire(connection, "e")
     for chosen, url, names in [
         ({}, "", "abcd"),
         ({"include_retired": True}, "include_retired=true", "abcde"),
@@ -147,7 +147,7 @@ def test_limits_are_named(start_api, database, city, fill, monkeypatch):
         for i in range(plan.MAX_SERIES + 1)
     ]
     with closing(connect(database, application="test")) as connection:
-        registry.register(connection, registry_of_many)
+        records.register(connection, registry_of_many)
     problem = refused(post(api, devices={"domain": "energy"}, **DAY), "too-many-series", "fewer")
     assert problem["max_series"] == plan.MAX_SERIES
 
@@ -220,14 +220,14 @@ def test_raw_readings_of_several_series(api, city, fill):
 
 
 def test_a_zone_that_only_python_knows_is_no_mistake_of_ours(api, city, monkeypatch):
-    monkeypatch.setattr("api.query._zones", lambda: frozenset({"Moon/Base"}))
+    monkeypatch.setattr("citybeat.api.series.query._zones", lambda: frozenset({"Moon/Base"}))
     refused(post(api, devices=["a"], tz="Moon/Base", bucket="1d", **DAY), "invalid-parameter", "Moon/Base")
 
 
 def test_a_question_can_be_asked_without_a_route(api, city):
     """What a later route, or a restricted key, does: narrow the selection, then ask."""
     parts = api.app.state.service
-    question = Question(
+    question = SeriesQuery(
         start=utc(T0),
         stop=utc(T0 + HOUR),
         bucket=Bucket.H1,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api import models
-from api.readings import MAX_PAGE_SERIES
-from devices import flags as quality
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.api.http import models
+from citybeat.api.routes.readings import MAX_PAGE_SERIES
+from citybeat.devices import flags as quality
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 from tests import oracles
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
@@ -24,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def city(connection):
     sensors = (Sensor(metric="LAeq"), Sensor(metric="temperature"))
     places = {"a": {"latitude": 10.5, "longitude": 106.25}, "b": {}}
-    registry.register(
+    records.register(
         connection, [Device(id=name, source="gw", domain="environment", sensors=sensors, **place) for name, place in places.items()]
     )
 
@@ -116,7 +116,7 @@ def test_cursors_of_something_else_are_refused(api, city, fill):
     other = api.get("/v1/readings", limit=5, order="desc", cursor=cursor)
     assert other.status_code == 422
     assert "order" in other.json()["detail"]
-    from api.params import encode_cursor  # noqa: PLC0415
+    from citybeat.api.http.params import encode_cursor  # noqa: PLC0415
 
     for order in ("asc", "desc"):
         last = encode_cursor(order, 253_402_300_799_999_999, 1)
@@ -131,7 +131,7 @@ def test_a_page_of_too_many_series_is_refused(api, connection):
         Device(id=f"n{i}", source="gw", domain="energy", sensors=(Sensor(metric="temperature"),))
         for i in range(MAX_PAGE_SERIES + 1)
     ]
-    registry.register(connection, many)
+    records.register(connection, many)
     answer = api.get("/v1/readings")
     assert answer.status_code == 422
     assert answer.json()["max_series"] == MAX_PAGE_SERIES
@@ -230,7 +230,7 @@ def test_latest_of_those_that_are_overdue(api, city, fill):
 
 def test_latest_of_thousands_of_sensors(api, connection, fill):
     names = [f"n{i:04}" for i in range(3000)]
-    registry.register(
+    records.register(
         connection, [Device(id=name, source="gw", domain="energy", sensors=(Sensor(metric="temperature"),)) for name in names]
     )
     fill([(name, "temperature", T0, 20.0, 0) for name in names], received_at=T0)

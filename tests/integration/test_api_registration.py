@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from api import models
-from devices.catalogue import builtin
-from devices.device import Device
-from devices.flags import Verdict
-from storage import flagging, keys, registration, registry
-from storage.database import connect
-from storage.keys import Scope
+from citybeat.api.http import models
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device
+from citybeat.devices.flags import Verdict
+from citybeat.storage.batches import flagging
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import changes as registration
+from citybeat.storage.registry import keys, records
+from citybeat.storage.registry.keys import Scope
 
 DEVICE = {
     "id": "env-1",
@@ -64,7 +66,7 @@ def test_a_device_is_made(ask, device, connection):
     assert (temperature.registered.unit, temperature.registered.high, temperature.high) == ("[degF]", 50.0, 50.0)
     assert [(c.offset, c.valid_from) for c in temperature.calibrations] == [(-0.4, None)]
     assert pm25.calibrations == []
-    known = registry.load(connection, builtin())
+    known = records.load(connection, builtin())
     assert ("env-1", "pm25") in known.series
     assert history(ask) == [
         ("calibration", "temperature", "created"),
@@ -189,7 +191,7 @@ def as_dict(device):
 
 
 def declare(connection, moment):
-    kind = registry.load(connection, builtin()).kind
+    kind = records.load(connection, builtin()).kind
     declared = {"device": "env-1", "metric": "pm25", "verdict": Verdict.BAD, "by": "lan", "reason": "dust"}
     flagging.declare(connection, flagging.Declaration(start=moment, end=moment.replace(year=moment.year + 1), **declared), kind)
 
@@ -218,10 +220,10 @@ def test_out_of_service_and_back(ask, device, connection):
     assert ask("DELETE", "/v1/devices/env-1").status_code == 204  # again is no mistake, and no change
     assert ask("GET", "/v1/devices/env-1").headers["etag"] == tag
     assert ask("GET", "/v1/devices").json()["devices"] == []
-    assert registry.load(connection, builtin()).retired[1:3].all()
+    assert records.load(connection, builtin()).retired[1:3].all()
     back = ask("PATCH", "/v1/devices/env-1", {"retired": False})
     assert back.json()["retired_at"] is None
-    assert not registry.load(connection, builtin()).retired[1:3].any()
+    assert not records.load(connection, builtin()).retired[1:3].any()
     assert history(ask)[:2] == [("device", None, "restored"), ("device", None, "retired")]
 
 
@@ -230,7 +232,7 @@ def test_a_sensor_out_of_service_and_back(ask, device, connection):
     shown = ask("GET", "/v1/devices/env-1").json()
     assert shown["metrics"] == ["temperature"]
     assert [sensor["metric"] for sensor in shown["sensors"] if sensor["retired_at"]] == ["pm25"]
-    known = registry.load(connection, builtin())
+    known = records.load(connection, builtin())
     assert known.retired[known.series["env-1", "pm25"]]
     assert not known.retired[known.series["env-1", "temperature"]]
     listed = ask("GET", "/v1/liveness").json()["columns"]["metric"]
@@ -299,7 +301,7 @@ def test_the_history_says_who(ask, device, database, connection, start_api):
     headers = {"X-API-Key": key}
     assert closed.ask("PATCH", "/v1/devices/env-1", json={"name": "by a key"}, headers=headers)[0].status_code == 200
     registration.act_as(connection, "lan (citybeat devices)")
-    registry.retire(connection, "env-1")
+    records.retire(connection, "env-1")
     declare(connection, connection.execute("SELECT now()").fetchone()[0])
     pages, cursor = [], ""
     while cursor is not None:
@@ -393,7 +395,7 @@ def test_others_are_answered_while_a_file_is_read(api, monkeypatch):
         assert answered.wait(10)
         return [], []
 
-    monkeypatch.setattr("api.imports.read", read)
+    monkeypatch.setattr("citybeat.api.files.imports.read", read)
 
     async def both():
         transport = httpx.ASGITransport(app=api.app)

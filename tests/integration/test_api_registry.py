@@ -2,15 +2,15 @@
 
 import pytest
 
-from api import models
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.api.http import models
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 
 
 @pytest.fixture
 def city(connection):
-    registry.register(
+    records.register(
         connection,
         [
             Device(id="env-1", source="gw-1", domain="environment", district="north", sensors=(Sensor(metric="temperature"),)),
@@ -32,7 +32,7 @@ def city(connection):
             Device(id="old-1", source="gw-2", domain="traffic", district="north", sensors=()),
         ],
     )
-    assert registry.retire(connection, "old-1")
+    assert records.retire(connection, "old-1")
 
 
 def test_health_and_readiness(api, connection):

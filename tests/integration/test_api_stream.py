@@ -12,22 +12,24 @@ import httpx
 import pytest
 import uvicorn
 
-from api import stream as streams
-from api.app import create_app
-from api.gate import EVERYTHING
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.direct import Direct
-from ingest.inbox import BatchSize
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import keys, outbox, registry, states
-from storage.cursors import Cursor, Position
-from storage.database import connect
-from storage.keys import Scope
-from storage.outbox import Bounds
-from storage.selection import Restriction
+from citybeat.api.app import create_app
+from citybeat.api.http.gate import EVERYTHING
+from citybeat.api.routes import stream as streams
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.http import HttpIngest
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.batches import outbox
+from citybeat.storage.batches.outbox import Bounds
+from citybeat.storage.db.connection import connect
+from citybeat.storage.reads import states
+from citybeat.storage.reads.cursors import Cursor, Position
+from citybeat.storage.registry import keys, records
+from citybeat.storage.registry.keys import Scope
+from citybeat.storage.registry.selection import Restriction
 from tests.sse import Reader, rows
 
 T0 = 1_767_225_600
@@ -47,7 +49,7 @@ class City:
         self.sent = []
 
     def register(self, *devices):
-        registry.register(self.connection, list(devices))
+        records.register(self.connection, list(devices))
 
     def send(self, device, at, *values, metric="temperature", source="gw"):
         """Readings a second apart, in one batch."""
@@ -268,7 +270,7 @@ def test_the_registry_is_followed(city, serve):
     city.send("d-3", 1, 2)
     city.send("d-2", 2, 3)
     assert north.readings(1) == city.sent[2:]
-    registry.retire(city.connection, "d-2")
+    records.retire(city.connection, "d-2")
     states.watch(city.connection)
     city.send("d-1", 4, 5)
     told = []
@@ -377,7 +379,7 @@ def test_states_change_and_are_told(city, serve):
         "since": [pytest.approx(time.time() * 1000, abs=10_000)],
         "value": [999.0],
     }
-    registry.retire(city.connection, "d-1")
+    records.retire(city.connection, "d-1")
     states.watch(city.connection)
     assert set(table("?include_retired=true")) == {("d-2", "temperature"), ("e-1", "temperature")}
 
@@ -436,7 +438,7 @@ def test_ingest_waits_for_nobody(city, serve):
 def test_what_is_posted_is_told_too(city, serve):
     pipeline = Pipeline(city.url, catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=1_000_000)
     size = BatchSize(messages=100, bytes=1_000_000, linger=0.005)
-    listen = serve(intake=Direct(pipeline, size=size, max_bytes=1_000_000, room=10_000_000))
+    listen = serve(intake=HttpIngest(pipeline, size=size, max_bytes=1_000_000, room=10_000_000))
     listener = listen()
     body = [{"device": "d-1", "ts": T0 * 1000, "values": {"temperature": 20.5}}]
     for _ in range(2):  # the second time it is nothing new

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from api import models
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.api.http import models
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 DAY = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
@@ -23,7 +23,7 @@ METRICS = ["temperature", "precipitation", "windDirection", "LAeq", "totalActive
 @pytest.fixture
 def city(connection):
     sensors = tuple(Sensor(metric=metric) for metric in METRICS)
-    registry.register(
+    records.register(
         connection,
         [
             Device(id="env-1", source="gw-1", domain="environment", district="north", sensors=sensors),
@@ -85,7 +85,7 @@ def test_latest(api, city, fill):
 
 def test_latest_leaves_out_retired_devices(api, city, fill, connection):
     fill([("env-1", "temperature", T0, 20.0, 0)], received_at=T0)
-    registry.retire(connection, "env-1")
+    records.retire(connection, "env-1")
     assert rows(api.get("/v1/latest")) == []
     assert len(rows(api.get("/v1/latest", include_retired=True))) == 1
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from api import models, plan
-from devices import flags as quality
+from citybeat.api.http import models
+from citybeat.api.series import plan
+from citybeat.devices import flags as quality
 from tests import oracles
 from tests.integration.asking import DAY, T0, post, refused, register
 from tests.oracles_buckets import MINUTE

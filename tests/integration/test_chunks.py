@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devices.device import Device, Sensor
-from ingest.housekeeping import Housekeeper
-from storage import chunks, registry
-from storage.chunks import Density, Sizing
-from storage.database import connect
-from storage.outbox import Bounds
-from storage.retention import Policy
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.writing.housekeeping import Housekeeper
+from citybeat.storage.batches.outbox import Bounds
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import chunks
+from citybeat.storage.rollups.chunks import Density, Sizing
+from citybeat.storage.rollups.retention import Policy
 
 S = 1_000_000
 HOUR = 3600 * S
@@ -35,7 +36,7 @@ def city(connection):
 
 def registered(connection, intervals: Sequence[float | None]):
     sensors = [(Sensor(metric="temperature", interval=interval),) for interval in intervals]
-    registry.register(
+    records.register(
         connection, [Device(id=f"c-{i:02d}", source="gw", domain="environment", sensors=each) for i, each in enumerate(sensors)]
     )
     return connection

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import ConflictPolicy, Device, Sensor
-from devices.errors import DeviceError
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import accounts, quarantine, registry
-from storage.quarantine import Filter
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import ConflictPolicy, Device, Sensor
+from citybeat.devices.errors import DeviceError
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.accounts import ledger, quarantine
+from citybeat.storage.accounts.quarantine import Filter
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000
 
@@ -19,8 +20,8 @@ T0 = 1_767_225_600_000_000
 @pytest.fixture
 def pipeline(database, connection):
     sensors = (Sensor(metric="pm25"), Sensor(metric="vehicleCount"))
-    registry.register(connection, [Device(id="env-1", source="gw-a", domain="environment", sensors=sensors)])
-    registry.set_conflict_policy(connection, "gw-a", ConflictPolicy.REPLACE)
+    records.register(connection, [Device(id="env-1", source="gw-a", domain="environment", sensors=sensors)])
+    records.set_conflict_policy(connection, "gw-a", ConflictPolicy.REPLACE)
     made = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=100_000, quarantine_quota=10_000)
     made.open()
     yield made
@@ -38,7 +39,7 @@ def values(connection):
 
 
 def right(connection):
-    return accounts.discrepancies(connection) == [] and accounts.rollup_differences(connection) == []
+    return ledger.discrepancies(connection) == [] and ledger.rollup_differences(connection) == []
 
 
 def test_the_last_value_wins(pipeline, connection):
@@ -96,9 +97,9 @@ def test_a_counters_increase_follows(pipeline, connection):
 
 def test_keep_is_the_default_and_can_be_set_again(pipeline, connection):
     take(pipeline, (0, 5.0))
-    registry.set_conflict_policy(connection, "gw-a", ConflictPolicy.KEEP)
+    records.set_conflict_policy(connection, "gw-a", ConflictPolicy.KEEP)
     take(pipeline, (0, 7.0))
     assert values(connection) == [5.0]
     with pytest.raises(DeviceError, match="nobody"):
-        registry.set_conflict_policy(connection, "nobody", ConflictPolicy.KEEP)
+        records.set_conflict_policy(connection, "nobody", ConflictPolicy.KEEP)
     assert right(connection)

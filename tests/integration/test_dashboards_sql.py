@@ -9,12 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from dashboards import alerts, boards
-from dashboards.board import Context
-from dashboards.boards import BOARDS
-from dashboards.texts import Texts
-from devices.catalogue import builtin
-from storage.database import Connection, connect
+from citybeat.dashboards import alerts, boards
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.boards import BOARDS
+from citybeat.dashboards.texts import Texts
+from citybeat.devices.catalogue import builtin
+from citybeat.storage.db.connection import Connection, connect
 from tests.grafana import Query, Range, Raw, Value, interpolate, queries, time_series
 from tests.integration import dashboard_city
 from tests.integration.dashboard_city import City

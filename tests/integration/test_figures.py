@@ -7,17 +7,20 @@ from uuid import uuid4
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.message import Message
-from ingest.metrics import Metrics
-from ingest.pipeline import Pipeline
-from ingest.protocol import Committed
-from ingest.validate import Limits
-from storage import accounts, figures, migrate, registry, retention
-from storage.pool import ReadPool
-from storage.store import Store
-from storage.write import GRACE, Numbers
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.transport.ipc import Committed
+from citybeat.ingest.transport.metrics import Metrics
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage import migrate
+from citybeat.storage.accounts import figures, ledger
+from citybeat.storage.batches.write import GRACE, Numbers
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.pool import ReadPool
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import retention
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -33,7 +36,7 @@ def _now(monkeypatch):
 @pytest.fixture
 def pipeline(database, connection):
     sensors = (Sensor(metric="pm25"), Sensor(metric="temperature"))
-    registry.register(connection, [Device(id="env-1", source="gw-a", domain="environment", sensors=sensors)])
+    records.register(connection, [Device(id="env-1", source="gw-a", domain="environment", sensors=sensors)])
     made = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=100_000, quarantine_quota=1_000)
     made.open()
     yield made
@@ -87,7 +90,7 @@ def test_what_ingest_wrote(pipeline, ask, connection):
     assert found.marks > 0
     assert found.sensors == {"environment": 2}
     assert found.overdue == {"environment": 0}
-    assert accounts.discrepancies(connection) == []
+    assert ledger.discrepancies(connection) == []
     # And ingest's own metrics know each of the columns and reasons.
     metrics = Metrics(1, list)
     for done in (written, written_again):
@@ -106,7 +109,7 @@ def test_a_database_that_had_history_before(pipeline, ask, connection, database)
     assert done.endswith("_figures")
     assert ask().ledger == before
     assert connection.execute("SELECT mark, mark_at = last_at, settled FROM seqs").fetchall() == [(8, True, None)]
-    assert accounts.discrepancies(connection) == []
+    assert ledger.discrepancies(connection) == []
 
 
 def test_what_finds_no_room_is_counted(pipeline, ask):
@@ -123,7 +126,7 @@ def test_what_expires_is_counted_in_the_totals_too(pipeline, ask, connection):
     assert retention.keep(connection, retention.Policy(quarantine=timedelta(days=90))) == 1
     assert ask().ledger["gw-a"]["overflow"] == 3
     assert ask().quarantine == {}
-    assert accounts.discrepancies(connection) == []
+    assert ledger.discrepancies(connection) == []
 
 
 def test_what_is_resolved_is_not_open(pipeline, ask, connection):
@@ -133,7 +136,7 @@ def test_what_is_resolved_is_not_open(pipeline, ask, connection):
 
 
 def test_of_a_large_quarantine_some_is_counted(ask, connection, monkeypatch):
-    source = registry.ensure_sources(connection, ["gw-a"])["gw-a"]
+    source = records.ensure_sources(connection, ["gw-a"])["gw-a"]
     connection.execute(
         "INSERT INTO quarantine (received_at, source_id, topic, payload, refused, reasons, readings) "
         "SELECT now(), %s, 't', '', '[]', ARRAY[CASE WHEN i > 8 THEN 'late' ELSE 'early' END], 1 FROM generate_series(1, 20) i",
@@ -154,10 +157,10 @@ def test_overdue_sensors(ask, connection, pipeline):
 def test_totals_that_went_astray_are_found(pipeline, connection):
     take(pipeline, [reading()])
     connection.execute("UPDATE ledger_totals SET stored = stored + 1")
-    (found,) = accounts.discrepancies(connection)
+    (found,) = ledger.discrepancies(connection)
     assert found.startswith("source gw-a: the ledger's minutes do not add up to its totals")
     connection.execute("DELETE FROM ledger_totals")
-    assert len(accounts.discrepancies(connection)) == 1
+    assert len(ledger.discrepancies(connection)) == 1
 
 
 # --- numbers that never came ---------------------------------------------------------------------------------------------------
@@ -166,8 +169,8 @@ def test_totals_that_went_astray_are_found(pipeline, connection):
 @pytest.fixture
 def send(database, connection):
     """`send(at, *numbers)`: a batch of numbered messages of gw-a that came `at` seconds from now."""
-    source = registry.ensure_sources(connection, ["gw-a"])["gw-a"]
-    store = Store(database, quarantine_quota=1)
+    source = records.ensure_sources(connection, ["gw-a"])["gw-a"]
+    store = BatchWriter(database, quarantine_quota=1)
 
     def do(at, *seqs, boot="x"):
         with store.batch(uuid4(), [source]) as transaction:

@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from devices.flags import Verdict
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.reflag import reflag
-from ingest.validate import Limits
-from storage import accounts, flagging, registry
-from storage.database import connect
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.flags import Verdict
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.ingest.writing.reflag import reflag
+from citybeat.storage.accounts import ledger
+from citybeat.storage.batches import flagging
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000
 START = datetime.fromtimestamp(T0 / 1e6, UTC)
@@ -34,7 +36,7 @@ def device(**changes):
 
 @pytest.fixture
 def pipeline(database, connection):
-    registry.register(connection, [device()])
+    records.register(connection, [device()])
     made = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=100_000, quarantine_quota=1000)
     made.open()
     yield made
@@ -53,7 +55,7 @@ def flags(connection, mask=~16):
 
 
 def declare(connection, start, end, verdict):
-    kind = registry.load(connection, builtin()).kind
+    kind = records.load(connection, builtin()).kind
     declared = flagging.Declaration(
         device="env-1",
         metric="temperature",
@@ -67,7 +69,7 @@ def declare(connection, start, end, verdict):
 
 
 def right(connection):
-    return accounts.discrepancies(connection) == [] and accounts.rollup_differences(connection) == []
+    return ledger.discrepancies(connection) == [] and ledger.rollup_differences(connection) == []
 
 
 def newest(connection):
@@ -146,7 +148,7 @@ def test_an_unknown_sensor_and_an_empty_period(connection, pipeline):
         flagging.declare(
             connection,
             flagging.Declaration(device="nobody", metric="pm25", start=at(0), end=at(1), verdict=Verdict.BAD, by="x", reason="y"),
-            registry.load(connection, builtin()).kind,
+            records.load(connection, builtin()).kind,
         )
     with pytest.raises(ValueError, match="end after"):
         declare(connection, 10, 10, "bad")
@@ -156,8 +158,8 @@ def test_reflag_by_todays_bounds(pipeline, connection):
     take(pipeline, (0, 20.0), (60, 22.0), (120, 26.0), (180, 22.0), (240, 41.0))
     assert flags(connection) == [0, 0, 2, 0, 2]
     declare(connection, 180, 181, "good")
-    registry.register(connection, [device(high=25.0, step_floor=1.0)])
-    snapshot = registry.load(connection, builtin())
+    records.register(connection, [device(high=25.0, step_floor=1.0)])
+    snapshot = records.load(connection, builtin())
     assert reflag(connection, snapshot, at(0), at(300)) == 4
     # 22.0 is a step from 20.0; 26.0 and 41.0 are out of range; the declared one stays good, and shows the step that it is
     assert flags(connection) == [0, 2, 1, 258, 1]
@@ -171,10 +173,10 @@ def test_reflag_by_todays_bounds(pipeline, connection):
 def test_reflag_judges_the_first_readings_by_what_came_before(pipeline, connection):
     take(pipeline, (0, 20.0), (60, 20.5), (120, 24.0), (180, 24.1))
     assert flags(connection) == [0, 0, 2, 2]
-    snapshot = registry.load(connection, builtin())
+    snapshot = records.load(connection, builtin())
     assert reflag(connection, snapshot, at(120), at(121)) == 0
-    registry.register(connection, [device(step_floor=10.0)])
-    snapshot = registry.load(connection, builtin())
+    records.register(connection, [device(step_floor=10.0)])
+    snapshot = records.load(connection, builtin())
     assert reflag(connection, snapshot, at(120), at(121), devices=["env-1"]) == 1
     assert flags(connection) == [0, 0, 0, 2]  # behind the period nothing changes
     assert right(connection)
@@ -188,6 +190,6 @@ def test_reflag_in_many_slices_is_as_in_one(pipeline, connection, monkeypatch):
     assert 2 in before
     connection.execute("UPDATE readings SET flags = 0")
     monkeypatch.setattr(flagging, "_SLICE", 7)
-    reflag(connection, registry.load(connection, builtin()), at(0), at(10_000))
+    reflag(connection, records.load(connection, builtin()), at(0), at(10_000))
     assert flags(connection) == before
     assert right(connection)

@@ -12,12 +12,12 @@ import paho.mqtt.client as mqtt
 import pytest
 import trustme
 
-import stack
-from ingest.gateway import Gateway, GatewayError, Session
-from ingest.inbox import BatchSize, Inboxes
-from ingest.line import Publication
-from ingest.message import Message
-from stack.process import free_port
+from citybeat import stack
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.transport.gateway import Gateway, GatewayError, Session
+from citybeat.ingest.transport.inbox import BatchSize, Inboxes
+from citybeat.ingest.transport.mqtt_socket import Publication
+from citybeat.stack.process import free_port
 
 PATIENCE = 15.0
 

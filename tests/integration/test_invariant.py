@@ -16,19 +16,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.catalogue import builtin
-from devices.device import ConflictPolicy, Device, Sensor
-from devices.flags import Flag, Verdict
-from ingest import replay as replaying
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.reflag import reflag
-from ingest.validate import Limits
-from storage import accounts, flagging, registry, retention, rollup
-from storage.database import connect
-from storage.quarantine import Filter
-from storage.sources import GoneError
-from storage.store import Store
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import ConflictPolicy, Device, Sensor
+from citybeat.devices.flags import Flag, Verdict
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing import retry as replaying
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.ingest.writing.reflag import reflag
+from citybeat.storage.accounts import ledger
+from citybeat.storage.accounts.quarantine import Filter
+from citybeat.storage.batches import flagging
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import connect
+from citybeat.storage.db.source_locks import GoneError
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import retention, rollup
 from tests import oracles
 
 T0 = 1_767_225_600
@@ -67,9 +70,9 @@ class World:
         self.dropped = []
         self.connection.execute("DELETE FROM series WHERE device_id IN ('d-2', 'd-3')")
         self.connection.execute("DELETE FROM devices WHERE id IN ('d-2', 'd-3')")
-        registry.register(self.connection, [device(0), device(1)])
+        records.register(self.connection, [device(0), device(1)])
         for source in ("gw-0", "gw-1"):
-            registry.set_conflict_policy(self.connection, source, ConflictPolicy.KEEP)
+            records.set_conflict_policy(self.connection, source, ConflictPolicy.KEEP)
 
     def messages(self, reports, numbered):
         """One message a source, as its gateway would send it."""
@@ -110,10 +113,10 @@ class World:
         self.pipelines[who % len(self.pipelines)].close()
 
     def register(self, number):
-        registry.register(self.connection, [device(number)])
+        records.register(self.connection, [device(number)])
 
     def replay(self):
-        with closing(Store(self.url, quarantine_quota=QUOTA)) as store:
+        with closing(BatchWriter(self.url, quarantine_quota=QUOTA)) as store:
             replaying.replay(store, self.connection, SETTINGS, Filter())
 
     def declare(self, metric, start, length, verdict):
@@ -123,7 +126,7 @@ class World:
         flagging.declare(self.connection, declared, self.snapshot().kind)
 
     def reflag(self, start, length, floor):
-        registry.register(self.connection, [device(0, step_floor=floor)])
+        records.register(self.connection, [device(0, step_floor=floor)])
         with suppress(GoneError):  # what it would look back on was dropped
             reflag(self.connection, self.snapshot(), moment(start), moment(start + length))
 
@@ -151,17 +154,17 @@ class World:
         return sorted(self.connection.execute(query))
 
     def policy(self, source, policy):
-        registry.set_conflict_policy(self.connection, f"gw-{source}", policy)
+        records.set_conflict_policy(self.connection, f"gw-{source}", policy)
 
     def snapshot(self):
-        return registry.load(self.connection, builtin())
+        return records.load(self.connection, builtin())
 
     def check(self):
-        assert accounts.discrepancies(self.connection) == []
-        assert accounts.rollup_differences(self.connection) == []
+        assert ledger.discrepancies(self.connection) == []
+        assert ledger.rollup_differences(self.connection) == []
         while rollup.advance(self.connection):
             pass
-        assert accounts.rollup_differences(self.connection) == []
+        assert ledger.rollup_differences(self.connection) == []
         us = "(extract(epoch FROM {}) * 1000000)::int8"
         raw = self.raw() + self.dropped  # history that was dropped is what it was
         kinds = dict(self.connection.execute("SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric"))
@@ -190,7 +193,7 @@ def worlds(database, other_database):
     with closing(connect(database, application="test")) as first, closing(connect(other_database, application="test")) as second:
         made = World(database, first, 2), World(other_database, second, 1)
         for world in made:
-            registry.register(world.connection, [device(0), device(1)])
+            records.register(world.connection, [device(0), device(1)])
         yield made
         for world in made:
             for pipeline in world.pipelines:
@@ -271,7 +274,7 @@ def test_a_past_that_was_judged_again(worlds):
         world.empty()
         for at, value in ((0, 20.0), (60, 22.5)):
             world.write(0, [(0, at, "temperature", value)], False, 1)
-        registry.register(world.connection, [device(0, step_floor=2.0)])
+        records.register(world.connection, [device(0, step_floor=2.0)])
         for who, at in ((1, 120), (0, 180)):
             world.write(who, [(0, at, "temperature", 22.6)], False, 1)
         reflag(world.connection, world.snapshot(), moment(0), moment(200))

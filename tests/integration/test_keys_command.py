@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from citybeat.cli import app
-from citybeat.keys import expiry
-from devices.errors import CitybeatError
-from storage import keys
-from storage.keys import Scope
-from storage.selection import Restriction
+from citybeat.commands.keys import expiry
+from citybeat.devices.errors import CitybeatError
+from citybeat.storage.registry import keys
+from citybeat.storage.registry.keys import Scope
+from citybeat.storage.registry.selection import Restriction
 
 
 @pytest.fixture

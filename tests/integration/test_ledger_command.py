@@ -14,11 +14,11 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-import stack
+from citybeat import stack
 from citybeat.cli import app
-from storage import registry
-from storage.store import Store
-from storage.write import Tally
+from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.registry import records
 
 MINUTE = 60_000_000
 
@@ -37,10 +37,10 @@ def env(database, tmp_path):
 @pytest.fixture
 def add(database, connection, this):
     """`add(source, minutes ago, **counts)`."""
-    store = Store(database, quarantine_quota=1)
+    store = BatchWriter(database, quarantine_quota=1)
 
     def do(source, ago, **counts):
-        number = registry.ensure_sources(connection, [source])[source]
+        number = records.ensure_sources(connection, [source])[source]
         with store.batch(uuid4(), [number]) as transaction:
             transaction.add_ledger([Tally(minute=this - ago * MINUTE, source=number, **counts)], {})
 

@@ -5,15 +5,15 @@ from datetime import timedelta
 
 import pytest
 
-from devices.device import Device, Sensor
-from storage import registry
-from storage.liveness import overdue
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.reads.overdue import overdue
+from citybeat.storage.registry import records
 
 
 @pytest.fixture
 def city(connection):
     sensors = (Sensor(metric="pm25"), Sensor(metric="temperature", interval=3600.0), Sensor(metric="no2"))
-    registry.register(
+    records.register(
         connection,
         [
             Device(id="env-1", source="gw-1", domain="environment", sensors=sensors),
@@ -45,7 +45,7 @@ def test_a_silent_sensor_among_others_of_its_device(city, fill):
     assert sensor.overdue_since == sensor.last_at + timedelta(seconds=180)
     assert found(city, source="gw-2") == []
     assert found(city, domain="traffic") == []
-    assert registry.retire(city, "env-1")
+    assert records.retire(city, "env-1")
     assert found(city) == []
 
 

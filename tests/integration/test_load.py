@@ -17,12 +17,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-import stack
-from simulator.address import address
-from simulator.errors import PublishError
-from simulator.load.generator import Sender, offer
-from simulator.load.packets import Version
-from simulator.load.traffic import Prepared, Traffic
+from citybeat import stack
+from citybeat.simulator.address import address
+from citybeat.simulator.errors import PublishError
+from citybeat.simulator.load.generator import Sender, offer
+from citybeat.simulator.load.packets import Version
+from citybeat.simulator.load.traffic import Prepared, Traffic
 from tests.integration.own_broker import PATIENCE, Cutter, OwnBroker
 
 

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from simulator.errors import PublishError
-from simulator.load import packets
-from simulator.load.generator import Sender, offer
-from simulator.load.packets import Version
-from simulator.load.tally import NEVER
-from simulator.load.traffic import Prepared
+from citybeat.simulator.errors import PublishError
+from citybeat.simulator.load import packets
+from citybeat.simulator.load.generator import Sender, offer
+from citybeat.simulator.load.packets import Version
+from citybeat.simulator.load.tally import NEVER
+from citybeat.simulator.load.traffic import Prepared
 from tests.integration.own_broker import PATIENCE
 
 

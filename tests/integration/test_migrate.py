@@ -3,19 +3,20 @@ import time
 
 import pytest
 
-from devices.catalogue import builtin, extended
-from devices.device import Device, Sensor
-from devices.errors import DeviceError
-from storage import migrate, registry
-from storage.database import DatabaseUnavailableError, StorageError, connect, translated
+from citybeat.devices.catalogue import builtin, extended
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.errors import DeviceError
+from citybeat.storage import migrate
+from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError, connect, translated
+from citybeat.storage.registry import records
 
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0}
 
 
 def test_the_second_time_nothing_happens(connection):
-    before = registry.version(connection)
+    before = records.version(connection)
     assert migrate.migrate(connection, builtin(), chunk_days=CHUNKS) == []
-    assert registry.version(connection) == before
+    assert records.version(connection) == before
     migrate.check(connection)
 
 
@@ -61,48 +62,48 @@ def test_a_metric_with_history_keeps_its_kind(connection):
     own = '[noise]\ndomain = "environment"\nunit = "dB"\nkind = "{}"\n'
     migrate.migrate(connection, extended(own.format("gauge"), origin="t"), chunk_days={})
     migrate.migrate(connection, extended(own.format("level"), origin="t"), chunk_days={})  # nobody uses it yet
-    registry.register(connection, [Device(id="n-1", source="gw", domain="environment", sensors=(Sensor(metric="noise"),))])
+    records.register(connection, [Device(id="n-1", source="gw", domain="environment", sensors=(Sensor(metric="noise"),))])
     with pytest.raises(StorageError, match="noise"):
         migrate.migrate(connection, extended(own.format("gauge"), origin="t"), chunk_days={})
 
 
 def test_registering(connection):
     device = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25", high=99.0),), tags={"a": "b"})
-    registry.register(connection, [device])
-    snapshot = registry.load(connection, builtin())
+    records.register(connection, [device])
+    snapshot = records.load(connection, builtin())
     number = snapshot.series["env-1", "pm25"]
     assert snapshot.high[number] == 99.0
     assert snapshot.owner[number] == snapshot.sources["gw"]
     version = snapshot.version
-    registry.register(connection, [Device(id="env-1", source="gw2", domain="environment", sensors=(Sensor(metric="pm25"),))])
-    later = registry.load(connection, builtin())
+    records.register(connection, [Device(id="env-1", source="gw2", domain="environment", sensors=(Sensor(metric="pm25"),))])
+    later = records.load(connection, builtin())
     assert later.version > version
     assert later.series["env-1", "pm25"] == number
     assert later.high[number] == 1000.0
     assert later.owner[number] == later.sources["gw2"]
-    assert registry.retire(connection, "env-1")
-    assert not registry.retire(connection, "env-1")
-    assert registry.load(connection, builtin()).retired[number]
+    assert records.retire(connection, "env-1")
+    assert not records.retire(connection, "env-1")
+    assert records.load(connection, builtin()).retired[number]
 
 
 def test_all_or_none_is_registered(connection):
     good = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25"),))
     bad = Device(id="env-2", source="gw", domain="environment", sensors=(Sensor(metric="happiness"),))
     with pytest.raises(DeviceError, match="env-2.*happiness"):
-        registry.register(connection, [good, bad])
-    assert registry.load(connection, builtin()).devices == {}
+        records.register(connection, [good, bad])
+    assert records.load(connection, builtin()).devices == {}
 
 
 def test_listeners_hear_of_changes(connection, database):
     with connect(database, application="t") as listener:
-        registry.listen(listener)
-        assert not registry.notified(listener)
-        registry.register(connection, [Device(id="env-1", source="gw", domain="environment", sensors=())])
+        records.listen(listener)
+        assert not records.notified(listener)
+        records.register(connection, [Device(id="env-1", source="gw", domain="environment", sensors=())])
         deadline = time.monotonic() + 10
-        while not registry.notified(listener):  # the server tells soon after the commit, not with it
+        while not records.notified(listener):  # the server tells soon after the commit, not with it
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert not registry.notified(listener)
+        assert not records.notified(listener)
 
 
 def test_errors_are_in_our_words(servers):

@@ -11,17 +11,20 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import ConflictPolicy, Device, Sensor
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import following, outbox, registry, sources
-from storage.cursors import Cursor, Position
-from storage.database import connect
-from storage.outbox import Bounds, Told
-from storage.pool import ReadPool
-from storage.store import Store
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import ConflictPolicy, Device, Sensor
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.batches import outbox
+from citybeat.storage.batches.outbox import Bounds, OutboxRows
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db import source_locks
+from citybeat.storage.db.connection import connect
+from citybeat.storage.db.pool import ReadPool
+from citybeat.storage.reads import following
+from citybeat.storage.reads.cursors import Cursor, Position
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600
 ALL = Bounds(keep=timedelta(hours=1), bytes=10**9)
@@ -29,7 +32,7 @@ ALL = Bounds(keep=timedelta(hours=1), bytes=10**9)
 
 def told(*values):
     n = len(values)
-    return Told(
+    return OutboxRows(
         series=np.arange(1, n + 1, dtype=np.int32),
         time=np.full(n, T0 * 1_000_000),
         value=np.array(values, np.float64),
@@ -211,8 +214,8 @@ def test_large_batches_come_in_pieces_and_pages(database, ask, monkeypatch):
 
 
 def test_ingest_tells_what_it_stores_and_what_replaces_it_behind_that(database, connection, ask):
-    registry.register(connection, [Device(id="d", source="gw", domain="environment", sensors=(Sensor(metric="temperature"),))])
-    registry.set_conflict_policy(connection, "gw", ConflictPolicy.REPLACE)
+    records.register(connection, [Device(id="d", source="gw", domain="environment", sensors=(Sensor(metric="temperature"),))])
+    records.set_conflict_policy(connection, "gw", ConflictPolicy.REPLACE)
     pipeline = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=1_000_000, quarantine_quota=1_000_000)
     start = ask(following.now)
 
@@ -240,14 +243,14 @@ def test_a_batch_has_no_number_while_it_waits_for_its_source(database, connectio
 
     def wait():
         try:
-            with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), [7]) as transaction:
+            with closing(BatchWriter(database, quarantine_quota=1)) as store, store.batch(uuid4(), [7]) as transaction:
                 outbox.append(transaction.connection.cursor(), outbox.READINGS, told(2.0))
         except Exception as exc:
             failures.append(exc)
 
     waiter = threading.Thread(target=wait)
     with writer(database) as holder:
-        sources.lock(holder, 7)
+        source_locks.lock(holder, 7)
         waiter.start()
         query = "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 1 AND objid = 7"
         deadline = time.monotonic() + 20

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.batch import FOREVER, NEVER
-from storage.packed import Array
-from storage.pgcopy import CopyFormatError, RowFormat
+from citybeat.devices.batch import FOREVER, NEVER
+from citybeat.storage.db.packed import Array
+from citybeat.storage.db.pgcopy import CopyFormatError, RowFormat
 
 FORMAT = RowFormat(i2="int2", i4="int4", i8="int8", f8="float8", at="timestamptz")
 TYPES = ["int2", "int4", "int8", "float8", "timestamptz"]

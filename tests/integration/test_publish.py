@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from dashboards import publish
-from dashboards.board import Context
-from dashboards.boards import BOARDS
-from dashboards.datasource import Database
-from dashboards.files import DashboardsError
-from dashboards.texts import Texts
-from devices.catalogue import builtin
+from citybeat.dashboards import publish
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.boards import BOARDS
+from citybeat.dashboards.datasource import Database
+from citybeat.dashboards.files import DashboardsError
+from citybeat.dashboards.texts import Texts
+from citybeat.devices.catalogue import builtin
 from tests.grafana_server import ADMIN, SWAGGER, VIEWER, Grafana, serving
 
 

@@ -12,13 +12,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-import stack
-from simulator.city import layout as cities
-from simulator.errors import PublishError, PublishStoppedError
-from simulator.publisher import Publisher
-from simulator.replay.files import replay
-from simulator.replay.maps import load_map
-from simulator.run import run
+from citybeat import stack
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.errors import PublishError, PublishStoppedError
+from citybeat.simulator.publisher import Publisher
+from citybeat.simulator.replay.files import replay
+from citybeat.simulator.replay.maps import load_map
+from citybeat.simulator.run import run
 
 
 class Listener:

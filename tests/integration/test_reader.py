@@ -6,7 +6,7 @@ import sys
 import psycopg
 import pytest
 
-from storage import reader
+from citybeat.storage.db import reader
 
 #: Everything that there is, and not for the role.
 HIDDEN = {

@@ -8,18 +8,19 @@ from uuid import uuid4
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from devices.errors import Reason
-from ingest import replay
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from stack.process import free_port
-from storage import accounts, registry
-from storage.database import DatabaseUnavailableError, RefusedDataError, StorageError
-from storage.quarantine import Filter
-from storage.store import Store
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.errors import Reason
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing import retry
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.stack.process import free_port
+from citybeat.storage.accounts import ledger
+from citybeat.storage.accounts.quarantine import Filter
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import DatabaseUnavailableError, RefusedDataError, StorageError
+from citybeat.storage.registry import records
 
 NOW = time.time_ns() // 1000
 TS = NOW // 1000 - 60_000
@@ -32,7 +33,7 @@ class City:
             Device(id=f"d-{i}", source=f"gw-{i % 2}", domain="environment", sensors=(Sensor(metric="temperature"),))
             for i in range(4)
         ]
-        registry.register(connection, devices)
+        records.register(connection, devices)
         self.pipeline = Pipeline(url, catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
 
     def refuse(self, condition="value <> 13.0"):
@@ -45,7 +46,7 @@ class City:
         return self.connection.execute(query).fetchone()[0]
 
     def balances(self):
-        return accounts.discrepancies(self.connection) == [] and accounts.rollup_differences(self.connection) == []
+        return ledger.discrepancies(self.connection) == [] and ledger.rollup_differences(self.connection) == []
 
 
 def message(device, *values, at=TS, **envelope):
@@ -75,7 +76,7 @@ def test_only_the_readings_that_are_refused_are_kept_out(city):
     assert [entry[:2] for entry in kept] == [[1, "refused_by_database"], [4, "refused_by_database"], [5, "not_a_number"]]
     assert "taste" in kept[0][2]
     assert city.balances()
-    assert accounts.numbers(city.connection, ["gw-1"])["gw-1", "b"] == (1, 0)
+    assert ledger.numbers(city.connection, ["gw-1"])["gw-1", "b"] == (1, 0)
 
 
 def test_the_same_batch_again_writes_nothing_twice(city):
@@ -104,13 +105,13 @@ def test_refused_readings_are_stored_by_a_replay_when_the_database_takes_them(ci
     city.refuse()
     city.process(message(0, 13.0, 14.0), message(1, "x", at=TS + 50_000), message(2, 13.0, at=TS + 90_000))
     city.connection.execute("UPDATE quarantine SET payload = replace(convert_from(payload, 'utf8'), '\"x\"', '15.0')::bytea")
-    settings = replay.Settings(catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
-    with closing(Store(city.url, quarantine_quota=10**7)) as store:
-        counts = replay.replay(store, city.connection, settings, Filter()).counts
+    settings = retry.Settings(catalogue=builtin(), limits=Limits(), max_bytes=10**6, quarantine_quota=10**7)
+    with closing(BatchWriter(city.url, quarantine_quota=10**7)) as store:
+        counts = retry.replay(store, city.connection, settings, Filter()).counts
         assert (counts["messages"], counts["stored"], counts["quarantined"]) == (3, 1, 2)
         assert city.balances()
         city.connection.execute("ALTER TABLE readings DROP CONSTRAINT taste")
-        assert replay.replay(store, city.connection, settings, Filter()).counts["stored"] == 2
+        assert retry.replay(store, city.connection, settings, Filter()).counts["stored"] == 2
     assert city.one("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL") == 0
     assert city.balances()
 
@@ -130,7 +131,7 @@ def test_a_database_that_refuses_everything_is_no_matter_of_readings(city):
 
 
 def test_a_statement_that_takes_too_long_is_tried_again_on_a_new_connection(city, monkeypatch):
-    monkeypatch.setattr("storage.store._STATEMENT", 0.3)
+    monkeypatch.setattr("citybeat.storage.batches.writer._STATEMENT", 0.3)
     troubles = []
     source = city.one("SELECT id FROM sources WHERE name = 'gw-0'")
     with city.connection.transaction():

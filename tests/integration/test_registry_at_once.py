@@ -9,12 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Calibration, Device, Sensor
-from devices.flags import Verdict
-from storage import flagging, registration, registry, rollup
-from storage.database import TransientError, connect
-from storage.store import Store
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Calibration, Device, Sensor
+from citybeat.devices.flags import Verdict
+from citybeat.storage.batches import flagging
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import TransientError, connect
+from citybeat.storage.registry import changes, records
+from citybeat.storage.rollups import rollup
 
 #: s. A change of ten thousand devices takes some five on a machine that is busy otherwise; planned badly, minutes.
 MANY_IN = 60.0
@@ -70,19 +72,19 @@ def changed(database):
 
 
 def patched(connection):
-    registration.update(connection, "env-1", "test", change=lambda there: replace(there, source="gw-2"))
+    changes.update(connection, "env-1", "test", change=lambda there: replace(there, source="gw-2"))
 
 
 def registered(connection):
-    registry.register(connection, [device(source="gw-2")])
+    records.register(connection, [device(source="gw-2")])
 
 
 @pytest.mark.parametrize("held", ["gw-1", "gw-2"])
 @pytest.mark.parametrize("move", [patched, registered])
 def test_a_device_moves_when_no_batch_of_either_source_is_under_way(connection, database, changed, move, held):
-    registry.register(connection, [device(), device(2, "gw-2")])
-    known = registry.load(connection, {}).sources
-    with closing(Store(database, quarantine_quota=1)) as store:
+    records.register(connection, [device(), device(2, "gw-2")])
+    known = records.load(connection, {}).sources
+    with closing(BatchWriter(database, quarantine_quota=1)) as store:
         with store.batch(uuid4(), [known[held]]):
             # This batch has seen the registry's version: until it ends, its source owns what it writes.
             moving = changed(move)
@@ -95,7 +97,7 @@ def test_a_device_moves_when_no_batch_of_either_source_is_under_way(connection, 
 def declared(connection):
     start = datetime(2026, 1, 1, tzinfo=UTC)
     said = {"device": "env-1", "metric": "pm25", "verdict": Verdict.BAD, "by": "test", "reason": "dust"}
-    kind = registry.load(connection, builtin()).kind
+    kind = records.load(connection, builtin()).kind
     flagging.declare(connection, flagging.Declaration(start=start, end=start + timedelta(days=1), **said), kind)
 
 
@@ -106,10 +108,10 @@ def rebuilt(connection):
 
 @pytest.mark.parametrize("work", [declared, rebuilt])
 def test_what_is_stored_is_changed_under_the_lock_of_the_source_that_a_device_has(connection, database, changed, fill, work):
-    registry.register(connection, [device(), device(2, "gw-2")])
+    records.register(connection, [device(), device(2, "gw-2")])
     fill([("env-1", "pm25", 1_767_225_600_000_000, 5.0, 0)], received_at=1_767_225_600_000_000)
-    known = registry.load(connection, {}).sources
-    with closing(Store(database, quarantine_quota=1)) as store:
+    known = records.load(connection, {}).sources
+    with closing(BatchWriter(database, quarantine_quota=1)) as store:
         with store.batch(uuid4(), [known["gw-1"]]):
             moving = changed(patched)
             moving.waits(connection)
@@ -124,27 +126,27 @@ def test_what_is_stored_is_changed_under_the_lock_of_the_source_that_a_device_ha
 
 
 def test_what_does_not_move_waits_for_no_batch(connection, database):
-    registry.register(connection, [device()])
-    known = registry.load(connection, {}).sources
-    with closing(Store(database, quarantine_quota=1)) as store, store.batch(uuid4(), [known["gw-1"]]):
-        registry.register(connection, [device(name="x"), device(2)])
-        registration.update(connection, "env-1", "test", change=lambda there: replace(there, district="north"))
+    records.register(connection, [device()])
+    known = records.load(connection, {}).sources
+    with closing(BatchWriter(database, quarantine_quota=1)) as store, store.batch(uuid4(), [known["gw-1"]]):
+        records.register(connection, [device(name="x"), device(2)])
+        changes.update(connection, "env-1", "test", change=lambda there: replace(there, district="north"))
     assert connection.execute("SELECT name, district FROM devices WHERE id = 'env-1'").fetchone() == ("x", "north")
 
 
 @pytest.mark.parametrize(
     "work",
     [
-        lambda connection: registration.calibrate(connection, "env-1", "pm25", Calibration(scale=2.0), "test"),
-        lambda connection: registry.register(
+        lambda connection: changes.calibrate(connection, "env-1", "pm25", Calibration(scale=2.0), "test"),
+        lambda connection: records.register(
             connection, [device(sensors=(Sensor(metric="pm25", calibration=Calibration(scale=2.0)),))]
         ),
     ],
 )
 def test_whether_anything_is_stored_is_decided_when_no_batch_is_under_way(connection, database, changed, work):
-    registry.register(connection, [device()])
-    known = registry.load(connection, {}).sources
-    with closing(Store(database, quarantine_quota=1)) as store:
+    records.register(connection, [device()])
+    known = records.load(connection, {}).sources
+    with closing(BatchWriter(database, quarantine_quota=1)) as store:
         with store.batch(uuid4(), [known["gw-1"]]) as batch:
             calibrating = changed(work)
             calibrating.waits(connection)
@@ -159,19 +161,19 @@ def test_whether_anything_is_stored_is_decided_when_no_batch_is_under_way(connec
 
 def test_changes_at_once_never_wait_for_each_other_in_a_ring(connection, changed):
     """A registration with a new source touches the registry's version first and devices then, a patch the other way round."""
-    registry.register(connection, [device()])
+    records.register(connection, [device()])
     rounds = range(40)
     start = threading.Barrier(2)
 
     def patch(own):
         start.wait()
         for i in rounds:
-            registration.update(own, "env-1", "patch", change=lambda there, i=i: replace(there, name=f"patch {i}"))
+            changes.update(own, "env-1", "patch", change=lambda there, i=i: replace(there, name=f"patch {i}"))
 
     def register(own):
         start.wait()
         for i in rounds:
-            registry.register(own, [device(source=f"new-{i}", name=f"file {i}")])
+            records.register(own, [device(source=f"new-{i}", name=f"file {i}")])
 
     works = [changed(patch), changed(register)]
     for work in works:
@@ -182,21 +184,21 @@ def test_changes_at_once_never_wait_for_each_other_in_a_ring(connection, changed
 
 def test_numbers_of_series_have_no_gaps(connection):
     for _ in range(3):
-        registry.register(connection, [device(i) for i in range(20)])
-    with registration.acting(connection, "test", keep=False):
-        registry.register(connection, [device(i) for i in range(20, 40)])
-    registry.register(connection, [device(99)])
+        records.register(connection, [device(i) for i in range(20)])
+    with changes.acting(connection, "test", keep=False):
+        records.register(connection, [device(i) for i in range(20, 40)])
+    records.register(connection, [device(99)])
     assert connection.execute("SELECT max(id), count(*) FROM series").fetchone() == (42, 42)
 
 
 def test_a_change_of_very_many_devices_after_one_of_a_single(connection):
     """What a session planned for one device must do for ten thousand."""
-    registry.register(connection, [device(0)])
-    registry.register(connection, [device(0, name="x", sensors=(Sensor(metric="pm25", low=1.0),))])
+    records.register(connection, [device(0)])
+    records.register(connection, [device(0, name="x", sensors=(Sensor(metric="pm25", low=1.0),))])
     for name, low in (("", None), ("y", 2.0)):
         sensors = (Sensor(metric="pm25", low=low),)
         began = time.monotonic()
-        registry.register(connection, [device(i, f"gw-{i % 50}", name=name, sensors=sensors) for i in range(10_000)])
+        records.register(connection, [device(i, f"gw-{i % 50}", name=name, sensors=sensors) for i in range(10_000)])
         assert time.monotonic() - began < MANY_IN
     counts = connection.execute("SELECT subject, action, count(*) FROM audit WHERE device <> 'env-0' GROUP BY 1, 2 ORDER BY 1, 2")
     assert counts.fetchall() == [

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from citybeat import devices_file
-from devices.batch import MICROSECOND, NEVER
-from devices.catalogue import builtin, extended
-from devices.device import Calibration, Device, Sensor
-from devices.errors import DeviceError
-from storage import migrate, registry
+from citybeat.devices.batch import MICROSECOND, NEVER
+from citybeat.devices.catalogue import builtin, extended
+from citybeat.devices.device import Calibration, Device, Sensor
+from citybeat.devices.errors import DeviceError
+from citybeat.storage import migrate
+from citybeat.storage.registry import records
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MARCH = datetime(2026, 3, 1, 8, 30, 0, 123_457, tzinfo=UTC)
@@ -19,12 +20,12 @@ MARCH = datetime(2026, 3, 1, 8, 30, 0, 123_457, tzinfo=UTC)
 
 def put(connection, **sensor):
     sensor = {"metric": "temperature"} | sensor
-    registry.register(connection, [Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(**sensor),))])
+    records.register(connection, [Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(**sensor),))])
 
 
 def calibrations(connection):
     """(since in us, scale, offset) in the snapshot."""
-    snapshot = registry.load(connection, builtin())
+    snapshot = records.load(connection, builtin())
     number = snapshot.series["env-1", "temperature"]
     some = slice(snapshot.calibration_start[number], snapshot.calibration_start[number + 1])
     columns = (snapshot.calibration_from, snapshot.calibration_scale, snapshot.calibration_offset)
@@ -41,32 +42,32 @@ def rows(connection):
 
 def test_a_unit_becomes_a_factor(connection):
     put(connection, unit="°F")
-    snapshot = registry.load(connection, builtin())
+    snapshot = records.load(connection, builtin())
     number = snapshot.series["env-1", "temperature"]
     assert (snapshot.scale[number], snapshot.offset[number]) == (5 / 9, -160 / 9)
     assert snapshot.sent[number] == "°F"
     put(connection, unit="K")
-    later = registry.load(connection, builtin())
+    later = records.load(connection, builtin())
     assert later.version > snapshot.version
     assert (later.scale[number], later.offset[number]) == (1.0, -273.15)
     put(connection)
-    assert not registry.load(connection, builtin()).converted.any()
+    assert not records.load(connection, builtin()).converted.any()
 
 
 def test_a_unit_that_cannot_be_converted_is_refused_and_nothing_is_written(connection):
-    before = registry.version(connection)
+    before = records.version(connection)
     good = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25"),))
     bad = Device(id="env-2", source="gw", domain="environment", sensors=(Sensor(metric="no2", unit="ppb"),))
     with pytest.raises(DeviceError, match=r"device 'env-2'.*'no2'.*'ppb'.*'ug/m3'"):
-        registry.register(connection, [good, bad])
-    assert registry.version(connection) == before
-    assert registry.load(connection, builtin()).devices == {}
+        records.register(connection, [good, bad])
+    assert records.version(connection) == before
+    assert records.load(connection, builtin()).devices == {}
 
 
 def test_a_unit_that_the_catalogue_no_longer_takes_does_not_stop_anybody(connection):
     put(connection, unit="°F")
     own = '[temperature]\ndomain = "environment"\nunit = "hPa"\nkind = "gauge"\n'
-    snapshot = registry.load(connection, extended(own, origin="t"))
+    snapshot = records.load(connection, extended(own, origin="t"))
     number = snapshot.series["env-1", "temperature"]
     assert not snapshot.convertible[number]
     assert snapshot.converted[number]
@@ -127,8 +128,8 @@ def test_several_devices_each_with_its_own(connection):
         )
         for i in range(6)
     ]
-    registry.register(connection, devices)
-    snapshot = registry.load(connection, builtin())
+    records.register(connection, devices)
+    snapshot = records.load(connection, builtin())
     for i in range(6):
         number = snapshot.series[f"env-{i}", "temperature"]
         start, end = snapshot.calibration_start[number : number + 2]
@@ -139,9 +140,9 @@ def test_several_devices_each_with_its_own(connection):
 
 def test_listeners_hear_of_calibrations(connection):
     put(connection)
-    before = registry.version(connection)
+    before = records.version(connection)
     put(connection, calibration=Calibration(offset=1.0, valid_from=MARCH))
-    assert registry.version(connection) > before
+    assert records.version(connection) > before
 
 
 def test_the_schema_refuses_what_would_ruin_readings(connection):
@@ -163,9 +164,9 @@ def parsed(tmp_path, **sensor):
 
 def test_a_file_of_devices(connection, tmp_path):
     calibration = {"scale": 1.02, "offset": -0.4, "valid_from": "2026-03-01T15:30:00.123457+07:00", "by": "lab", "reason": "c 12"}
-    registry.register(connection, parsed(tmp_path, unit="[degF]", calibration=calibration))
+    records.register(connection, parsed(tmp_path, unit="[degF]", calibration=calibration))
     assert calibrations(connection) == [(us(MARCH), 1.02, -0.4)]
-    registry.register(connection, parsed(tmp_path, unit="[degF]", calibration={"offset": 1}))
+    records.register(connection, parsed(tmp_path, unit="[degF]", calibration={"offset": 1}))
     assert len(calibrations(connection)) == 2
 
 

@@ -6,16 +6,17 @@ from contextlib import closing
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from devices.errors import Reason
-from ingest import replay as replaying
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from storage import accounts, quarantine, registry
-from storage.quarantine import Filter
-from storage.store import Store
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.errors import Reason
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing import retry as replaying
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.storage.accounts import ledger, quarantine
+from citybeat.storage.accounts.quarantine import Filter
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.registry import records
 
 T0 = 1_767_225_600_000_000
 QUOTA = 1_000_000
@@ -28,7 +29,7 @@ def device(number, *metrics, source="gw-a"):
 
 @pytest.fixture
 def pipeline(database, connection):
-    registry.register(connection, [device(1, "pm25")])
+    records.register(connection, [device(1, "pm25")])
     made = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=10_000, quarantine_quota=QUOTA)
     made.open()
     yield made
@@ -46,7 +47,7 @@ def take(pipeline, *bodies, topic="city/v1/gw-a/readings", minute=0):
 
 
 def replay(database, connection, wanted=None):
-    with closing(Store(database, quarantine_quota=QUOTA)) as store:
+    with closing(BatchWriter(database, quarantine_quota=QUOTA)) as store:
         return replaying.replay(store, connection, SETTINGS, wanted or Filter()).counts
 
 
@@ -55,16 +56,16 @@ def report(number, ms, **values):
 
 
 def balanced(connection):
-    return accounts.discrepancies(connection) == [] and accounts.rollup_differences(connection) == []
+    return ledger.discrepancies(connection) == [] and ledger.rollup_differences(connection) == []
 
 
 def test_after_registering_only_what_was_refused_is_stored(pipeline, database, connection):
     take(pipeline, [report(1, 0, pm25=5.0), report(2, 0, pm25=6.0), report(2, 1, pm25=7.0, no2=None), report(3, 0, pm25=8.0)])
-    assert accounts.totals(connection).quarantined == 4
-    registry.register(connection, [device(2, "pm25", "no2")])
+    assert ledger.totals(connection).quarantined == 4
+    records.register(connection, [device(2, "pm25", "no2")])
     counts = replay(database, connection)
     assert counts == Counter(messages=1, stored=2, missing=1, quarantined=1)
-    totals = accounts.totals(connection)
+    totals = ledger.totals(connection)
     assert (totals.received, totals.stored, totals.missing, totals.quarantined) == (5, 3, 1, 1)
     (row,) = quarantine.listed(connection, Filter())
     assert [(entry[0], entry[1]) for entry in row.refused] == [(4, "unknown_device")]
@@ -72,8 +73,8 @@ def test_after_registering_only_what_was_refused_is_stored(pipeline, database, c
     assert balanced(connection)
     # Nothing changes when nothing has changed.
     assert replay(database, connection) == Counter(messages=1, quarantined=1)
-    assert accounts.totals(connection) == totals
-    registry.register(connection, [device(3, "pm25")])
+    assert ledger.totals(connection) == totals
+    records.register(connection, [device(3, "pm25")])
     assert replay(database, connection)["stored"] == 1
     assert quarantine.listed(connection, Filter()) == []
     assert connection.execute("SELECT quarantine_bytes FROM source_state").fetchone() == (0,)
@@ -84,7 +85,7 @@ def test_after_registering_only_what_was_refused_is_stored(pipeline, database, c
 def test_the_ledger_is_corrected_in_the_original_minute(pipeline, database, connection):
     take(pipeline, report(2, 0, pm25=6.0))
     take(pipeline, report(1, 0, pm25=6.0), minute=5)
-    registry.register(connection, [device(2, "pm25")])
+    records.register(connection, [device(2, "pm25")])
     replay(database, connection)
     rows = connection.execute(
         "SELECT extract(minute FROM minute)::int, messages, stored, quarantined FROM ledger ORDER BY 1"
@@ -96,7 +97,7 @@ def test_the_ledger_is_corrected_in_the_original_minute(pipeline, database, conn
 
 def test_a_reading_that_came_again_meanwhile_is_a_duplicate_or_a_conflict(pipeline, database, connection):
     take(pipeline, report(2, 0, pm25=6.0), report(2, 1, pm25=7.0))
-    registry.register(connection, [device(2, "pm25")])
+    records.register(connection, [device(2, "pm25")])
     take(pipeline, report(2, 0, pm25=6.0), report(2, 1, pm25=99.0), minute=1)
     assert replay(database, connection) == Counter(messages=2, duplicate=1, conflict=1)
     (row,) = quarantine.listed(connection, Filter())
@@ -110,7 +111,7 @@ def test_a_reading_that_came_again_meanwhile_is_a_duplicate_or_a_conflict(pipeli
 
 def test_filters(pipeline, database, connection):
     take(pipeline, report(2, 0, pm25=6.0), report(1, 0, no2=1.0), b"nope")
-    registry.register(connection, [device(1, "pm25", "no2"), device(2, "pm25")])
+    records.register(connection, [device(1, "pm25", "no2"), device(2, "pm25")])
     assert replay(database, connection, Filter(reason=Reason.UNKNOWN_METRIC))["stored"] == 1
     assert replay(database, connection, Filter(source="somebody")) == Counter()
     assert replay(database, connection, Filter(reason=Reason.MALFORMED)) == Counter(messages=1, unreadable=1)
@@ -130,7 +131,7 @@ def test_a_message_that_can_be_read_now_counts_as_received(pipeline, database, c
     for table in ("ledger", "ledger_totals"):
         connection.execute(f"UPDATE {table} SET messages = messages + 1, undecodable = 1")
     assert replay(database, connection) == Counter(messages=1, stored=1, quarantined=1)
-    totals = accounts.totals(connection)
+    totals = ledger.totals(connection)
     assert (totals.messages, totals.undecodable, totals.received, totals.stored, totals.quarantined) == (2, 0, 3, 2, 1)
     assert balanced(connection)
 
@@ -142,7 +143,7 @@ def test_what_was_too_large_is_left_alone(pipeline, database, connection):
 
 
 def test_step_is_judged_across_batches_and_a_restart(pipeline, database, connection):
-    registry.register(connection, [device(7, "temperature")])
+    records.register(connection, [device(7, "temperature")])
     take(pipeline, report(7, 0, temperature=20.0), report(7, 60_000, temperature=30.0))
     pipeline.close()
     take(pipeline, report(7, 120_000, temperature=20.5), report(7, 180_000, temperature=31.0))

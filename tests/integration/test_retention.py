@@ -9,20 +9,24 @@ from uuid import uuid4
 
 import pytest
 
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from devices.flags import Verdict
-from ingest.housekeeping import Housekeeper
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.reflag import reflag
-from ingest.validate import Limits
-from storage import accounts, flagging, registry, retention, rollup, sources
-from storage.chunks import Sizing
-from storage.database import StorageError, TransientError, connect, translated
-from storage.outbox import Bounds
-from storage.retention import Policy
-from storage.sources import GoneError
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.flags import Verdict
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.housekeeping import Housekeeper
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.ingest.writing.reflag import reflag
+from citybeat.storage.accounts import ledger
+from citybeat.storage.batches import flagging
+from citybeat.storage.batches.outbox import Bounds
+from citybeat.storage.db import source_locks
+from citybeat.storage.db.connection import StorageError, TransientError, connect, translated
+from citybeat.storage.db.source_locks import GoneError
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import retention, rollup
+from citybeat.storage.rollups.chunks import Sizing
+from citybeat.storage.rollups.retention import Policy
 
 METER, THERMOMETER = "vehicleCount", "temperature"
 DAY = timedelta(days=1)
@@ -38,7 +42,7 @@ class City:
     def __init__(self, url, connection):
         self.url, self.connection = url, connection
         sensors = (Sensor(metric=METER, interval=86_400.0), Sensor(metric=THERMOMETER))
-        registry.register(connection, [Device(id="d", source="gw", domain="traffic", sensors=sensors)])
+        records.register(connection, [Device(id="d", source="gw", domain="traffic", sensors=sensors)])
         self.pipeline = Pipeline(url, catalogue=builtin(), limits=Limits(), max_bytes=10_000_000, quarantine_quota=10_000_000)
 
     def send(self, *readings):
@@ -51,7 +55,7 @@ class City:
         return self.connection.execute(query, parameters).fetchone()[0]
 
     def balances(self):
-        return accounts.discrepancies(self.connection) == [] and accounts.rollup_differences(self.connection) == []
+        return ledger.discrepancies(self.connection) == [] and ledger.rollup_differences(self.connection) == []
 
     def history(self):
         """Readings of 60 days, two a day: a counter that rises by 10, and a temperature."""
@@ -59,7 +63,7 @@ class City:
         return self.send(*((at, METER, 10.0 * i) for i, at in enumerate(times)), *((at, THERMOMETER, 20.0) for at in times))
 
     def horizon(self):
-        return sources.horizon(self.connection)
+        return source_locks.horizon(self.connection)
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_chunks_go_when_they_lie_wholly_before_the_horizon_and_are_accounted_for
     assert city.balances()
     assert retention.keep(city.connection, KEPT) == 0
     city.connection.execute("DELETE FROM dropped_chunks WHERE id = (SELECT min(id) FROM dropped_chunks)")
-    assert "that retention dropped" in accounts.discrepancies(city.connection)[0]
+    assert "that retention dropped" in ledger.discrepancies(city.connection)[0]
 
 
 def test_a_reading_before_the_horizon_is_quarantined_and_one_after_it_is_late_but_stored(city):
@@ -113,7 +117,7 @@ def test_a_counter_goes_on_from_its_last_reading_that_was_dropped(city):
     assert city.balances()
     assert rollup.rebuild(city.connection, city.horizon(), TODAY) == 0
     city.connection.execute("UPDATE carried_counters SET value = 90")
-    assert "s1 is" in accounts.rollup_differences(city.connection)[0]
+    assert "s1 is" in ledger.rollup_differences(city.connection)[0]
 
 
 def test_what_cannot_be_recomputed_is_refused_and_left_alone(city):
@@ -121,17 +125,17 @@ def test_what_cannot_be_recomputed_is_refused_and_left_alone(city):
     retention.keep(city.connection, KEPT)
     before = city.one("SELECT array_agg((r.*)::text ORDER BY series_id, bucket) FROM readings_1m r")
     early, end = city.horizon() - timedelta(minutes=1), TODAY
-    kind = registry.load(city.connection, builtin()).kind
+    kind = records.load(city.connection, builtin()).kind
     declared = {"device": "d", "metric": THERMOMETER, "end": end, "verdict": Verdict.BAD, "by": "x", "reason": "y"}
     with pytest.raises(GoneError, match="are gone"):
         rollup.rebuild(city.connection, early, end)
     with pytest.raises(GoneError):
         flagging.declare(city.connection, flagging.Declaration(start=early, **declared), kind)
     with pytest.raises(GoneError):  # it looks back on what came before
-        reflag(city.connection, registry.load(city.connection, builtin()), city.horizon(), end)
+        reflag(city.connection, records.load(city.connection, builtin()), city.horizon(), end)
     assert city.one("SELECT count(*) FROM declarations") == 0
     assert city.one("SELECT array_agg((r.*)::text ORDER BY series_id, bucket) FROM readings_1m r") == before
-    assert reflag(city.connection, registry.load(city.connection, builtin()), city.horizon() + 15 * DAY, end) == 0
+    assert reflag(city.connection, records.load(city.connection, builtin()), city.horizon() + 15 * DAY, end) == 0
     assert flagging.declare(city.connection, flagging.Declaration(start=city.horizon(), **declared), kind) == 60
     assert city.balances()
 
@@ -140,7 +144,7 @@ def test_the_last_good_reading_is_remembered_when_it_was_dropped(city):
     city.send((OLD, THERMOMETER, 20.0))
     city.send((RECENT, THERMOMETER, 999.0), (RECENT + timedelta(minutes=1), THERMOMETER, 998.0))
     retention.keep(city.connection, KEPT)
-    kind = registry.load(city.connection, builtin()).kind
+    kind = records.load(city.connection, builtin()).kind
     bounds = {"device": "d", "metric": THERMOMETER, "start": RECENT, "end": TODAY, "by": "x", "reason": "y"}
     flagging.declare(city.connection, flagging.Declaration(verdict=Verdict.BAD, **bounds), kind)
     assert city.connection.execute("SELECT good_at, good_value FROM latest").fetchall() == [(OLD, 20.0)]
@@ -170,7 +174,7 @@ def test_minutes_go_only_when_their_quarter_hours_are_made(city):
     assert city.balances()
     # Where readings are gone and minutes are not, quarter-hours are held against these.
     city.connection.execute("UPDATE readings_15m SET n = 2 WHERE bucket = %s", [TODAY - 40 * DAY])
-    assert "n is 2, not 1" in accounts.rollup_differences(city.connection)[0]
+    assert "n is 2, not 1" in ledger.rollup_differences(city.connection)[0]
 
 
 def test_quarter_hours_go_last(city):
@@ -256,7 +260,7 @@ def test_quarantine_expires_into_what_found_no_room(city):
     assert city.connection.execute("SELECT sum(overflow), sum(quarantined) FROM ledger").fetchone() == (4, 5)
     assert city.one("SELECT count(*) FROM quarantine") == 1
     assert city.one("SELECT quarantine_bytes FROM source_state") < left
-    assert not [line for line in accounts.discrepancies(city.connection) if "quarantine" in line]
+    assert not [line for line in ledger.discrepancies(city.connection) if "quarantine" in line]
 
 
 def test_the_columnstore_needs_the_community_edition(city):

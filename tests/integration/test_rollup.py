@@ -14,13 +14,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from devices.batch import NEVER, Batch
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from storage import accounts, registry, rollup
-from storage.database import StorageError, connect, translated
-from storage.store import Store
-from storage.write import NEW
+from citybeat.devices.batch import NEVER, Batch
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.accounts import ledger
+from citybeat.storage.batches.write import NEW
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import StorageError, connect, translated
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import rollup
 from tests import oracles
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
@@ -37,16 +39,16 @@ class City:
     def __init__(self, url, connection):
         self.url, self.connection = url, connection
         for metric in METRICS:  # one by one, so that ids are in this order
-            registry.register(
+            records.register(
                 connection, [Device(id="d", source="gw", domain="energy", district="North", sensors=(Sensor(metric=metric),))]
             )
-        snapshot = registry.load(connection, builtin())
+        snapshot = records.load(connection, builtin())
         assert [snapshot.series["d", metric] for metric in METRICS] == list(KINDS)
         self.kind, self.source = snapshot.kind, snapshot.sources["gw"]
 
     @contextmanager
     def store(self):
-        with closing(Store(self.url, quarantine_quota=1000)) as made:
+        with closing(BatchWriter(self.url, quarantine_quota=1000)) as made:
             yield made
 
     def write(self, store, rows, *, hint=True):
@@ -93,10 +95,10 @@ class City:
         """Minutes are right; quarter-hours are right for readers before the worker has been there, and afterwards in the table."""
         self.check("readings_1m", MINUTE)
         self.check("quarter_hours", QUARTER)
-        assert accounts.rollup_differences(self.connection) == []
+        assert ledger.rollup_differences(self.connection) == []
         self.advance()
         self.check("readings_15m", QUARTER)
-        assert accounts.rollup_differences(self.connection) == []
+        assert ledger.rollup_differences(self.connection) == []
         assert self.connection.execute("SELECT count(*) FROM marks_15m").fetchone() == (0,)
 
     def advance(self):
@@ -331,15 +333,15 @@ def test_a_quarter_hour_that_is_still_being_filled_rests(city):
         for minute in range(3):
             city.write(store, [(s, T0 + minute * MINUTE, 1.0, 0) for s in (3, 4)])
         city.write(store, [(3, T0 + QUARTER, 1.0, 0)])
-    busy = rollup.Rest(quiet=timedelta(hours=1), patience=timedelta(hours=1))
+    busy = rollup.SettleTime(quiet=timedelta(hours=1), patience=timedelta(hours=1))
     assert rollup.advance(city.connection, rest=busy) == 0
     city.check("quarter_hours", QUARTER)
     quarter = "bucket = (SELECT min(bucket) FROM marks_15m)"
     city.connection.execute(f"UPDATE marks_15m SET at = at - interval '2 hours' WHERE {quarter} AND id % 2 = 0")
-    assert rollup.advance(city.connection, rest=rollup.Rest(quiet=timedelta(hours=3), patience=timedelta(hours=1))) == 6
+    assert rollup.advance(city.connection, rest=rollup.SettleTime(quiet=timedelta(hours=3), patience=timedelta(hours=1))) == 6
     assert rollup.advance(city.connection, rest=busy) == 0
     city.connection.execute("UPDATE marks_15m SET at = at - interval '2 hours'")
-    assert rollup.advance(city.connection, rest=rollup.Rest(quiet=timedelta(hours=1), patience=timedelta(hours=3))) == 1
+    assert rollup.advance(city.connection, rest=rollup.SettleTime(quiet=timedelta(hours=1), patience=timedelta(hours=3))) == 1
     city.check("readings_15m", QUARTER)
 
 
@@ -467,7 +469,7 @@ def test_rebuilding_repairs_everything(city):
                 n, n_bad FROM {table} WHERE series_id = 3"""
         )
     city.connection.execute("DELETE FROM readings_1m WHERE bucket > '2027-01-02'")  # a quarter-hour without minutes
-    assert accounts.rollup_differences(city.connection) != []
+    assert ledger.rollup_differences(city.connection) != []
     assert rollup.rebuild(city.connection, moment(0), moment(600 * 1440)) > 0
     city.check_all()
     assert rollup.rebuild(city.connection, moment(0), moment(600 * 1440)) == 0
@@ -537,7 +539,7 @@ def test_views_show_each_kind_as_it_is(city, view):
 
 
 def test_coverage_follows_the_registered_interval(city):
-    registry.register(
+    records.register(
         city.connection, [Device(id="d", source="gw", domain="energy", sensors=(Sensor(metric="temperature", interval=10.0),))]
     )
     with city.store() as store:

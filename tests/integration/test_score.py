@@ -5,15 +5,15 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from citybeat import scoring
 from citybeat.cli import app
-from devices.catalogue import builtin
-from devices.device import Device, Sensor
-from ingest.message import Message
-from ingest.pipeline import Pipeline
-from ingest.validate import Limits
-from simulator.score.tallies import Limits as ScoreLimits
-from storage import registry
+from citybeat.commands import scoring
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
+from citybeat.ingest.writing.pipeline import Pipeline
+from citybeat.simulator.score.tallies import Limits as ScoreLimits
+from citybeat.storage.registry import records
 from tests import truths
 
 T0 = 1_767_225_600_000_000
@@ -74,7 +74,7 @@ def pipeline(database, connection):
         )
         for source in ("gw-a", "gw-b")
     ]
-    registry.register(connection, devices)
+    records.register(connection, devices)
     made = Pipeline(database, catalogue=builtin(), limits=Limits(), max_bytes=100_000, quarantine_quota=1_000_000)
     made.open()
     yield made

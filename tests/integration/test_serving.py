@@ -10,11 +10,11 @@ import time
 import httpx
 import pytest
 
-import stack
-from citybeat import serving
-from stack.process import free_port
-from storage import keys
-from storage.keys import Scope
+from citybeat import stack
+from citybeat.commands import serving
+from citybeat.stack.process import free_port
+from citybeat.storage.registry import keys
+from citybeat.storage.registry.keys import Scope
 from tests.sse import Reader
 
 PATIENCE = 30

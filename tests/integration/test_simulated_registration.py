@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from citybeat import context
-from devices.catalogue import builtin
-from simulator.city import layout as cities
-from storage import registry
-from storage.database import Connection
+from citybeat.devices.catalogue import builtin
+from citybeat.simulator.city import layout as cities
+from citybeat.storage.db.connection import Connection
+from citybeat.storage.registry import records
 
 
 @pytest.mark.parametrize("size", [7, 40, 10_000])
@@ -16,7 +16,7 @@ def test_a_city_is_registered_whatever_the_slice(database: str, connection: Conn
     city = cities.build(devices=40, gateways=["gw-1", "gw-2"], seed=4)
     for _ in range(2):  # once more changes nothing
         context.register(database, city.devices)
-    found = registry.load(connection, builtin())
+    found = records.load(connection, builtin())
     sent = {(device.id, sensor.metric): sensor for device in city.devices for sensor in device.sensors}
     assert found.series.keys() == sent.keys()
     assert sorted(found.series.values()) == list(range(1, len(sent) + 1))

@@ -15,7 +15,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-import stack
+from citybeat import stack
 
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import stack
-from stack import postgres
-from stack.passwords import Passwords
-from stack.probe import Answer
-from stack.process import free_port, identify, wait_gone
+from citybeat import stack
+from citybeat.stack import postgres
+from citybeat.stack.passwords import Passwords
+from citybeat.stack.probe import Answer
+from citybeat.stack.process import free_port, identify, wait_gone
 
-CHECKOUT = Path(stack.__file__).parent.parent
+CHECKOUT = Path(stack.__file__).parents[2]
 
 
 def quiet(_: str) -> None:
@@ -88,7 +88,8 @@ def test_up_twice_down_twice(settings: stack.StackSettings):
 
 def test_up_survives_its_caller_and_running_leaves_it(settings: stack.StackSettings):
     code = (
-        "import sys, pathlib, stack\n"
+        "import sys, pathlib\n"
+        "from citybeat import stack\n"
         "home, root = map(pathlib.Path, sys.argv[1:])\n"
         "stack.up(stack.StackSettings(home=home, root=root, pg_port=0, mqtt_port=0, flavour='root'), lambda _: None)\n"
     )
@@ -117,7 +118,8 @@ def test_up_makes_a_bound_stack_stay(settings: stack.StackSettings):
 
 
 WAITS = (
-    "import sys, pathlib, stack, time\n"
+    "import sys, pathlib, time\n"
+    "from citybeat import stack\n"
     "home, root = map(pathlib.Path, sys.argv[1:])\n"
     "settings = stack.StackSettings(home=home, root=root, pg_port=0, mqtt_port=0, flavour='root')\n"
     "with stack.running(settings, lambda _: None):\n"

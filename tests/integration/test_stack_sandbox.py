@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import stack
-from stack.lifecycle import running
-from stack.sandbox import CHROOT_ID
+from citybeat import stack
+from citybeat.stack.lifecycle import running
+from citybeat.stack.sandbox import CHROOT_ID
 
-CHECKOUT = Path(stack.__file__).parent.parent
+CHECKOUT = Path(stack.__file__).parents[2]
 ORDINARY = 64736  # a user id that this machine has not
 SYSTEM_PYTHON = "/usr/bin/python3"  # the tests' own may lie where an ordinary user cannot read
 
@@ -23,7 +23,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 # Starts the servers twice; prints the user ids that they run as, and what is left afterwards.
 SCRIPT = """
 import pathlib, sys, time
-import stack
+from citybeat import stack
 home, root = map(pathlib.Path, sys.argv[1:])
 settings = stack.StackSettings(home=home, root=root, pg_port=0, mqtt_port=0, flavour="root")
 for _ in range(2):

@@ -7,14 +7,16 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from devices.device import Device, Sensor
-from devices.flags import Flag
-from ingest.housekeeping import Housekeeper
-from storage import outbox, registry, states
-from storage.chunks import Sizing
-from storage.database import connect
-from storage.outbox import Bounds
-from storage.retention import Policy
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.flags import Flag
+from citybeat.ingest.writing.housekeeping import Housekeeper
+from citybeat.storage.batches import outbox
+from citybeat.storage.batches.outbox import Bounds
+from citybeat.storage.db.connection import connect
+from citybeat.storage.reads import states
+from citybeat.storage.registry import records
+from citybeat.storage.rollups.chunks import Sizing
+from citybeat.storage.rollups.retention import Policy
 
 INTERVAL = 60.0
 FLAGS = [0, Flag.RANGE, Flag.STEP, Flag.STUCK, Flag.STUCK | Flag.STEP, Flag.SUSPECT | Flag.LATE, Flag.MANUAL_BAD]
@@ -23,7 +25,7 @@ FLAGS += [flag | Flag.MANUAL_GOOD for flag in FLAGS]
 
 @pytest.fixture
 def city(connection):
-    registry.register(
+    records.register(
         connection,
         [
             Device(id=f"d-{i:02d}", source="gw", domain="environment", sensors=(Sensor(metric="temperature", interval=INTERVAL),))
@@ -73,7 +75,7 @@ def test_states_are_what_newest_readings_say(city, fill):
     assert noticed(city) == want
     assert told(city)[len(want) :] == [(device, state, float(i)) for i, (device, state) in enumerate(sorted(want.items())[:-1])]
     assert states.watch(city) == 0
-    assert registry.retire(city, "d-00")
+    assert records.retire(city, "d-00")
     assert states.watch(city) == 0
     assert "d-00" not in noticed(city)
 

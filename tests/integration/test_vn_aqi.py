@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 from tests import oracles_aqi as twin
 
 ZONE = "Asia/Ho_Chi_Minh"
@@ -71,7 +71,7 @@ def test_nowcasts_agree(connection, hours):
 def station(connection, fill, hourly: Mapping[str, Sequence[float | None]], start: datetime = START) -> None:
     """A station whose readings have these hourly means (ug/m3): two good readings an hour, and a bad one that must not count."""
     sensors = tuple(Sensor(metric=metric) for metric in hourly)
-    registry.register(connection, [Device(id="station", source="gw", domain="environment", sensors=sensors)])
+    records.register(connection, [Device(id="station", source="gw", domain="environment", sensors=sensors)])
     rows = []
     for metric, values in hourly.items():
         scale = 0.001 if metric == "co" else 1.0

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.batch import NEVER, Batch
-from devices.catalogue import Kind, builtin
-from devices.device import Device, Sensor
-from devices.registry import KIND_CODES
-from storage import registry
-from storage.database import connect
-from storage.store import Store
-from storage.write import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
+from citybeat.devices.batch import NEVER, Batch
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.storage.batches.write import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
+from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import records
 from tests import oracles
 
 T0 = 1_767_225_600_000_000
@@ -42,7 +42,7 @@ def make(rows):
 
 @pytest.fixture
 def city(connection):
-    registry.register(
+    records.register(
         connection, [Device(id="env-1", source="gw", domain="environment", sensors=tuple(Sensor(metric=m) for m in METRICS))]
     )
     return connection
@@ -50,7 +50,7 @@ def city(connection):
 
 @pytest.fixture
 def store(database, city):
-    with closing(Store(database, quarantine_quota=1000)) as made:
+    with closing(BatchWriter(database, quarantine_quota=1000)) as made:
         yield made
 
 
@@ -179,7 +179,7 @@ def test_quarantine_keeps_within_the_quota_and_counts_what_it_drops(store, city)
 
 def test_two_writers_of_one_source_take_turns(database, city):
     """The second transaction waits for the first one's lock, and then sees its rows."""
-    with closing(Store(database, quarantine_quota=1)) as one, closing(Store(database, quarantine_quota=1)) as two:
+    with closing(BatchWriter(database, quarantine_quota=1)) as one, closing(BatchWriter(database, quarantine_quota=1)) as two:
         outcomes = []
 
         def second():

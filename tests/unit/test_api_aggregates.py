@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.aggregates import Aggregate, allowed, compute, reads
-from devices.catalogue import Kind
-from storage.buckets import VALUES as COLUMNS
-from storage.series import Buckets
+from citybeat.api.series.aggregates import Aggregate, allowed, compute, reads
+from citybeat.devices.catalogue import Kind
+from citybeat.storage.reads.series import Buckets
+from citybeat.storage.rollups.buckets import VALUES as COLUMNS
 
 VALUES = st.lists(st.lists(st.floats(-200, 200), max_size=6), min_size=1, max_size=5)
 

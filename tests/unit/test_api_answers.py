@@ -10,21 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-import api.answers
-import api.fill
-import api.plan
-import storage.packed
-import storage.selection
-from api.answers import answer, flag_names, milliseconds, rfc3339
-from api.params import Instant, decode_cursor, encode_cursor
-from api.problems import Problem
-from devices import flags
+import citybeat.api.http.answers
+import citybeat.api.series.fill
+import citybeat.api.series.plan
+import citybeat.storage.db.packed
+import citybeat.storage.registry.selection
+from citybeat.api.http.answers import answer, flag_names, milliseconds, rfc3339
+from citybeat.api.http.params import Instant, decode_cursor, encode_cursor
+from citybeat.api.http.problems import Problem
+from citybeat.devices import flags
 
 INSTANT = TypeAdapter(Instant)
 
 
 def test_examples():
-    for module in (api.answers, api.fill, api.plan, storage.packed, storage.selection):
+    for module in (
+        citybeat.api.http.answers,
+        citybeat.api.series.fill,
+        citybeat.api.series.plan,
+        citybeat.storage.db.packed,
+        citybeat.storage.registry.selection,
+    ):
         assert doctest.testmod(module).failed == 0
 
 

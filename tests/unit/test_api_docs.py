@@ -6,14 +6,16 @@ import re
 import httpx
 import pytest
 
-from api import descriptions, models, posting, uploads
-from api.answers import GEOJSON
-from api.app import create_app
-from api.imports import Form
-from api.problems import MEDIA_TYPE, ProblemDetails
-from api.quarantine import ReplayBody
-from api.telemetry import QueryBody
-from devices.catalogue import builtin
+from citybeat.api.app import create_app
+from citybeat.api.files import descriptions, uploads
+from citybeat.api.files.imports import Form
+from citybeat.api.http import models
+from citybeat.api.http.answers import GEOJSON
+from citybeat.api.http.problems import MEDIA_TYPE, ProblemDetails
+from citybeat.api.routes import ingest
+from citybeat.api.routes.quarantine import ReplayBody
+from citybeat.api.routes.telemetry import QueryBody
+from citybeat.devices.catalogue import builtin
 
 #: What each route answers when all is well: the status, and the model of its JSON, or the kinds of its files; None: nothing.
 ANSWERS = {
@@ -58,7 +60,7 @@ BODIES = {
     "POST /v1/quarantine/replay": ReplayBody,
 }
 #: Bodies of several forms.
-FORMS = {"POST /v1/registry/import": set(Form), "POST /v1/readings": {*posting.CHANNELS, *uploads.READERS}}
+FORMS = {"POST /v1/registry/import": set(Form), "POST /v1/readings": {*ingest.CHANNELS, *uploads.READERS}}
 #: What else an answer can be, if it is asked for so.
 OTHERS = {
     "/v1/latest": {GEOJSON: models.LatestFeaturesModel},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.thin import FEWEST, Thin, thinned
+from citybeat.api.series.thin import FEWEST, Thin, thinned
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from devices.batch import Batch
+from citybeat.devices.batch import Batch
 
 COLUMNS = {"time": "q", "received_at": "q", "series": "i", "value": "d", "flags": "h", "message": "i", "index": "i"}
 

@@ -11,7 +11,7 @@ import pytest
 from bench import end_to_end, growth, machine, mqtt, quick, startup
 from bench.sender import prepare
 from bench.workload import LIVE, SINGLES, City, Traffic
-from ingest.line import packet_end, publication
+from citybeat.ingest.transport.mqtt_socket import packet_end, publication
 
 START = 1_767_225_600_000_000
 
@@ -81,7 +81,8 @@ def test_cities_have_about_as_many_series_as_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("command", "module"), [("--help", "citybeat.cli"), ("ingest", "citybeat.ingesting"), ("api", "citybeat.serving")]
+    ("command", "module"),
+    [("--help", "citybeat.cli"), ("ingest", "citybeat.commands.ingesting"), ("api", "citybeat.commands.serving")],
 )
 def test_the_limit_of_a_start_imports_nothing_that_the_command_does_not(command, module):
     code = f"import {module}, sys; print([name for name in {startup.LIBRARIES[command]!r} if name not in sys.modules])"

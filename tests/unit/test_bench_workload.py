@@ -9,15 +9,15 @@ import pytest
 
 from bench import workload
 from bench.workload import AGAIN, HELD, LIVE, MINUTE, SHAPES, SINGLES, City, Gateway, Traffic
-from devices.batch import NEVER
-from devices.catalogue import Kind, builtin
-from devices.flags import Flag
-from devices.registry import KIND_CODES
-from ingest.decode import decode
-from ingest.history import History
-from ingest.judge import judge
-from ingest.message import Message
-from ingest.validate import Limits
+from citybeat.devices.batch import NEVER
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.history import History
+from citybeat.ingest.judging.judge import judge
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import Limits
 
 START = 1_767_225_600_000_000
 SMALL = City(devices=400, gateways=2)

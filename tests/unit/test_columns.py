@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devices.columns import NotPlainError, doubles, integers, text
+from citybeat.devices.wire.columns import NotPlainError, doubles, integers, text
 
 numbers = st.one_of(st.floats(), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
 things = st.one_of(

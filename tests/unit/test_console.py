@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api import console
-from api.app import create_app
-from api.look import Look, origin
-from devices import flags
-from devices.catalogue import Domain, builtin
+from citybeat.api import console
+from citybeat.api.app import create_app
+from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.devices import flags
+from citybeat.devices.catalogue import Domain, builtin
 
 FOLDER = Path(console.__file__).parent
 SOURCES = {path.name: path.read_text("utf-8") for path in FOLDER.iterdir() if path.suffix in {".js", ".html", ".css"}}
@@ -159,7 +159,7 @@ def test_nothing_else_is_served(name):
 
 
 def test_what_the_city_decides():
-    look = Look(tiles="https://{s}.tiles.example:8443/{z}/{x}/{y}.png", credit="© somebody", zone="Asia/Ho_Chi_Minh")
+    look = ConsoleSettings(tiles="https://{s}.tiles.example:8443/{z}/{x}/{y}.png", credit="© somebody", zone="Asia/Ho_Chi_Minh")
     assert get("/console/settings.json", look).json() == {
         "tiles": "https://{s}.tiles.example:8443/{z}/{x}/{y}.png",
         "credit": "© somebody",

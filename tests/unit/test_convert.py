@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices import senml_units, units
-from devices.batch import MICROSECOND, NEVER
-from devices.catalogue import builtin, parse
-from devices.decoded import Decoded
-from devices.device import Sensor
-from devices.errors import Reason
-from devices.names import Names
-from devices.registry import DEFAULT_SENTINELS, Corrected, SeriesRow, build
-from devices.units import UnitError, conversion
-from ingest.convert import convert, missing
+from citybeat.devices import units
+from citybeat.devices.batch import MICROSECOND, NEVER
+from citybeat.devices.catalogue import builtin, parse
+from citybeat.devices.device import Sensor
+from citybeat.devices.errors import Reason
+from citybeat.devices.registry.snapshot import DEFAULT_SENTINELS, Corrected, SeriesRow, build
+from citybeat.devices.units import UnitError, conversion
+from citybeat.devices.wire import senml_units
+from citybeat.devices.wire.decoded import Decoded
+from citybeat.devices.wire.names import Names
+from citybeat.ingest.judging.convert import convert, missing
 
 START = 1_767_225_600 * MICROSECOND
 HOUR = 3600 * MICROSECOND

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.cursors import LAST, Cursor, CursorError, Position
+from citybeat.storage.reads.cursors import LAST, Cursor, CursorError, Position
 
 small = st.integers(1, 12)
 positions = st.builds(Position, small, st.integers(1, 4))

@@ -12,12 +12,12 @@ import jsonschema
 import pytest
 import yaml
 
-from dashboards import alerts, boards, files
-from dashboards.board import Context, uid
-from dashboards.boards import BOARDS
-from dashboards.datasource import Database
-from dashboards.texts import LANGUAGES, TEXTS, Texts
-from devices.catalogue import Metric, builtin, extended
+from citybeat.dashboards import alerts, boards, files
+from citybeat.dashboards.board import Context, uid
+from citybeat.dashboards.boards import BOARDS
+from citybeat.dashboards.datasource import Database
+from citybeat.dashboards.texts import LANGUAGES, TEXTS, Texts
+from citybeat.devices.catalogue import Metric, builtin, extended
 
 SCHEMA = Path(__file__).parents[3] / "shared" / "schemas" / "grafana-dashboard.schema.json"
 #: Read the same in both languages: names, and what is written so everywhere.

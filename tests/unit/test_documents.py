@@ -6,22 +6,22 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.metrics import families as families_of
-from api.requests import Requests
+from citybeat.api.http.requests import Requests
+from citybeat.api.routes.metrics import families as families_of
+from citybeat.devices.errors import Reason
+from citybeat.ingest.service import IngestConfig, IngestService
+from citybeat.ingest.transport.counters import Counters
+from citybeat.ingest.transport.gateway import Session
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.transport.partition import Timeouts
 from citybeat.settings import Settings
-from devices.errors import Reason
-from ingest.counters import Counters
-from ingest.gateway import Session
-from ingest.inbox import BatchSize
-from ingest.intake import Intake, Layout
-from ingest.lane import Patience
-from simulator.city.layout import build
-from simulator.faults.kinds import Fault
-from simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
-from simulator.faults.sensors import applies, look_up
-from simulator.faults.truth import SCHEMA
-from storage.figures import Figures
-from storage.read import COUNTS
+from citybeat.simulator.city.layout import build
+from citybeat.simulator.faults.kinds import Fault
+from citybeat.simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
+from citybeat.simulator.faults.sensors import applies, look_up
+from citybeat.simulator.faults.truth import SCHEMA
+from citybeat.storage.accounts.figures import Figures
+from citybeat.storage.accounts.ledger_rows import COUNTS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -71,8 +71,8 @@ def test_metrics_that_cannot_have_a_fault_are_documented(kinds):
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path):
-    layout = Layout(size=BatchSize(), patience=Patience(), spool=tmp_path)
-    intake = Intake(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
+    layout = IngestConfig(size=BatchSize(), patience=Timeouts(), spool=tmp_path)
+    intake = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
     intake.gateway.dropped = 0
     text = intake.metrics.exposition()[1].decode()
     intake.lanes[0]._spool.close()

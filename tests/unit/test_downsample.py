@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.aggregate import downsample, increases
-from devices.batch import FOREVER, NEVER, Batch, Partials
-from devices.catalogue import Kind
-from devices.registry import KIND_CODES
+from citybeat.devices.aggregate import downsample, increases
+from citybeat.devices.batch import FOREVER, NEVER, Batch, Partials
+from citybeat.devices.catalogue import Kind
+from citybeat.devices.registry.snapshot import KIND_CODES
 from tests import oracles
 
 KINDS = ["gauge", "amount", "counter", "direction", "level", "state"]

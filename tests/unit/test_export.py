@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import api.export
-import api.tables
-import storage.export
-import storage.packed_rows
-from api.download import BrokenDownloadError, Download, Downloads
-from api.export import negotiated
-from api.problems import Problem
-from api.tables import FLAGS, encoder, written
-from devices.catalogue import Kind
-from devices.flags import Flag
-from storage.export import Block, Exported, ExportedDevice, ExportedMetric, slices
-from storage.packed_rows import PackedRows
-from storage.pgcopy import CopyFormatError
+import citybeat.api.files.tables
+import citybeat.api.routes.export
+import citybeat.storage.db.packed_rows
+import citybeat.storage.reads.export
+from citybeat.api.files.download import BrokenDownloadError, Download, Downloads
+from citybeat.api.files.tables import FLAGS, encoder, written
+from citybeat.api.http.problems import Problem
+from citybeat.api.routes.export import negotiated
+from citybeat.devices.catalogue import Kind
+from citybeat.devices.flags import Flag
+from citybeat.storage.db.packed_rows import PackedRows
+from citybeat.storage.db.pgcopy import CopyFormatError
+from citybeat.storage.reads.export import Block, Exported, ExportedDevice, ExportedMetric, slices
 
 T0 = 1_767_225_600_000_000
 SELECTION = Exported(
@@ -51,7 +51,12 @@ BLOCK = Block(
 
 
 def test_examples():
-    for module in (api.export, api.tables, storage.export, storage.packed_rows):
+    for module in (
+        citybeat.api.routes.export,
+        citybeat.api.files.tables,
+        citybeat.storage.reads.export,
+        citybeat.storage.db.packed_rows,
+    ):
         assert doctest.testmod(module).failed == 0
 
 
@@ -76,7 +81,7 @@ def test_packed_rows():
     assert (key, columns["time"].tolist(), columns["flags"].tolist()) == (-6, [0, -1], [1, 2])
     assert columns["time"].dtype == np.int64
     assert rows.read(b"\xff\xff") is None
-    keys, columns = storage.packed_rows.joined([(1, columns), (2, columns)], "time")
+    keys, columns = citybeat.storage.db.packed_rows.joined([(1, columns), (2, columns)], "time")
     assert keys.tolist() == [1, 1, 2, 2]
     assert columns["time"].tolist() == [946_684_800_000_000, 946_684_799_999_999] * 2
 

@@ -9,20 +9,20 @@ import numpy as np
 import orjson
 import pytest
 
-from devices.batch import MICROSECOND, NEVER
-from devices.errors import Reason
-from ingest.decode import decode
-from ingest.message import Message as Received
-from ingest.validate import Limits
-from simulator.city import layout as cities
-from simulator.city import schedule, signals
-from simulator.faults import measuring
-from simulator.faults.clocks import RESTART
-from simulator.faults.delivery import Break, Message, Unsent, unsent
-from simulator.faults.gateway import BATCH, Gateway
-from simulator.faults.kinds import Fault, FaultSpec, Where
-from simulator.faults.malformed import READINGS, REPORTS, SWALLOWED, WHOLE, Form, spoil
-from simulator.faults.rows import FAULTS, FUTURE_LIMIT, OLDEST, OUTCOMES, REASONS
+from citybeat.devices.batch import MICROSECOND, NEVER
+from citybeat.devices.errors import Reason
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.message import Message as Received
+from citybeat.ingest.judging.validate import Limits
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.city import schedule, signals
+from citybeat.simulator.faults import measuring
+from citybeat.simulator.faults.clocks import RESTART
+from citybeat.simulator.faults.delivery import Break, Message, Unsent, unsent
+from citybeat.simulator.faults.gateway import BATCH, Gateway
+from citybeat.simulator.faults.kinds import Fault, FaultSpec, Where
+from citybeat.simulator.faults.malformed import READINGS, REPORTS, SWALLOWED, WHOLE, Form, spoil
+from citybeat.simulator.faults.rows import FAULTS, FUTURE_LIMIT, OLDEST, OUTCOMES, REASONS
 
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND
 SOURCES = ("gw-1", "gw-2")

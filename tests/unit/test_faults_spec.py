@@ -2,11 +2,11 @@
 
 import pytest
 
-from simulator.errors import FaultError, ScenarioError
-from simulator.faults.kinds import DEVICES, GATEWAYS, VALUES, Fault, FaultSpec, Where, read
-from simulator.faults.malformed import Form
-from simulator.scenario import load_scenario
-from simulator.yamltext import parse
+from citybeat.simulator.errors import FaultError, ScenarioError
+from citybeat.simulator.faults.kinds import DEVICES, GATEWAYS, VALUES, Fault, FaultSpec, Where, read
+from citybeat.simulator.faults.malformed import Form
+from citybeat.simulator.scenario import load_scenario
+from citybeat.simulator.yamltext import parse
 
 
 def spec_of(text):

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.batch import FOREVER, MICROSECOND, Batch
-from devices.catalogue import builtin
-from devices.flags import Flag
-from devices.registry import SeriesRow, build
-from ingest.history import History, changes
-from ingest.validate import bounds
-from simulator.city import layout as cities
-from simulator.city import schedule, signals
-from simulator.faults import episodes, sensors, values
-from simulator.faults.episodes import Window
-from simulator.faults.kinds import VALUES, Fault, FaultSpec, Where
+from citybeat.devices.batch import FOREVER, MICROSECOND, Batch
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import SeriesRow, build
+from citybeat.ingest.judging.history import History, changes
+from citybeat.ingest.judging.validate import bounds
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.city import schedule, signals
+from citybeat.simulator.faults import episodes, sensors, values
+from citybeat.simulator.faults.episodes import Window
+from citybeat.simulator.faults.kinds import VALUES, Fault, FaultSpec, Where
 from tests import oracles_faults as oracle
 
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * MICROSECOND

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.batch import NEVER, Batch
-from devices.catalogue import Kind
-from devices.flags import Flag
-from devices.registry import KIND_CODES
-from ingest import history as history_module
-from ingest.history import History, changes
+from citybeat.devices.batch import NEVER, Batch
+from citybeat.devices.catalogue import Kind
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.ingest.judging import history as history_module
+from citybeat.ingest.judging.history import History, changes
 
 S = 1_000_000
 STEP, STUCK = int(Flag.STEP), int(Flag.STUCK)
@@ -57,7 +57,7 @@ def bad_with(flags, found):
 
 
 class Twin:
-    """The rules of ingest/history.py, one reading at a time."""
+    """The rules of ingest/judging/history.py, one reading at a time."""
 
     def __init__(self):
         self.series = {}

@@ -5,17 +5,19 @@ import asyncio
 import numpy as np
 import pytest
 
-from api import events, stream
-from api.gate import Caller
-from api.hub import Feed, Hub, Subscription, Wish
-from api.problems import Problem
-from api.requests import Requests
-from storage import following, outbox
-from storage.cursors import Cursor, Position
-from storage.following import Names, Page, Row
-from storage.outbox import Told
-from storage.selection import Selection
-from storage.series import Policy
+from citybeat.api.http.gate import Caller
+from citybeat.api.http.problems import Problem
+from citybeat.api.http.requests import Requests
+from citybeat.api.live import events
+from citybeat.api.live.hub import Channel, Hub, StreamFilter, Subscription
+from citybeat.api.routes import stream
+from citybeat.storage.batches import outbox
+from citybeat.storage.batches.outbox import OutboxRows
+from citybeat.storage.reads import following
+from citybeat.storage.reads.cursors import Cursor, Position
+from citybeat.storage.reads.following import Names, Page, Row
+from citybeat.storage.reads.series import Policy
+from citybeat.storage.registry.selection import Selection
 from tests.sse import Reader
 
 NAMES = Names(
@@ -28,7 +30,7 @@ NOWHERE = Cursor(generation="gen", position=Position(1, 1))
 
 def row(xact, *series, kind=outbox.READINGS, value=1.5, code=0, number=1):
     n = len(series)
-    told = Told(
+    told = OutboxRows(
         series=np.array(series, np.int32),
         time=np.full(n, 1_767_225_600_000_000),
         value=np.full(n, value),
@@ -38,7 +40,7 @@ def row(xact, *series, kind=outbox.READINGS, value=1.5, code=0, number=1):
 
 
 def feed(members=(1, 2, 3), *, kinds=("readings", "state"), flags=Policy.ALL):
-    made = Feed(Wish(selection=Selection(), events=frozenset(kinds), flags=flags))
+    made = Channel(StreamFilter(selection=Selection(), events=frozenset(kinds), flags=flags))
     made.members = np.isin(np.arange(4), list(members))
     return made
 
@@ -52,7 +54,7 @@ def test_a_feed_is_a_loop_over_readings(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 30))
     members = {int(s) for s in rng.integers(1, 4, 2)}
-    told = Told(
+    told = OutboxRows(
         series=rng.integers(1, 6, n).astype(np.int32),  # some of which nobody knows
         time=rng.integers(0, 10**9, n) * 1000,
         value=rng.normal(size=n),

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import imports
-from api.imports import Form, read, written
-from devices.catalogue import Domain, builtin
-from devices.device import Device
+from citybeat.api.files import imports
+from citybeat.api.files.imports import Form, read, written
+from citybeat.devices.catalogue import Domain, builtin
+from citybeat.devices.device import Device
 
 CATALOGUE = builtin()
 HEADER = "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,high,sentinels"

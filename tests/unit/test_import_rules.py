@@ -1,4 +1,4 @@
-"""DESIGN section 1: who may import whom. The ASTs are walked, so that an import inside a function counts too."""
+"""Which package may import which. The syntax trees are walked, so that an import inside a function counts too."""
 
 import ast
 import re
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = {
+#: Packages of `citybeat`, by folder; each with those that it may import.
+PACKAGES = {
     "devices": set(),
     "stack": set(),
     "storage": {"devices"},
@@ -24,37 +25,34 @@ ROOMS = {
 ONLY_IN = {
     "psycopg": ["storage"],
     "psycopg_pool": ["storage"],
-    "paho": ["ingest/gateway.py", "simulator/publisher.py"],
+    "paho": ["ingest/transport/gateway.py", "simulator/publisher.py"],
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],
-    "pyarrow": ["api/tables.py", "api/uploads.py", "simulator/faults/truth.py", "simulator/score/truthfile.py"],
+    "pyarrow": ["api/files/tables.py", "api/files/uploads.py", "simulator/faults/truth.py", "simulator/score/truthfile.py"],
     "uvicorn": ["citybeat"],
     "typer": ["citybeat"],
     "rich": ["citybeat"],
     "grafana_client": ["dashboards/publish.py"],
     "grafana_foundation_sdk": ["dashboards"],
     "yaml": ["simulator"],
-    "prometheus_client": ["ingest/metrics.py", "api"],
+    "prometheus_client": ["ingest/transport/metrics.py", "api"],
     "structlog": ["citybeat/logs.py"],
 }
 #: Core modules: no I/O, no clock, no environment.
 PURE = [
-    *(ROOT / "devices").glob("*.py"),
-    ROOT / "ingest/decode.py",
-    ROOT / "ingest/resolve.py",
-    ROOT / "ingest/validate.py",
-    ROOT / "ingest/convert.py",
-    ROOT / "ingest/history.py",
-    ROOT / "ingest/judge.py",
-    ROOT / "ingest/message.py",
-    ROOT / "storage/pgcopy.py",
-    ROOT / "storage/packed_rows.py",
+    *(ROOT / "devices").rglob("*.py"),
+    *(ROOT / "ingest/judging").glob("*.py"),
+    ROOT / "storage/db/pgcopy.py",
+    ROOT / "storage/db/packed_rows.py",
+    ROOT / "api/series/aggregates.py",
+    ROOT / "api/series/fill.py",
+    ROOT / "api/series/plan.py",
     ROOT / "simulator/scenario.py",
     *(
         path
-        for room in ("city", "faults", "load", "score")
-        for path in (ROOT / "simulator" / room).glob("*.py")
+        for wing in ("city", "faults", "load", "score")
+        for path in (ROOT / "simulator" / wing).glob("*.py")
         if path.name not in {"generator.py", "link.py", "parts.py", "truth.py", "truthfile.py"}  # shells
     ),
     ROOT / "citybeat/report.py",
@@ -77,16 +75,31 @@ IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today", "getenv"}
 
 
 def modules() -> list[Path]:
-    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    """Files of the packages, each once: the links in citybeat/ lead to the folders beside it."""
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not leads_elsewhere(path))
+
+
+def leads_elsewhere(path: Path) -> bool:
+    return path.resolve() != path
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports: `from a import b` gives `a.b`, whether b is a module or not."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package(imported: str) -> str | None:
+    """The package of ours that an imported name belongs to."""
+    first, _, rest = imported.partition(".")
+    if first != "citybeat":
+        return None
+    second = rest.partition(".")[0]
+    return second if second in PACKAGES else "citybeat"
 
 
 def name(path: Path) -> str:
@@ -95,18 +108,33 @@ def name(path: Path) -> str:
 
 def test_there_is_something_to_check():
     found = {path.relative_to(ROOT).parts[0] for path in modules()}
-    assert found == set(ROOMS)
+    assert found == set(PACKAGES)
+
+
+def test_every_folder_is_linked_into_the_one_package():
+    links = {path.name: path.readlink().as_posix() for path in (ROOT / "citybeat").iterdir() if path.is_symlink()}
+    assert links == {folder: f"../{folder}" for folder in PACKAGES if folder != "citybeat"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for folder in (*PACKAGES, "bench", "tests") for path in (ROOT / folder).rglob("*.py") if not leads_elsewhere(path)),
+    ids=name,
+)
+def test_nothing_is_imported_by_the_name_of_its_folder(path):
+    """`import api` would work in the checkout only, and be somebody else's `api` elsewhere."""
+    assert not {imported.split(".")[0] for imported in imports(path)} & (set(PACKAGES) - {"citybeat"})
 
 
 @pytest.mark.parametrize("path", modules(), ids=name)
-def test_rooms_import_only_what_they_may(path):
-    room = path.relative_to(ROOT).parts[0]
-    ours = {imported.split(".")[0] for imported in imports(path)} & set(ROOMS)
-    assert ours <= ROOMS[room] | {room}
+def test_packages_import_only_what_they_may(path):
+    own = path.relative_to(ROOT).parts[0]
+    ours = {package(imported) for imported in imports(path)} - {None}
+    assert ours <= PACKAGES[own] | {own}
 
 
 @pytest.mark.parametrize("path", modules(), ids=name)
-def test_packages_stay_in_their_rooms(path):
+def test_libraries_stay_in_their_packages(path):
     for imported in imports(path):
         places = ONLY_IN.get(imported.split(".")[0])
         assert places is None or any(name(path) == place or name(path).startswith(f"{place}/") for place in places), imported
@@ -114,7 +142,7 @@ def test_packages_stay_in_their_rooms(path):
 
 @pytest.mark.parametrize("path", [path for path in modules() if path.relative_to(ROOT).parts[0] == "stack"], ids=name)
 def test_stack_needs_the_standard_library_only(path):
-    outside = {imported.split(".")[0] for imported in imports(path)} - set(sys.stdlib_module_names) - {"stack"}
+    outside = {imported.split(".")[0] for imported in imports(path)} - set(sys.stdlib_module_names) - {"citybeat"}
     assert not outside
 
 
@@ -142,7 +170,7 @@ def test_sql_stands_in_files():
 
 def test_ingest_carries_neither_a_web_server_nor_arrow():
     """A process of 70 MB, not 170; `citybeat.lazy` says which commands are imported when they are called."""
-    asked = "import sys, citybeat.cli, citybeat.ingesting; print(*sys.modules)"
+    asked = "import sys, citybeat.cli, citybeat.commands.ingesting; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split())
     assert not loaded & {
         "fastapi",
@@ -152,6 +180,6 @@ def test_ingest_carries_neither_a_web_server_nor_arrow():
         "yaml",
         "grafana_client",
         "plotly",
-        "api.app",
-        "simulator.city.layout",
+        "citybeat.api.app",
+        "citybeat.simulator.city.layout",
     }

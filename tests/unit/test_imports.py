@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.imports import Form, read, written
-from devices.catalogue import Domain, builtin
-from devices.device import Device, Sensor
-from devices.units import UnitError, conversion
+from citybeat.api.files.imports import Form, read, written
+from citybeat.devices.catalogue import Domain, builtin
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.units import UnitError, conversion
 
 CATALOGUE = builtin()
 HEADER = "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,high,sentinels"

@@ -1,8 +1,8 @@
 import threading
 import time
 
-from ingest.inbox import BatchSize, Inbox
-from ingest.message import Message
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.transport.inbox import BatchSize, Inbox
 
 
 def message(number, size=10, qos=1):

@@ -10,22 +10,22 @@ from uuid import uuid4
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from devices.errors import Reason
-from ingest.counters import Counters
-from ingest.endpoint import Endpoint, EndpointError
-from ingest.gateway import Session
-from ingest.inbox import BatchSize
-from ingest.intake import Intake, Layout
-from ingest.lane import Patience
-from ingest.message import Message
-from ingest.protocol import Committed
+from citybeat.devices.errors import Reason
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.service import IngestConfig, IngestService
+from citybeat.ingest.transport.counters import Counters
+from citybeat.ingest.transport.endpoint import Endpoint, EndpointError
+from citybeat.ingest.transport.gateway import Session
+from citybeat.ingest.transport.inbox import BatchSize
+from citybeat.ingest.transport.ipc import Committed
+from citybeat.ingest.transport.partition import Timeouts
 
 
 @pytest.fixture
 def intake(tmp_path):
     """Of two workers, not started."""
-    layout = Layout(workers=2, size=BatchSize(), patience=Patience(), spool=tmp_path)
-    made = Intake(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
+    layout = IngestConfig(workers=2, size=BatchSize(), patience=Timeouts(), spool=tmp_path)
+    made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
     yield made
     for lane in made.lanes:
         lane._spool.close()

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devices import catalogue
-from devices.batch import MICROSECOND, Batch
-from devices.device import Sensor
-from devices.errors import Reason
-from devices.flags import Flag
-from devices.registry import SeriesRow, build
-from ingest.decode import decode
-from ingest.history import History
-from ingest.judge import in_order, judge
-from ingest.message import Message
-from ingest.validate import MAX_MAGNITUDE, Limits
+from citybeat.devices import catalogue
+from citybeat.devices.batch import MICROSECOND, Batch
+from citybeat.devices.device import Sensor
+from citybeat.devices.errors import Reason
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import SeriesRow, build
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.history import History
+from citybeat.ingest.judging.judge import in_order, judge
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.validate import MAX_MAGNITUDE, Limits
 
 NOW = 1_767_225_600 * MICROSECOND
 CATALOGUE = catalogue.builtin()

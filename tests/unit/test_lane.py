@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from ingest.inbox import BatchSize, Inbox, Inboxes
-from ingest.lane import Lane, LaneError, Patience
-from ingest.message import Message
-from ingest.protocol import Committed, Ready, Trouble, receive
-from ingest.spool import Spool, SpoolFullError
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.transport.inbox import BatchSize, Inbox, Inboxes
+from citybeat.ingest.transport.ipc import Committed, Ready, Trouble, receive
+from citybeat.ingest.transport.partition import LaneError, Partition, Timeouts
+from citybeat.ingest.transport.spool import Spool, SpoolFullError
 
 SIZE = BatchSize(messages=3, linger=0.0)
-QUICK = Patience(spool_after=0.15, hung_after=0.3)
+QUICK = Timeouts(spool_after=0.15, hung_after=0.3)
 
 
 def message(number, source="gw"):
@@ -44,7 +44,7 @@ class Bench:
             if not adopted:
                 gate.set()
         self.gate = gate
-        self.lane = Lane(
+        self.lane = Partition(
             0,
             self.inbox,
             self.spool,
@@ -107,7 +107,7 @@ def bench(tmp_path):
 
 
 def test_flowing_messages_are_acknowledged_when_they_are_committed_and_not_before(bench):
-    lane = bench(patience=Patience())
+    lane = bench(patience=Timeouts())
     lane.worker()
     lane.put(1, 2, 3, 4)
     first = lane.request()
@@ -147,7 +147,7 @@ def test_a_worker_that_does_not_answer_has_its_batch_spooled_under_its_id_and_al
 
 
 def test_a_new_worker_gets_what_the_one_before_had_not_answered_with_the_same_id(bench):
-    lane = bench(patience=Patience())
+    lane = bench(patience=Timeouts())
     lane.worker()
     lane.put(1)
     request = lane.request()
@@ -239,7 +239,7 @@ def test_what_earlier_lanes_left_comes_first_and_other_lanes_spool_until_it_is_w
 
 
 def test_told_to_stop_it_ends_when_all_is_committed(bench):
-    lane = bench(patience=Patience())
+    lane = bench(patience=Timeouts())
     lane.worker()
     lane.put(*range(7))
     lane.lane.stop(10.0)
@@ -252,7 +252,7 @@ def test_told_to_stop_it_ends_when_all_is_committed(bench):
 
 
 def test_told_to_stop_without_a_database_it_spools_and_ends(bench):
-    lane = bench(patience=Patience(spool_after=100.0))
+    lane = bench(patience=Timeouts(spool_after=100.0))
     lane.worker()
     lane.put(*range(4))
     lane.request()
@@ -316,7 +316,7 @@ def test_a_lane_that_dies_says_why(bench):
 
 
 def test_a_lane_that_hangs_is_noticed(bench):
-    lane = bench(patience=Patience(spool_after=0.05, dead_after=0.2))
+    lane = bench(patience=Timeouts(spool_after=0.05, dead_after=0.2))
     wait = threading.Event()
     lane.spool.append = lambda *_: wait.wait(10) and None
     lane.put(1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ingest.line import Line, MalformedPacketError, Publication, number, packet_end, publication
+from citybeat.ingest.transport.mqtt_socket import MalformedPacketError, MqttSocket, Publication, number, packet_end, publication
 
 
 def length(n):
@@ -53,7 +53,7 @@ class Wire:
         self.events = []
         self.far, near = socket.socketpair()
         near.setblocking(False)
-        self.line = Line(near, self.events.extend)
+        self.line = MqttSocket(near, self.events.extend)
 
     def close(self):
         self.far.close()

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.load import packets
-from simulator.load.backlog import Backlog
-from simulator.load.packets import Frame, Version
-from simulator.load.window import Window
+from citybeat.simulator.load import packets
+from citybeat.simulator.load.backlog import Backlog
+from citybeat.simulator.load.packets import Frame, Version
+from citybeat.simulator.load.window import Window
 
 FRAME = Frame(Version.V311, "t")
 HEAD = len(FRAME.head(8)[0])

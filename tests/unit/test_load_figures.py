@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices import wire
-from devices.catalogue import builtin
-from devices.flags import Flag
-from simulator.load.latency import Histogram
-from simulator.load.pace import Pace
-from simulator.load.packets import Frame, Version
-from simulator.load.traffic import METRICS, Prepared, Traffic, stations, stations_for
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.flags import Flag
+from citybeat.devices.wire import reports
+from citybeat.simulator.load.latency import Histogram
+from citybeat.simulator.load.pace import Pace
+from citybeat.simulator.load.packets import Frame, Version
+from citybeat.simulator.load.traffic import METRICS, Prepared, Traffic, stations, stations_for
 
 SECOND = 1_000_000_000
 FRAME = Frame(Version.V5, "city/v1/load-1/readings")
@@ -114,7 +114,7 @@ def test_no_two_readings_are_alike_and_all_can_be_read(size, form, sweeps, data)
         times += [now] * len(made)
         now += data.draw(st.sampled_from([0, 300, 1_000_000]))
     assert [json.loads(payload)["seq"] for payload in payloads] == list(range(len(payloads)))
-    read = wire.decode(payloads, ["load-1"] * len(payloads), np.full(len(payloads), NOW, np.int64))
+    read = reports.decode(payloads, ["load-1"] * len(payloads), np.full(len(payloads), NOW, np.int64))
     assert not read.refused
     assert set(read.boot) == {"b7"}
     assert len(read.time) == size * len(payloads)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from simulator.errors import ProtocolError
-from simulator.load import packets
-from simulator.load.packets import Frame, Packets, Version
+from citybeat.simulator.errors import ProtocolError
+from citybeat.simulator.load import packets
+from citybeat.simulator.load.packets import Frame, Packets, Version
 
 PAYLOADS = st.lists(st.binary(max_size=300) | st.sampled_from([b"x" * 20_000, b"y" * 2_100_000]), min_size=1, max_size=8)
 

@@ -33,10 +33,12 @@ def lines(capsys):
 
 def test_a_line_of_the_standard_library(lines):
     written = lines()
-    logging.getLogger("ingest.gateway").warning("connection to %s lost", "mq.example:1883", extra={"source": "gw-1", "messages": 3})
+    logging.getLogger("citybeat.ingest.transport.gateway").warning(
+        "connection to %s lost", "mq.example:1883", extra={"source": "gw-1", "messages": 3}
+    )
     (line,) = written()
     assert re.fullmatch(
-        r"timestamp=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z level=warning logger=ingest\.gateway "
+        r"timestamp=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z level=warning logger=citybeat\.ingest\.transport\.gateway "
         r'event="connection to mq\.example:1883 lost" source=gw-1 messages=3',
         line,
     )
@@ -52,10 +54,10 @@ def test_the_same_as_json(lines):
 
 def test_structlog_itself(lines):
     written = lines()
-    structlog.get_logger("citybeat.up").info("began", devices=3)
-    structlog.get_logger("citybeat.up").debug("unseen")
+    structlog.get_logger("citybeat.commands.up").info("began", devices=3)
+    structlog.get_logger("citybeat.commands.up").debug("unseen")
     (line,) = written()
-    assert line.endswith("level=info logger=citybeat.up event=began devices=3")
+    assert line.endswith("level=info logger=citybeat.commands.up event=began devices=3")
 
 
 def test_the_level_counts(lines):

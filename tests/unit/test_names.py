@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices import names
-from devices.columns import NotPlainError
-from devices.names import Names, flat, from_text, is_lines, named
+from citybeat.devices.wire import names
+from citybeat.devices.wire.columns import NotPlainError
+from citybeat.devices.wire.names import Names, flat, from_text, is_lines, named
 
 words = st.text(st.characters(exclude_characters="\n"), max_size=3)
 

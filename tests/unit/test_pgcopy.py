@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 
-from devices.batch import FOREVER, NEVER
-from storage import pgcopy
-from storage.pgcopy import RowFormat
+from citybeat.devices.batch import FOREVER, NEVER
+from citybeat.storage.db import pgcopy
+from citybeat.storage.db.pgcopy import RowFormat
 
 FORMAT = RowFormat(i2="int2", i4="int4", at="timestamptz", f8="float8", i8="int8")
 EPOCH = 946_684_800_000_000

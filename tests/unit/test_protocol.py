@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from ingest import protocol
-from ingest.message import Message
-from ingest.protocol import Request, receive, send
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.transport import ipc
+from citybeat.ingest.transport.ipc import Request, receive, send
 
 
 def message(number, size):
@@ -29,13 +29,13 @@ def exchanged(*requests):
 
 @pytest.mark.parametrize("sizes", [[], [0], [5, 0, 3], [100] * 50, [10, 10_000, 10, 10], [30, 30, 39, 1, 99, 100]])
 def test_a_request_comes_as_it_was_sent(sizes, monkeypatch):
-    monkeypatch.setattr(protocol, "_PART", 100)
+    monkeypatch.setattr(ipc, "_PART", 100)
     requests = [Request(id=uuid4(), messages=[message(i, size) for i, size in enumerate(sizes)]) for _ in range(2)]
     assert exchanged(*requests) == requests
 
 
 def test_no_part_is_much_larger_than_it_should_be(monkeypatch):
-    monkeypatch.setattr(protocol, "_PART", 1_000)
+    monkeypatch.setattr(ipc, "_PART", 1_000)
     ours, theirs = Pipe()
     with ours, theirs:
         send(ours, Request(id=uuid4(), messages=[message(i, 300) for i in range(11)]))

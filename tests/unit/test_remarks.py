@@ -5,13 +5,13 @@ from collections import Counter
 
 import numpy as np
 
-from ingest.commit import Written
-from ingest.worker import Remarks
+from citybeat.ingest.worker import Remarks
+from citybeat.ingest.writing.commit import BatchResult
 
 
 def written(**refused):
     counts = {(source.replace("_", "-"), reason): n for source, reasons in refused.items() for reason, n in reasons.items()}
-    return Written(counts=Counter(), stored=None, same_since=np.empty(0, np.int64), refused=Counter(counts))
+    return BatchResult(counts=Counter(), stored=None, same_since=np.empty(0, np.int64), refused=Counter(counts))
 
 
 def test_each_source_is_named_with_counts_and_reasons_and_not_at_every_batch(caplog):

@@ -12,10 +12,10 @@ import numpy as np
 import orjson
 import pytest
 
-from devices import wire
-from simulator.errors import PublishError, PublishStoppedError, RecordingError
-from simulator.replay.files import replay
-from simulator.replay.maps import load_map
+from citybeat.devices.wire import reports
+from citybeat.simulator.errors import PublishError, PublishStoppedError, RecordingError
+from citybeat.simulator.replay.files import replay
+from citybeat.simulator.replay.maps import load_map
 
 MAPS = Path(__file__).parents[1] / "maps"
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -78,9 +78,9 @@ class Setting:
         self.links[source] = Memory(self.log)
         return self.links[source]
 
-    def decoded(self, source: str) -> wire.Decoded:
+    def decoded(self, source: str) -> reports.Decoded:
         payloads = self.links[source].payloads
-        return wire.decode(payloads, [source] * len(payloads), np.zeros(len(payloads), np.int64))
+        return reports.decode(payloads, [source] * len(payloads), np.zeros(len(payloads), np.int64))
 
 
 ROWS = "t,d,x,y\n5,a,1,2\n3,b,3,\n,,,\n4,a,,7\n4,a,oops,7\n2,b,?,\n1,c,1,1\n9,a,8,9\n"
@@ -256,7 +256,7 @@ def recorded(name: str) -> tuple:
     return (
         report,
         {**NOTHING, **expected},
-        wire.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64)),
+        reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64)),
     )
 
 

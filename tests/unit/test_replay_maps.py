@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from devices.catalogue import builtin, extended
-from devices.device import Sensor
-from simulator.errors import MapError
-from simulator.replay.localtime import Ambiguous, Nonexistent, Oddity, OddTimeError, TimeFormatError, TimeReader
-from simulator.replay.maps import BlankCells, BlankRows, load_map
+from citybeat.devices.catalogue import builtin, extended
+from citybeat.devices.device import Sensor
+from citybeat.simulator.errors import MapError
+from citybeat.simulator.replay.localtime import Ambiguous, Nonexistent, Oddity, OddTimeError, TimeFormatError, TimeReader
+from citybeat.simulator.replay.maps import BlankCells, BlankRows, load_map
 
 MAPS = Path(__file__).parents[1] / "maps"
 

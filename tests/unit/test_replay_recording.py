@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.errors import RecordingError
-from simulator.replay.maps import ReplayMap, load_map
-from simulator.replay.recording import Blank, Reject, Rejected, Report, Row, read, scaled
+from citybeat.simulator.errors import RecordingError
+from citybeat.simulator.replay.maps import ReplayMap, load_map
+from citybeat.simulator.replay.recording import Blank, Reject, Rejected, Report, Row, read, scaled
 
 DAY = 86_400_000_000
 

@@ -3,7 +3,7 @@
 import pytest
 
 from citybeat.report import Sent, build, sent_by_source
-from storage.accounts import Totals
+from citybeat.storage.accounts.ledger import Totals
 
 RUN = Totals(messages=10, received=100, stored=90, duplicate=5, conflict=1, missing=2, quarantined=2)
 

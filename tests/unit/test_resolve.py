@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices import catalogue, names, senml, wire
-from devices.device import Sensor
-from devices.errors import Reason
-from devices.registry import SeriesRow, build
-from ingest import resolve as module
-from ingest.decode import decode
-from ingest.message import Message
-from ingest.resolve import resolve
+from citybeat.devices import catalogue
+from citybeat.devices.device import Sensor
+from citybeat.devices.errors import Reason
+from citybeat.devices.registry.snapshot import SeriesRow, build
+from citybeat.devices.wire import names, reports, senml
+from citybeat.ingest.judging import resolve as module
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.judging.resolve import resolve
 
 CATALOGUE = catalogue.builtin()
 METRICS = ("pm25", "temperature")
@@ -61,7 +62,7 @@ def check(rows, registry, messages):
         elif channel == "columns":
             payload = json.dumps({"device": device, "metric": metric, "value": [1] * len(device)}).encode()
         else:
-            payload = wire.encode([wire.encode_report(d, NOW, {m: 1.0}) for d, m in readings])
+            payload = reports.encode([reports.encode_report(d, NOW, {m: 1.0}) for d, m in readings])
         made.append(Message(f"city/v1/{source}/{'senml' if channel == 'senml' else 'readings'}", payload, NOW, False, 1, 1, 1))
     decoded = decode(made, max_bytes=1_000_000).decoded
     series, refused = resolve(decoded, np.array([SOURCES[source] for source, _, _ in messages], np.int32), registry)

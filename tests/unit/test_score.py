@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.batch import FOREVER, MICROSECOND, MINUTE, NEVER
-from devices.errors import Reason
-from devices.flags import Flag
-from simulator.faults.kinds import VALUES
-from simulator.faults.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
-from simulator.score.labels import Names, labels
-from simulator.score.matching import STORED, match, overtaken
-from simulator.score.refusals import Refusals
-from simulator.score.scorer import Scorer
-from simulator.score.tallies import Kind, Limits, Sensors
-from simulator.score.verdict import verdict
+from citybeat.devices.batch import FOREVER, MICROSECOND, MINUTE, NEVER
+from citybeat.devices.errors import Reason
+from citybeat.devices.flags import Flag
+from citybeat.simulator.faults.kinds import VALUES
+from citybeat.simulator.faults.rows import FAULTS, OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS
+from citybeat.simulator.score.labels import Names, labels
+from citybeat.simulator.score.matching import STORED, match, overtaken
+from citybeat.simulator.score.refusals import Refusals
+from citybeat.simulator.score.scorer import Scorer
+from citybeat.simulator.score.tallies import Kind, Limits, Sensors
+from citybeat.simulator.score.verdict import verdict
 from tests import oracles_score
 
 START = 1_767_225_600 * MICROSECOND

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from devices.batch import FOREVER, NEVER
-from devices.errors import Reason
-from simulator.errors import TruthError
-from simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, REASON_CODES
-from simulator.score.books import COUNTS, Actual, Expected
-from simulator.score.labels import LABELS, Names, labels
-from simulator.score.parts import Parts
-from simulator.score.refusals import Refusals
-from simulator.score.telling import Findings
-from simulator.score.truthfile import TruthFile
+from citybeat.devices.batch import FOREVER, NEVER
+from citybeat.devices.errors import Reason
+from citybeat.simulator.errors import TruthError
+from citybeat.simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, REASON_CODES
+from citybeat.simulator.score.books import COUNTS, Actual, Expected
+from citybeat.simulator.score.labels import LABELS, Names, labels
+from citybeat.simulator.score.parts import Parts
+from citybeat.simulator.score.refusals import Refusals
+from citybeat.simulator.score.telling import Findings
+from citybeat.simulator.score.truthfile import TruthFile
 from tests import truths
 
 NAMES = Names(series=[("a", "t")], boots=[("gw-1", "b0"), ("gw-2", "b0"), ("gw-1", "b1")], sources=["gw-1", "gw-2"])
@@ -125,7 +125,7 @@ def test_refusals_beyond_what_was_sent_are_nobodys():
 
 
 def test_a_truth_file_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("simulator.score.truthfile.BLOCK", 3)
+    monkeypatch.setattr("citybeat.simulator.score.truthfile.BLOCK", 3)
     rows = [
         {"source": f"gw-{i % 2}", "boot": "b", "seq": i, "index": 0, "device": f"d{i % 3}", "metric": "t", "time": i, "claimed": i}
         | {"sent_at": i, "value": float(i), "outcome": "stored", "acknowledged": True}

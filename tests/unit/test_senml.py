@@ -12,14 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devices import names as names_of_readings
-from devices import senml, senml_units
-from devices.catalogue import builtin
-from devices.errors import Reason
-from devices.flags import Flag
-from devices.units import conversion
-from ingest.decode import decode
-from ingest.message import Message
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.errors import Reason
+from citybeat.devices.flags import Flag
+from citybeat.devices.units import conversion
+from citybeat.devices.wire import names as names_of_readings
+from citybeat.devices.wire import senml, senml_units
+from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.message import Message
 from tests import oracles_senml as oracle
 
 NOW = 1_767_225_600_000_000

@@ -2,7 +2,7 @@
 
 import socket
 
-from citybeat.serving import drop_stalled, send_at_once
+from citybeat.commands.serving import drop_stalled, send_at_once
 
 
 def test_connections_send_at_once_and_stalled_ones_are_dropped():

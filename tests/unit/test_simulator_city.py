@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.catalogue import Domain, Kind, builtin
-from devices.errors import DeviceError
-from simulator.city import noise, schedule, streets
-from simulator.city.layout import Gateway, build
-from simulator.city.makes import TYPES, scaled
-from simulator.city.streets import DISTRICTS, District
+from citybeat.devices.catalogue import Domain, Kind, builtin
+from citybeat.devices.errors import DeviceError
+from citybeat.simulator.city import noise, schedule, streets
+from citybeat.simulator.city.layout import Gateway, build
+from citybeat.simulator.city.makes import TYPES, scaled
+from citybeat.simulator.city.streets import DISTRICTS, District
 from tests import oracles_city as slow
 
 SECOND = 1_000_000

@@ -7,26 +7,27 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from devices import aggregate, registry
-from devices.batch import Batch
-from devices.catalogue import Kind, builtin
-from devices.flags import Flag
-from ingest import history, validate
-from simulator.city import schedule, signals
-from simulator.city.layout import build
-from simulator.city.makes import TYPES
+from citybeat.devices import aggregate
+from citybeat.devices.batch import Batch
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry import snapshot
+from citybeat.ingest.judging import history, validate
+from citybeat.simulator.city import schedule, signals
+from citybeat.simulator.city.layout import build
+from citybeat.simulator.city.makes import TYPES
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 CITY = build(devices=40, gateways=["gw-1"], seed=5, types=[replace(type_, jitter=0.3) for type_ in TYPES])
 PLAN = schedule.plan(CITY)
 SENSORS = [(device, sensor) for device in CITY.devices for sensor in device.sensors]
-REGISTRY = registry.build(
+REGISTRY = snapshot.build(
     version=1,
     sources={"gw-1": 1},
     devices={device.id: 1 for device in CITY.devices},
     rows=[
-        registry.SeriesRow(id=i, device=device.id, source=1, retired=False, metric=builtin()[sensor.metric], sensor=sensor)
+        snapshot.SeriesRow(id=i, device=device.id, source=1, retired=False, metric=builtin()[sensor.metric], sensor=sensor)
         for i, (device, sensor) in enumerate(SENSORS, 1)
     ],
 )

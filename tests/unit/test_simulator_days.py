@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from simulator.city import almanac as almanacs
-from simulator.city import holidays, shapes
-from simulator.city.almanac import COUNTED_FROM, DAY, UTC_OFFSET, Almanac, between
-from simulator.city.holidays import DayKind
+from citybeat.simulator.city import almanac as almanacs
+from citybeat.simulator.city import holidays, shapes
+from citybeat.simulator.city.almanac import COUNTED_FROM, DAY, UTC_OFFSET, Almanac, between
+from citybeat.simulator.city.holidays import DayKind
 from tests import oracles_city as slow
 
 SECOND = 1_000_000

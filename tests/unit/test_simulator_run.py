@@ -10,12 +10,12 @@ import numpy as np
 import orjson
 import pytest
 
-from devices import wire
-from simulator.city import layout as cities
-from simulator.errors import PublishError, PublishStoppedError
-from simulator.faults.gateway import BATCH
-from simulator.feed import Receipt
-from simulator.run import run
+from citybeat.devices.wire import reports
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.errors import PublishError, PublishStoppedError
+from citybeat.simulator.faults.gateway import BATCH
+from citybeat.simulator.feed import Receipt
+from citybeat.simulator.run import run
 
 GATEWAYS = ("gw-1", "gw-2")
 PASSWORDS = dict.fromkeys(GATEWAYS)
@@ -65,11 +65,11 @@ class Broker:
         return self.links[source]
 
 
-def decoded(broker: Broker) -> dict[str, wire.Decoded]:
+def decoded(broker: Broker) -> dict[str, reports.Decoded]:
     """What ingest would read of it; nothing may be refused."""
     found = {}
     for source, link in broker.links.items():
-        found[source] = wire.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))
+        found[source] = reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))
         assert found[source].refused == []
         assert int(found[source].received.sum()) == link.sent_readings
     return found

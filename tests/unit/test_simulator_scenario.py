@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from simulator import yamltext
-from simulator.city import holidays, schedule
-from simulator.city.holidays import DayKind
-from simulator.city.layout import build
-from simulator.city.makes import BY_NAME, TYPES
-from simulator.errors import MapError, ScenarioError
-from simulator.faults.kinds import Fault
-from simulator.scenario import MAX_DEVICES, Scenario, gateway_names, load_scenario
-from simulator.yamltext import Keys
+from citybeat.simulator import yamltext
+from citybeat.simulator.city import holidays, schedule
+from citybeat.simulator.city.holidays import DayKind
+from citybeat.simulator.city.layout import build
+from citybeat.simulator.city.makes import BY_NAME, TYPES
+from citybeat.simulator.errors import MapError, ScenarioError
+from citybeat.simulator.faults.kinds import Fault
+from citybeat.simulator.scenario import MAX_DEVICES, Scenario, gateway_names, load_scenario
+from citybeat.simulator.yamltext import Keys
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted(path.name for path in (files("simulator") / "scenarios").iterdir())
+SHIPPED = sorted(path.name for path in (files("citybeat.simulator") / "scenarios").iterdir())
 
 FULL = """\
 name: Everything
@@ -101,7 +101,7 @@ def test_what_is_left_out_is_the_default_city():
 
 
 def test_the_default_scenario_is_what_is_left_out():
-    text = (files("simulator") / "scenarios" / "quy_nhon.yaml").read_text("utf-8")
+    text = (files("citybeat.simulator") / "scenarios" / "quy_nhon.yaml").read_text("utf-8")
     found, bare = load(text), load("name: x\n")
     assert replace(found, name="x", city=bare.city) == bare
     assert found.city.devices == bare.city.devices
@@ -110,7 +110,7 @@ def test_the_default_scenario_is_what_is_left_out():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_scenarios_that_ship_can_be_read_and_summed_up(name: str):
-    text = (files("simulator") / "scenarios" / name).read_text("utf-8")
+    text = (files("citybeat.simulator") / "scenarios" / name).read_text("utf-8")
     summary = load_scenario(text, name).summary()
     assert summary["devices"] == sum(summary["types"].values()) > 0
     assert summary["sensors"] > 0

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.catalogue import Kind, builtin
-from simulator.city import noise, signals
-from simulator.city.layout import City, build
-from simulator.city.models import MODELS
-from simulator.scenario import DEVICES, GATEWAYS, gateway_names
+from citybeat.devices.catalogue import Kind, builtin
+from citybeat.simulator.city import noise, signals
+from citybeat.simulator.city.layout import City, build
+from citybeat.simulator.city.models import MODELS
+from citybeat.simulator.scenario import DEVICES, GATEWAYS, gateway_names
 from tests import oracles_city as slow
 
 SECOND = 1_000_000

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from simulator.city import signals
-from simulator.city.at import At
-from simulator.city.layout import build
+from citybeat.simulator.city import signals
+from citybeat.simulator.city.at import At
+from citybeat.simulator.city.layout import build
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

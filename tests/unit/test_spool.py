@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from ingest.message import Message
-from ingest.spool import DAMAGED, Spool, SpoolDamagedError, SpoolFullError, SpoolInUseError, leftovers
+from citybeat.ingest.judging.message import Message
+from citybeat.ingest.transport.spool import DAMAGED, Spool, SpoolDamagedError, SpoolFullError, SpoolInUseError, leftovers
 
 
 def batch(*payloads):
@@ -86,7 +86,7 @@ def test_what_was_appended_is_there_after_sigkill(path):
     """Another process appends until it is killed: every batch that it reported is there, and the next one at the most."""
     program = (
         "from pathlib import Path; from uuid import uuid4\n"
-        "from ingest.message import Message; from ingest.spool import Spool\n"
+        "from citybeat.ingest.judging.message import Message; from citybeat.ingest.transport.spool import Spool\n"
         f"spool = Spool(Path({str(path)!r}), max_bytes=10**9)\n"
         "for i in range(10**6):\n"
         "    spool.append(uuid4(), [Message('t', b'%d' % i * 100, i, False, 1, 1, 1)])\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stack import docker
-from stack.errors import ServerFailedError
-from stack.model import Home, StackSettings
-from stack.passwords import Passwords
+from citybeat.stack import docker
+from citybeat.stack.errors import ServerFailedError
+from citybeat.stack.model import Home, StackSettings
+from citybeat.stack.passwords import Passwords
 
 
 class Engine:

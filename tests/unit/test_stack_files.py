@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 import yaml
 
-from stack import docker, postgres
-from stack.model import Home
-from stack.passwords import Passwords
+from citybeat.stack import docker, postgres
+from citybeat.stack.model import Home
+from citybeat.stack.passwords import Passwords
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SCHEMA = CHECKOUT.parent / "shared" / "schemas" / "compose-spec.schema.json"
@@ -59,7 +59,7 @@ def test_no_secret_stands_in_the_file_and_each_is_in_the_environment_file(tmp_pa
 def test_what_is_mounted_exists_and_data_are_in_named_volumes():
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
-            source = volume.replace("${CITYBEAT_BROKER_SECRETS:?run python3 -m stack env .citybeat first}", "secrets")
+            source = volume.replace("${CITYBEAT_BROKER_SECRETS:?run python3 -m citybeat.stack env .citybeat first}", "secrets")
             source = source.partition(":")[0]
             if source.startswith("./"):
                 assert (CHECKOUT / source).exists(), source
@@ -118,7 +118,8 @@ def test_the_dockerfile_takes_the_steps_of_the_makefile():
 
 def test_the_image_has_every_package_and_the_context_no_more():
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["citybeat"]
+    packages = {"citybeat", *(path.name for path in (CHECKOUT / "citybeat").iterdir() if path.is_symlink())}
     copied = set(re.findall(r"^COPY (\w+) \1$", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE))
     assert copied == packages
     ignored = (CHECKOUT / ".dockerignore").read_text().split()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import StackSettings, credentials
-from stack.errors import CredentialsError
-from stack.passwords import Passwords, broker_hash, check_source_names, password_file, write_private
+from citybeat.stack import StackSettings, credentials
+from citybeat.stack.errors import CredentialsError
+from citybeat.stack.passwords import Passwords, broker_hash, check_source_names, password_file, write_private
 
 
 def test_a_hash_is_what_mosquitto_passwd_makes():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import stack
-from stack import lock, probe
-from stack.process import Identity, free_port, identify, is_alive, port_is_free, send, wait_gone
+from citybeat import stack
+from citybeat.stack import lock, probe
+from citybeat.stack.process import Identity, free_port, identify, is_alive, port_is_free, send, wait_gone
 
 
 def test_a_process_is_its_id_and_its_start():
@@ -50,9 +50,11 @@ def test_a_program_that_is_not_there_is_status_127():
 
 def test_a_spawned_child_dies_with_its_parent():
     code = (
-        "import stack, time\nchild = stack.spawn(['sleep', '60'])\ntime.sleep(0.5)\nprint(child.pid, flush=True)\ntime.sleep(60)\n"
+        "import time\n"
+        "from citybeat import stack\n"
+        "child = stack.spawn(['sleep', '60'])\ntime.sleep(0.5)\nprint(child.pid, flush=True)\ntime.sleep(60)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(stack.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(stack.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         child = identify(int(parent.stdout.readline()))
@@ -89,8 +91,8 @@ def test_ports():
 
 def test_use_is_counted_in_a_process_and_seen_by_another(tmp_path: Path):
     path = tmp_path / "users"
-    code = f"import pathlib, stack.lock as l; print(l.Users(pathlib.Path({str(path)!r})).none_left())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(stack.__file__).parent.parent)}
+    code = f"import pathlib, citybeat.stack.lock as l; print(l.Users(pathlib.Path({str(path)!r})).none_left())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(stack.__file__).parents[2])}
 
     def none_left() -> bool:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import __main__ as command
-from stack import root
-from stack.errors import RootBuildError, ToolMissingError
+from citybeat.stack import __main__ as command
+from citybeat.stack import root
+from citybeat.stack.errors import RootBuildError, ToolMissingError
 
 
 def fake_mmdebstrap(directory: Path, body: str) -> None:

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from devices import wire
-from devices.batch import NEVER
-from simulator.city import layout as cities
-from simulator.errors import PublishError, PublishStoppedError, TruthError
-from simulator.faults import truth as truths
-from simulator.faults.kinds import Fault, FaultSpec, Where
-from simulator.faults.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, REASON_CODES, ROW, Outcome, again, deliver
-from simulator.faults.truth import SCHEMA, Truth
-from simulator.feed import Entry, Receipt
-from simulator.run import run
+from citybeat.devices.batch import NEVER
+from citybeat.devices.wire import reports
+from citybeat.simulator.city import layout as cities
+from citybeat.simulator.errors import PublishError, PublishStoppedError, TruthError
+from citybeat.simulator.faults import truth as truths
+from citybeat.simulator.faults.kinds import Fault, FaultSpec, Where
+from citybeat.simulator.faults.rows import FAULT_CODES, NO_RANK, OUTCOME_CODES, REASON_CODES, ROW, Outcome, again, deliver
+from citybeat.simulator.faults.truth import SCHEMA, Truth
+from citybeat.simulator.feed import Entry, Receipt
+from citybeat.simulator.run import run
 from tests.unit.test_simulator_run import Memory
 
 GATEWAYS = ("gw-1", "gw-2")
@@ -238,7 +238,7 @@ def test_the_truth_of_a_run_is_what_was_sent(tmp_path):
     by_outcome = Counter(table["outcome"].to_pylist())
     readable = 0
     for source, link in links.items():
-        read = wire.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))
+        read = reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))
         wrong = [i for i, channel in enumerate(link.channels) if channel != "readings"]
         readable += int(np.delete(read.received, wrong).sum())
         assert link.breaks > 0

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices import units
-from devices.catalogue import builtin
-from devices.units import IDENTITY, MAX_LENGTH, SPELLINGS, Linear, UnitError, conversion
+from citybeat.devices import units
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.units import IDENTITY, MAX_LENGTH, SPELLINGS, Linear, UnitError, conversion
 
 F = Fraction
 PI = F("3.14159265358979323846264338327950288419716939937510")

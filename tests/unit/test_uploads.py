@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import uploads
-from api.uploads import FileError, TooManyRowsError, csv_parts, parquet_parts
-from devices import wire
-from devices.decoded import Finding, moment, number
-from devices.errors import Reason
+from citybeat.api.files import uploads
+from citybeat.api.files.uploads import FileError, TooManyRowsError, csv_parts, parquet_parts
+from citybeat.devices.errors import Reason
+from citybeat.devices.wire import reports
+from citybeat.devices.wire.decoded import Finding, moment, number
 
 NOW = 1_767_225_600_000_000
 MAX_US = 253_402_300_799_999_999  # the last moment of the year 9999
@@ -81,7 +81,7 @@ def plainly(found):
 def read(parts):
     out = {}
     for part in parts:
-        decoded = wire.decode([part.payload], ["gw-1"], np.array([NOW]))
+        decoded = reports.decode([part.payload], ["gw-1"], np.array([NOW]))
         for row, index in enumerate(decoded.index.tolist()):
             value = float(decoded.value[row])
             out[part.first + index] = (decoded.device[row], decoded.metric[row], int(decoded.time[row]), value)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices import catalogue, flags
-from devices.catalogue import Domain, Kind, Metric, builtin, extended, parse
-from devices.device import Calibration, Device, Sensor, check_source
-from devices.errors import CatalogueError, DeviceError, Reason
-from devices.flags import Flag
-from devices.registry import DEFAULT_SENTINELS, Corrected, SeriesRow, build
+from citybeat.devices import catalogue, flags
+from citybeat.devices.catalogue import Domain, Kind, Metric, builtin, extended, parse
+from citybeat.devices.device import Calibration, Device, Sensor, check_source
+from citybeat.devices.errors import CatalogueError, DeviceError, Reason
+from citybeat.devices.flags import Flag
+from citybeat.devices.registry.snapshot import DEFAULT_SENTINELS, Corrected, SeriesRow, build
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "METRICS.md"
 
@@ -213,7 +213,15 @@ def test_an_empty_registry():
 
 @pytest.mark.parametrize(
     "module",
-    ["devices.catalogue", "devices.flags", "devices.units", "storage.pgcopy", "citybeat.up", "dashboards.sql", "dashboards.texts"],
+    [
+        "devices.catalogue",
+        "devices.flags",
+        "devices.units",
+        "citybeat.storage.db.pgcopy",
+        "citybeat.commands.up",
+        "dashboards.sql",
+        "dashboards.texts",
+    ],
 )
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))

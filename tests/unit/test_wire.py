@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devices import names as names_of_readings
-from devices import wire
-from devices.errors import Reason
-from devices.flags import Flag
+from citybeat.devices.errors import Reason
+from citybeat.devices.flags import Flag
+from citybeat.devices.wire import names as names_of_readings
+from citybeat.devices.wire import reports as wire
 from tests import oracles
 
 NOW = 1_767_225_600_000_000

@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from ingest import workers
-from ingest.workers import Worker
+from citybeat.ingest.transport import supervisor
+from citybeat.ingest.transport.supervisor import Worker
 
 ECHO = """
 import sys
@@ -83,7 +83,7 @@ def test_it_is_started_once_and_answers_over_its_line(lane, spawn):
 
 
 def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ever_later(lane, spawn, monkeypatch):
-    monkeypatch.setattr(workers, "_BACK_OFF", (0.0, 0.05, 0.3))
+    monkeypatch.setattr(supervisor, "_BACK_OFF", (0.0, 0.05, 0.3))
     starter = spawn(DEAD)
     worker = Worker(0, lane, starter)
     began, starts = time.monotonic(), []
@@ -96,7 +96,7 @@ def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ev
     assert worker.restarts == 3
     assert starts[1] - starts[0] >= 0.05
     assert starts[3] - starts[2] >= 0.3
-    monkeypatch.setattr(workers, "_ACCIDENT", 0.0)  # this one has lived long
+    monkeypatch.setattr(supervisor, "_ACCIDENT", 0.0)  # this one has lived long
     starter.processes[-1].wait()
     worker.tend()
     assert len(starter.processes) == 5

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from stack.__main__ import BROWSERS
+from citybeat.stack.__main__ import BROWSERS
 
 
 def program() -> str | None:

@@ -9,8 +9,8 @@ import paho.mqtt.client as mqtt
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import PATIENCE, Service, connected
 from tests.acceptance.console import browser as browsers
 from tests.acceptance.console.browser import Visit
@@ -67,7 +67,7 @@ def source(service: Service) -> Iterator[mqtt.Client]:
                sensors=(Sensor(metric="temperature"),)),
     ]  # fmt: skip
     with service.town.database() as database:
-        registry.register(database, devices)
+        records.register(database, devices)
     with connected(service.town, "gw-con") as client:
         yield client
 

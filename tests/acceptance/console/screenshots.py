@@ -20,11 +20,11 @@ import httpx
 import paho.mqtt.client as mqtt
 from playwright.sync_api import Browser
 
-import stack
-from devices.device import Device, Sensor
-from stack.process import free_port
-from storage import registry
-from storage.database import connect
+from citybeat import stack
+from citybeat.devices.device import Device, Sensor
+from citybeat.stack.process import free_port
+from citybeat.storage.db.connection import connect
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import PATIENCE, wait_for
 from tests.acceptance.console import browser as browsers
 from tests.conftest import CHECKOUT, root_directory
@@ -76,7 +76,7 @@ def main() -> None:
             print("waiting until a simulated day has passed")
             wait_for(lambda: _caught_up(url, key), lambda: "the city does not catch up", CATCH_UP)
             with stack.running(settings) as servers, closing(connect(servers.database_url, application="screenshots")) as database:
-                registry.register(database, FAULTY)
+                records.register(database, FAULTY)
             _go_wrong(settings)
             with browsers.browser() as made:
                 _take(made, url, key)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import paho.mqtt.client as mqtt
 from playwright.sync_api import expect
 
-from devices.device import Device, Sensor
-from storage import registry
+from citybeat.devices.device import Device, Sensor
+from citybeat.storage.registry import records
 from tests.acceptance.conftest import Service, connected
 from tests.acceptance.console.browser import Visit
 from tests.acceptance.console.conftest import until
@@ -29,7 +29,7 @@ def test_a_thousand_sensors_and_twenty_updates_a_second_leave_the_page_smooth(
         for n in range(1000)
     ]  # fmt: skip
     with service.town.database() as database:
-        registry.register(database, devices)
+        records.register(database, devices)
     columns = {"device": [d.id for d in devices], "metric": [d.sensors[0].metric for d in devices]}
     with visitor() as visit, connected(service.town, "gw-load") as client:
         page = visit.open(service.key)

@@ -7,7 +7,7 @@ import httpx
 import paho.mqtt.client as mqtt
 from playwright.sync_api import Page, expect
 
-from simulator.city import layout as city
+from citybeat.simulator.city import layout as city
 from tests.acceptance.conftest import PATIENCE, Service, wait_for
 from tests.acceptance.console.browser import Visit
 from tests.acceptance.console.conftest import EVIL, choose, publish, tell, until

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from storage.database import Connection
+from citybeat.storage.db.connection import Connection
 from tests.acceptance.faults.poison import Reading
 from tests.acceptance.faults.traffic import Sent
 

@@ -4,8 +4,8 @@ import os
 import signal
 from contextlib import closing
 
-from devices.device import ConflictPolicy
-from storage.database import connect
+from citybeat.devices.device import ConflictPolicy
+from citybeat.storage.db.connection import connect
 from tests.acceptance.conftest import wait_for
 from tests.acceptance.faults.clock import set_clock
 from tests.acceptance.faults.harness import Case, Scene

@@ -23,12 +23,15 @@ import paho.mqtt.client as mqtt
 import psycopg
 from psycopg import sql
 
-import stack
-from devices.catalogue import builtin
-from devices.device import ConflictPolicy
-from stack.process import free_port
-from storage import accounts, migrate, registry, rollup
-from storage.database import Connection, connect
+from citybeat import stack
+from citybeat.devices.catalogue import builtin
+from citybeat.devices.device import ConflictPolicy
+from citybeat.stack.process import free_port
+from citybeat.storage import migrate
+from citybeat.storage.accounts import ledger
+from citybeat.storage.db.connection import Connection, connect
+from citybeat.storage.registry import records
+from citybeat.storage.rollups import rollup
 from tests.acceptance.conftest import PATIENCE, wait_for
 from tests.acceptance.faults import books
 from tests.acceptance.faults.clock import set_clock
@@ -154,9 +157,9 @@ class Scene:
         devices = [device for one in traffic for device in one.registrations()]
         self._devices = [device.id for device in devices]
         with self.database() as connection:
-            registry.register(connection, devices)
+            records.register(connection, devices)
             for name in names:
-                registry.set_conflict_policy(connection, name, self.policy)
+                records.set_conflict_policy(connection, name, self.policy)
         port = self.tree.settings.mqtt_port
         self.publishers = [
             Publisher(port, one.source, self.tree.passwords[one.source], iter(one), self.case.rate) for one in traffic
@@ -169,8 +172,8 @@ class Scene:
     def committed(self) -> None:
         """Wait until ingest has stored something more."""
         with self.database() as connection:
-            before = accounts.totals(connection).messages
-            wait_for(lambda: accounts.totals(connection).messages > before, self.ingest.tail)
+            before = ledger.totals(connection).messages
+            wait_for(lambda: ledger.totals(connection).messages > before, self.ingest.tail)
 
     def acknowledged(self, messages: int) -> None:
         """Wait until ingest has acknowledged about so many messages more: it sends little else to the broker."""
@@ -219,7 +222,7 @@ class Scene:
             self.lost = finding.lost
             while rollup.advance(connection):
                 pass
-            differences = finding.differences + accounts.discrepancies(connection) + accounts.rollup_differences(connection)
+            differences = finding.differences + ledger.discrepancies(connection) + ledger.rollup_differences(connection)
         assert not differences, self._report(differences)
         may_come_again = [one for one in self.sent if one.reasons or one.what == "conflict" or self.case.may_be_refused]
         self._earlier |= {(one.topic, one.payload) for one in may_come_again}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import stack
+from citybeat import stack
 from tests.acceptance.conftest import Process, wait_for
 
 #: s that a stopping ingest may take.

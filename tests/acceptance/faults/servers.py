@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import stack
-from stack.model import MOSQUITTO, TIMESCALEDB
-from stack.process import identify, send, wait_gone
+from citybeat import stack
+from citybeat.stack.model import MOSQUITTO, TIMESCALEDB
+from citybeat.stack.process import identify, send, wait_gone
 
 _PATIENCE = 30.0  # s for a server to end
 

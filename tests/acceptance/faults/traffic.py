@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from devices import wire
-from devices.device import Device, Sensor
+from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire import reports
 from tests.acceptance.faults.poison import KINDS, Place, Reading
 
 METRICS = ("pm25", "windDirection", "LAeq", "vehicleCount")
@@ -86,7 +86,7 @@ class Traffic:
                 self._poison(sent, draw.choice(list(KINDS)))
             elif what == "timeless":
                 sent.timeless = ((self._timeless(), "pm25", number + 0.25),)  # the value is the message's own
-                sent.payload = self._encode(sent, [wire.encode_report(sent.timeless[0][0], None, {"pm25": sent.timeless[0][2]})])
+                sent.payload = self._encode(sent, [reports.encode_report(sent.timeless[0][0], None, {"pm25": sent.timeless[0][2]})])
             else:
                 if what == "repeated":
                     sent.readings = draw.choice(plain)
@@ -108,7 +108,7 @@ class Traffic:
         return f"{self.prefix}-timeless"
 
     def _encode(self, sent: Sent, body: object) -> bytes:
-        return wire.encode(body, seq=sent.seq, boot=None if sent.seq is None else self.boot)
+        return reports.encode(body, seq=sent.seq, boot=None if sent.seq is None else self.boot)
 
     def _draw(self, draw: random.Random, number: int, *, late: bool) -> tuple[Reading, ...]:
         at = self.start + number * STEP
@@ -146,7 +146,7 @@ def _reports(readings: tuple[Reading, ...]) -> list[dict[str, object]]:
     by_device: dict[tuple[str, int], dict[str, float | None]] = {}
     for device, metric, at, value in readings:
         by_device.setdefault((device, at), {})[metric] = value
-    return [wire.encode_report(device, at, values) for (device, at), values in by_device.items()]
+    return [reports.encode_report(device, at, values) for (device, at), values in by_device.items()]
 
 
 def summary(sent: list[Sent]) -> str:

@@ -1,0 +1,1 @@
+"""Requests and responses: keys, limits, parameters, models, errors."""

@@ -1,0 +1,84 @@
+"""Answers as JSON. One rule for times: a single time is an RFC 3339 string, a column of times is a column of epoch milliseconds.
+
+NumPy columns go into orjson as they are; NaN and infinities become null there.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from fastapi import Response
+from numpy.typing import NDArray
+
+from citybeat.devices import flags
+from citybeat.devices.batch import Int64
+
+GEOJSON: Final = "application/geo+json"
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+
+
+def answer(content: Any) -> Response:
+    """Content as a JSON response."""
+    return Response(orjson.dumps(content, option=_OPTIONS), media_type="application/json")
+
+
+def rfc3339(time: datetime) -> str:
+    """A time as single times are written: UTC, with Z.
+
+    Examples
+    --------
+    >>> rfc3339(datetime(2026, 1, 1, 7, tzinfo=UTC))
+    '2026-01-01T07:00:00Z'
+    """
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def milliseconds(us: Int64) -> NDArray[np.int64] | NDArray[np.float64]:
+    """A column of times: integers, unless one of them has microseconds. As floats they are exact until the year 2109.
+
+    Examples
+    --------
+    >>> milliseconds(np.array([1_000, 2_000])).tolist(), milliseconds(np.array([1_000, 2_001])).tolist()
+    ([1, 2], [1.0, 2.001])
+    """
+    return us / 1000 if (us % 1000).any() else us // 1000
+
+
+def flag_names(column: NDArray[np.int16]) -> list[list[str]]:
+    """A column of flags as lists of names; good readings have none.
+
+    Examples
+    --------
+    >>> flag_names(np.array([0, 17], np.int16))
+    [[], ['range', 'late']]
+    """
+    distinct, which = np.unique(column, return_inverse=True)
+    names = np.empty(len(distinct), object)
+    names[:] = [flags.names(int(mask)) for mask in distinct]
+    listed: list[list[str]] = names[which].tolist()
+    return listed
+
+
+def features(columns: dict[str, Any], longitude: Any, latitude: Any) -> list[orjson.Fragment]:
+    """A feature a row. The rows' properties are objects by nature: a Python dict for each, at most a page of them."""
+    names = list(columns)
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
+    return [
+        orjson.Fragment(
+            orjson.dumps(
+                {
+                    "type": "Feature",
+                    "id": f"{row[0]}/{row[1]}",
+                    "geometry": None if lon is None or lat is None else {"type": "Point", "coordinates": [lon, lat]},
+                    "properties": dict(zip(names, row, strict=True)),
+                }
+            )
+        )
+        for row, lon, lat in zip(zip(*lists, strict=True), longitude, latitude, strict=False)
+    ]
+
+
+def finite(number: float | None) -> float | None:
+    """A number for an object; an open bound is null."""
+    return number if number is not None and np.isfinite(number) else None

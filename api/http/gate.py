@@ -1,0 +1,156 @@
+"""Who may come in: keys, what they may do, and how often each may ask.
+
+Tokens of an identity provider (OIDC) will come in here, as another form of what a client shows, and become a `Caller` like a key;
+no route will know of it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from citybeat.api.http.problems import Problem
+from citybeat.storage.db.connection import DatabaseUnavailableError
+from citybeat.storage.db.pool import ReadPool
+from citybeat.storage.registry import keys
+from citybeat.storage.registry.keys import Key, Scope, Token
+from citybeat.storage.registry.selection import Restriction
+
+#: s that a key's row is believed. A key that is revoked works as long; a look at every request would cost a millisecond each.
+BELIEVED: Final = 2.0
+#: Keys that are remembered; beyond, all are forgotten at once, which costs a look each.
+_REMEMBERED: Final = 10_000
+#: Requests a minute of one key, or of one address without a key: a hundred a second, far more than a page or a script needs.
+RATE: Final = 6_000
+EVERYTHING: Final = frozenset(Scope)
+_IMPLIED: Final = {Scope.READ: {Scope.READ}, Scope.WRITE: {Scope.WRITE}, Scope.ADMIN: set(Scope)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    id: str  # of the key; "": without one
+    name: str  # of the key, for people
+    scopes: frozenset[Scope]  # those that others imply included
+    within: Restriction | None  # None: sees everything
+    token: Token | None = None  # to ask again whether it still holds, while an answer lasts
+
+    @property
+    def label(self) -> str:
+        """How a history of changes names them."""
+        return f"key {self.id} ({self.name})" if self.id else "anonymous"
+
+
+class Gate:
+    """Keys of one application, as its database has them, and the rates of those who show them.
+
+    Parameters
+    ----------
+    pool : ReadPool
+    anonymous : frozenset of Scope
+        What a request without a key may do.
+    rate : int
+        Requests a minute.
+    clock : callable
+        Seconds; monotonic.
+    """
+
+    def __init__(
+        self,
+        pool: ReadPool,
+        *,
+        anonymous: frozenset[Scope] = frozenset(),
+        rate: int = RATE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool: Final = pool
+        self._anonymous: Final = _implied(anonymous)
+        self._rate: Final = rate
+        self._clock: Final = clock
+        self._known: Final[dict[Token, tuple[float, Key | None]]] = {}
+        self._limit: Final = RateLimitItemPerMinute(rate)
+        self._limiter: Final = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def caller(self, shown: str | None) -> Caller:
+        """Who shows this.
+
+        Raises
+        ------
+        Problem
+            It is no key, or one that does not hold (any more).
+        StorageError
+        """
+        if shown is None:
+            return Caller(id="", name="anonymous", scopes=self._anonymous, within=None)
+        token = Token.parse(shown)
+        key = None if token is None else await self._key(token)
+        if key is None:
+            raise unauthorized("there is no such key; `citybeat keys create` makes one")
+        if (ended := key.ended(datetime.now(UTC))) is not None:
+            raise unauthorized(ended)
+        return Caller(id=key.id, name=key.name, scopes=_implied(key.scopes), within=key.within, token=token)
+
+    async def still(self, caller: Caller) -> bool:
+        """Whether somebody may go on with what lasts, such as a stream: the same key with the same rights.
+
+        Raises
+        ------
+        StorageError
+        """
+        if caller.token is None:
+            return True
+        key = await self._key(caller.token)
+        return key is not None and key.ended(datetime.now(UTC)) is None
+
+    async def admit(self, caller: Caller, address: str) -> None:
+        """Count a request.
+
+        Raises
+        ------
+        Problem
+            There were too many.
+        """
+        who = caller.id or f"address {address}"
+        if not await self._limiter.hit(self._limit, who):
+            reset = (await self._limiter.get_window_stats(self._limit, who)).reset_time
+            wait = max(1, round(reset - time.time()))
+            raise Problem(
+                429,
+                "too-many-requests",
+                "Too many requests",
+                f"{self._rate} requests a minute are what one key may make; ask again in {wait} s, or for more at once",
+                headers={"Retry-After": str(wait)},
+                requests_per_minute=self._rate,
+            )
+
+    async def _key(self, token: Token) -> Key | None:
+        now = self._clock()
+        read_at, key = self._known.get(token, (-BELIEVED, None))
+        if now - read_at < BELIEVED:
+            return key
+        try:
+            key = await keys.find(self._pool, token)
+        except DatabaseUnavailableError:
+            # Nothing can be shown of the city meanwhile, so what is old does no harm; the scrape that tells of it must come in.
+            if key is None:
+                raise
+            return key
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[token] = (now, key)
+        return key
+
+
+def unauthorized(detail: str) -> Problem:
+    """Whoever asks must show a key."""
+    return Problem(401, "unauthorized", "Unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="citybeat"'})
+
+
+def _implied(scopes: frozenset[Scope]) -> frozenset[Scope]:
+    return frozenset(implied for scope in scopes for implied in _IMPLIED[scope])

@@ -1,0 +1,1 @@
+"""Streams: one reader of the outbox a process, and server-sent events."""

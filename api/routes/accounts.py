@@ -1,0 +1,114 @@
+"""The ledger: what was received, and what became of it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from citybeat.api.dependencies import Parts
+from citybeat.api.http import problems
+from citybeat.api.http.answers import answer, milliseconds, rfc3339
+from citybeat.api.http.auth import Reader
+from citybeat.api.http.models import LedgerModel
+from citybeat.api.http.params import Instant, Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.http.problems import invalid
+from citybeat.api.series.query import check_zone
+from citybeat.storage.accounts import ledger_rows
+from citybeat.storage.db.connection import RefusedDataError
+
+router: Final = APIRouter(prefix="/v1", tags=["accounts"])
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BUCKETS: Final = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
+_ENDS: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
+
+
+class LedgerParameters(Paged):
+    """Which sources, and when."""
+
+    source: list[Text] | None = Field(None, max_length=1000, description="Only these sources; repeat it for several.")
+    start: Instant | None = Field(
+        None,
+        alias="from",
+        description="Minutes of receipt that begin then or later; RFC 3339 with an offset.",
+        examples=["2026-01-01T00:00:00Z"],
+    )
+    stop: Instant | None = Field(None, alias="to", description="And before that.", examples=["2026-01-02T00:00:00Z"])
+    bucket: Literal["1m", "1h", "1d"] = Field(
+        "1m", description="How long a row is. Of a bucket that the range cuts, the minutes in it."
+    )
+    tz: Text = Field("UTC", description="Days and hours begin when clocks of this zone say so.", examples=["Asia/Ho_Chi_Minh"])
+
+
+_COUNTS: Final = {
+    "messages": 60,
+    "undecodable": 1,
+    "redelivered": 0,
+    "received": 590,
+    "stored": 580,
+    "duplicate": 4,
+    "conflict": 1,
+    "missing": 3,
+    "quarantined": 2,
+    "overflow": 0,
+}
+_EXAMPLE: Final[dict[str, Any]] = {
+    "from": "2026-01-01T00:00:00Z",
+    "to": None,
+    "totals": {**_COUNTS, "balanced": True},
+    "count": 1,
+    "columns": {"minute": [1767225600000], "source": ["gw-3"], **{name: [count] for name, count in _COUNTS.items()}},
+    "next_cursor": None,
+}
+
+
+@router.get(
+    "/ledger",
+    response_model=LedgerModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
+)
+async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
+    """Counts by minute, hour or day of receipt and source, in pages, and their sums over the whole range.
+
+    `minute` is the start of each row's bucket.
+    """
+    start, stop = parameters.start, parameters.stop
+    if start is not None and stop is not None and start >= stop:
+        raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
+    check_zone(parameters.tz)
+    key = decode_cursor(parameters.cursor, int, str)
+    try:
+        after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
+    except OverflowError:
+        raise invalid("cursor", "not a cursor of this list") from None
+    try:
+        found = await ledger_rows.ledger(
+            parts.pool,
+            parameters.source,
+            caller.within,
+            start=start,
+            stop=stop,
+            after=after,
+            limit=parameters.limit + 1,
+            bucket=_BUCKETS[parameters.bucket],
+            zone=parameters.tz,
+        )
+    except RefusedDataError as exc:
+        # The one text of ours that the database judges: its zones may be older than Python's.
+        raise invalid("tz", f"the database does not know the zone {parameters.tz!r}") from exc
+    n = min(len(found.source), parameters.limit)
+    more = len(found.source) > n
+    return answer(
+        {
+            "from": start and rfc3339(start),
+            "to": stop and rfc3339(stop),
+            "totals": {**found.totals, "balanced": found.totals["received"] == sum(found.totals[name] for name in _ENDS)},
+            "count": n,
+            "columns": {
+                "minute": milliseconds(found.minute[:n]),
+                "source": found.source[:n],
+                **{name: column[:n] for name, column in found.counts.items()},
+            },
+            "next_cursor": encode_cursor(int(found.minute[n - 1]), found.source[n - 1]) if more else None,
+        }
+    )

@@ -1,0 +1,112 @@
+"""The catalogue of metrics. Answered from memory; only a key is looked up."""
+
+from functools import cache
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from citybeat.api.dependencies import Parts
+from citybeat.api.http import problems
+from citybeat.api.http.answers import answer, finite
+from citybeat.api.http.auth import Reader
+from citybeat.api.http.models import CatalogueModel
+from citybeat.api.http.params import Parameters
+from citybeat.api.series import aggregates
+from citybeat.devices.catalogue import Domain, Metric
+from citybeat.devices.units import SPELLINGS, UnitError, conversion
+from citybeat.devices.wire.senml_units import UCUM, name_of
+
+router: Final = APIRouter(prefix="/v1", tags=["registry"])
+
+
+class CatalogueParameters(Parameters):
+    """Which metrics."""
+
+    domain: Domain | None = Field(None, description="Only metrics of this domain.")
+
+
+_EXAMPLE: Final = {
+    "metrics": [
+        {
+            "name": "temperature",
+            "label": "Temperature",
+            "label_vi": "Nhiệt độ",
+            "domain": "environment",
+            "unit": "Cel",
+            "kind": "gauge",
+            "aggregates": ["count", "mean", "min", "max", "first", "last", "stddev"],
+            "low": -80.0,
+            "high": 60.0,
+            "suspect_low": None,
+            "suspect_high": None,
+            "interval_s": 60.0,
+            "unece": "CEL",
+            "step_floor": 0.5,
+            "step_per_minute": 3.0,
+            "stuck_after_s": 43200.0,
+            "may_repeat": [],
+            "sentinels": [],
+            "source": "Z",
+            "senml_unit": "Cel",
+            "accepted_units": ["Cel", "K", "[degF]", "[degR]"],
+        }
+    ]
+}
+#: What sensors send, in UCUM: units that people write, those of SenML, and prefixes that are common with them. Without those that
+#: only happen to have a dimension in common with something (a percentage is no byte).
+_COMMON: Final = sorted(
+    {*SPELLINGS.values(), *UCUM.values(), "K", "[degR]", "mW", "MW", "kV", "mg/m3", "g/m3", "Pa", "kPa", "bar"}
+    - {"mol", "By", "KiBy", "GBy", "By/s", "MBy/s", "bit", "bit/s", "Mbit/s", "kat", "Bq", "MHz", "[NTU]"}
+)
+
+
+@router.get(
+    "/catalogue",
+    response_model=CatalogueModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
+)
+async def catalogue(parts: Parts, _caller: Reader, parameters: Annotated[CatalogueParameters, Query()]) -> Response:
+    """The metrics that sensors can have: unit, kind, plausible range, and the aggregates that make sense."""
+    wanted = [metric for metric in parts.catalogue.values() if parameters.domain in {None, metric.domain}]
+    return answer({"metrics": [_metric(metric) for metric in wanted]})
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "label": metric.label or metric.name,
+        "label_vi": metric.label_vi or metric.label or metric.name,
+        "domain": metric.domain,
+        "unit": metric.unit,
+        "kind": metric.kind,
+        "aggregates": aggregates.allowed(metric.kind),
+        "low": finite(metric.low),
+        "high": finite(metric.high),
+        "suspect_low": finite(metric.suspect_low),
+        "suspect_high": finite(metric.suspect_high),
+        "interval_s": metric.interval,
+        "unece": metric.unece or None,
+        "step_floor": finite(metric.step_floor),
+        "step_per_minute": metric.step_per_minute,
+        "stuck_after_s": finite(metric.stuck_after),
+        "may_repeat": list(metric.may_repeat),
+        "sentinels": list(metric.sentinels),
+        "source": metric.source,
+        "senml_unit": name_of(metric.unit),
+        "accepted_units": _accepted(metric.unit),
+    }
+
+
+@cache
+def _accepted(unit: str) -> list[str]:
+    """Common units that can be converted to this one; it comes first."""
+    return [unit, *(other for other in _COMMON if other != unit and _converts(other, unit))]
+
+
+def _converts(sent: str, wanted: str) -> bool:
+    try:
+        conversion(sent, wanted)
+    except UnitError:
+        return False
+    return True

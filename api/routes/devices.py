@@ -1,0 +1,316 @@
+"""The registered devices, and who changed what of them. Changing them: `api/routes/registration.py`."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import Field
+
+from citybeat.api.dependencies import Parts, Service
+from citybeat.api.files.imports import MAX_LINES, Form, written
+from citybeat.api.http import problems
+from citybeat.api.http.answers import GEOJSON, answer, finite, rfc3339
+from citybeat.api.http.auth import Reader
+from citybeat.api.http.gate import Caller
+from citybeat.api.http.models import DeviceDetailModel, DevicesModel, HistoryModel
+from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.series.selecting import DeviceFilters, visible
+from citybeat.devices import flags
+from citybeat.devices.device import SENSOR_NUMBERS
+from citybeat.devices.units import SPELLINGS
+from citybeat.devices.wire.senml_units import name_of
+from citybeat.storage.registry import changes, directory
+from citybeat.storage.registry.changes import Calibrated
+from citybeat.storage.registry.directory import DeviceEntry, SensorEntry
+from citybeat.storage.registry.selection import Selection
+
+router: Final = APIRouter(prefix="/v1", tags=["registry"])
+_CSV: Final = (
+    "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,low,high,suspect_low,suspect_high,rating,interval,"
+    "step_floor,step_per_minute,stuck_after,sentinels\r\n"
+    "env-0007,gw-3,environment,Riverside air station,10.7769,106.7009,riverside,environment office,temperature,[degF],,,,,,,,,,\r\n"
+)
+
+
+class DevicesParameters(DeviceFilters, Paged):
+    """Which devices, and how many."""
+
+    source: Text | None = Field(None, description="Only devices that publish through this source.")
+
+
+_DEVICE: Final[dict[str, Any]] = {
+    "id": "env-0007",
+    "name": "Riverside air station",
+    "domain": "environment",
+    "source": "gw-3",
+    "latitude": 10.7769,
+    "longitude": 106.7009,
+    "district": "riverside",
+    "tags": {"owner": "environment office"},
+    "created_at": "2026-01-01T00:00:00Z",
+    "updated_at": "2026-01-01T00:00:00Z",
+    "retired_at": None,
+    "metrics": ["temperature"],
+}
+_SENSOR: Final[dict[str, Any]] = {
+    "metric": "temperature",
+    "domain": "environment",
+    "unit": "Cel",
+    "kind": "gauge",
+    "low": -80.0,
+    "high": 60.0,
+    "suspect_low": None,
+    "suspect_high": None,
+    "rating": None,
+    "interval_s": 60.0,
+    "sentinels": [-9999.0, -999.0, -200.0, 65535.0],
+    "registered": {
+        "low": None,
+        "high": None,
+        "suspect_low": None,
+        "suspect_high": None,
+        "rating": None,
+        "interval": None,
+        "step_floor": None,
+        "step_per_minute": None,
+        "stuck_after": None,
+        "sentinels": [],
+        "unit": "[degF]",
+    },
+    "calibrations": [
+        {
+            "valid_from": "2026-01-01T00:00:00Z",
+            "scale": 1.0,
+            "offset": -0.4,
+            "by": "lab",
+            "reason": "certificate 26-118",
+            "created_at": "2026-01-01T08:00:00Z",
+            "in_force": True,
+        }
+    ],
+    "senml": {"n": "env-0007:temperature", "u": None},
+    "retired_at": None,
+    "latest": {"time": "2026-01-01T00:00:00Z", "value": 28.1, "flags": [], "age_s": 12.5},
+}
+
+
+_FEATURES: Final[dict[str, Any]] = {
+    "type": "FeatureCollection",
+    "features": [
+        {
+            "type": "Feature",
+            "id": _DEVICE["id"],
+            "geometry": {"type": "Point", "coordinates": [_DEVICE["longitude"], _DEVICE["latitude"]]},
+            "properties": {name: value for name, value in _DEVICE.items() if name not in {"id", "latitude", "longitude"}},
+        }
+    ],
+    "next_cursor": None,
+}
+#: What a detail looks like, for every route that gives one.
+DETAIL: Final[dict[str, Any]] = {**_DEVICE, "sensors": [_SENSOR]}
+_HISTORY: Final[dict[str, Any]] = {
+    "changes": [
+        {
+            "at": "2026-01-02T00:00:00Z",
+            "actor": "key 3k9x2mq7ab (parks)",
+            "subject": "sensor",
+            "action": "changed",
+            "metric": "temperature",
+            "before": {"sentinels": []},
+            "after": {"sentinels": [], "high": 50.0},
+        }
+    ],
+    "next_cursor": None,
+}
+
+
+@router.get(
+    "/devices",
+    response_model=DevicesModel,
+    responses={
+        200: {
+            "content": {
+                "application/json": {"example": {"devices": [_DEVICE], "next_cursor": None}},
+                GEOJSON: {"schema": {"$ref": "#/components/schemas/DeviceFeaturesModel"}, "example": _FEATURES},
+                Form.CSV: {"schema": {"type": "string"}, "example": _CSV},
+            }
+        },
+        **problems.guarded(422),
+    },
+)
+async def devices(
+    parts: Parts,
+    caller: Reader,
+    parameters: Annotated[DevicesParameters, Query()],
+    accept: Annotated[str | None, Header(description="`application/geo+json`, or `text/csv`.")] = None,
+) -> Response:
+    """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
+    wanted = visible(parameters.selection(), caller)
+    if Form.CSV in (accept or ""):
+        return await _file(parts, wanted, parameters)
+    key = decode_cursor(parameters.cursor, str)
+    found = await directory.devices(
+        parts.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
+    )
+    page = [_device(entry) for entry in found[: parameters.limit]]
+    next_cursor = encode_cursor(page[-1]["id"]) if len(found) > len(page) else None
+    if GEOJSON in (accept or ""):
+        made = answer({"type": "FeatureCollection", "features": [_feature(entry) for entry in page], "next_cursor": next_cursor})
+        made.headers["content-type"] = GEOJSON
+    else:
+        made = answer({"devices": page, "next_cursor": next_cursor})
+    made.headers["vary"] = "Accept"
+    return made
+
+
+@router.get(
+    "/devices/{device}",
+    response_model=DeviceDetailModel,
+    responses={200: {"content": {"application/json": {"example": DETAIL}}}, **problems.guarded(404, 422)},
+)
+async def device(
+    parts: Parts,
+    caller: Reader,
+    device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
+) -> Response:
+    """One device with its sensors, the bounds in force for each, and its newest reading. Its ETag is for changes (`If-Match`)."""
+    return await detailed(parts, caller, device)
+
+
+@router.get(
+    "/devices/{device}/history",
+    response_model=HistoryModel,
+    responses={200: {"content": {"application/json": {"example": _HISTORY}}}, **problems.guarded(404, 422)},
+)
+async def history(
+    parts: Parts,
+    caller: Reader,
+    device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
+    parameters: Annotated[Paged, Query()],
+) -> Response:
+    """Who changed what of a device, its sensors, calibrations and declarations, and when; the newest first, in pages."""
+    key = decode_cursor(parameters.cursor, int)
+    if key is not None and not 0 <= key[0] < 2**63:
+        raise problems.invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is")
+    if not await directory.devices(parts.pool, _one(device, caller), source=None, after=None, limit=1):
+        raise problems.not_found(f"there is no device {device!r}")
+    found = await changes.history(parts.pool, device, before=key[0] if key else None, limit=parameters.limit + 1)
+    page = found[: parameters.limit]
+    return answer(
+        {
+            "changes": [
+                {
+                    "at": rfc3339(change.at),
+                    "actor": change.actor,
+                    "subject": change.subject,
+                    "action": change.action,
+                    "metric": change.metric,
+                    "before": change.before,
+                    "after": change.after,
+                }
+                for change in page
+            ],
+            "next_cursor": encode_cursor(page[-1].number) if len(found) > len(page) else None,
+        }
+    )
+
+
+async def detailed(parts: Service, caller: Caller, device: str) -> Response:
+    """One device, as whoever asks may see it.
+
+    Raises
+    ------
+    Problem
+        There is none.
+    """
+    found = await directory.device(parts.pool, _one(device, caller), parts.catalogue)
+    if found is None:
+        raise problems.not_found(f"there is no device {device!r}")
+    made = answer({**_device(found.entry), "sensors": [_sensor(device, sensor, found.calibrations) for sensor in found.sensors]})
+    made.headers["etag"] = found.etag
+    return made
+
+
+def _one(device: str, caller: Caller) -> Selection:
+    return visible(Selection(devices=[device], include_retired=True), caller)
+
+
+async def _file(parts: Service, wanted: Selection, parameters: DevicesParameters) -> Response:
+    for name in {"limit", "cursor"} & parameters.model_fields_set:
+        raise problems.invalid(name, "a file has no pages; leave it out")
+    if wanted.include_retired:
+        raise problems.invalid("include_retired", "a file is there to be imported, which would bring them back; ask for JSON")
+    listed, more = await changes.described(parts.pool, wanted, source=parameters.source, limit=MAX_LINES)
+    if more:
+        detail = f"more than the {MAX_LINES} sensors that one file may have; ask for a district or a domain"
+        raise problems.invalid("district", detail, slug="too-many-series", max_sensors=MAX_LINES)
+    headers = {"Content-Disposition": 'attachment; filename="devices.csv"', "Vary": "Accept"}
+    return Response(await asyncio.to_thread(written, listed), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _feature(entry: dict[str, Any]) -> dict[str, Any]:
+    place = None if entry["longitude"] is None else {"type": "Point", "coordinates": [entry["longitude"], entry["latitude"]]}
+    properties = {name: value for name, value in entry.items() if name not in {"id", "latitude", "longitude"}}
+    return {"type": "Feature", "id": entry["id"], "geometry": place, "properties": properties}
+
+
+def _device(entry: DeviceEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "name": entry.name,
+        "domain": entry.domain,
+        "source": entry.source,
+        "latitude": entry.latitude,
+        "longitude": entry.longitude,
+        "district": entry.district,
+        "tags": entry.tags,
+        "created_at": rfc3339(entry.created_at),
+        "updated_at": rfc3339(entry.updated_at),
+        "retired_at": rfc3339(entry.retired_at) if entry.retired_at else None,
+        "metrics": entry.metrics,
+    }
+
+
+def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
+    newest, sent = entry.newest, entry.registered.unit or entry.unit
+    return {
+        "metric": entry.metric,
+        "domain": entry.domain,
+        "unit": entry.unit,
+        "kind": entry.kind,
+        "low": finite(entry.low),
+        "high": finite(entry.high),
+        "suspect_low": finite(entry.suspect_low),
+        "suspect_high": finite(entry.suspect_high),
+        "rating": finite(entry.rating),
+        "interval_s": entry.interval,
+        "sentinels": entry.sentinels,
+        "registered": {
+            **{name: getattr(entry.registered, name) for name in SENSOR_NUMBERS},
+            "sentinels": entry.registered.sentinels,
+            "unit": entry.registered.unit,
+        },
+        "calibrations": [
+            {
+                "valid_from": None if each.valid_from is None else rfc3339(each.valid_from),
+                "scale": each.scale,
+                "offset": each.offset,
+                "by": each.by,
+                "reason": each.reason,
+                "created_at": rfc3339(each.created_at),
+                "in_force": each.in_force,
+            }
+            for each in calibrations
+            if each.metric == entry.metric
+        ],
+        "senml": {"n": f"{device}:{entry.metric}", "u": name_of(SPELLINGS.get(sent, sent))},
+        "retired_at": None if entry.retired_at is None else rfc3339(entry.retired_at),
+        "latest": newest
+        and {
+            "time": rfc3339(newest.time),
+            "value": newest.value,
+            "flags": flags.names(newest.flags),
+            "age_s": round(newest.age, 3),
+        },
+    }

@@ -1,0 +1,95 @@
+"""`/metrics`: figures of the database, and of this API's own requests, as Prometheus reads them.
+
+Each of the database's metrics is declared here and nowhere else; `api/http/requests.py` has those of requests,
+`ingest/transport/metrics.py` those of ingest. The database is asked at each scrape, so there is nothing to go stale; when it is
+away the scrape still succeeds, with `citybeat_database_up 0`.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from citybeat.api.dependencies import Parts
+from citybeat.api.http.auth import Reader
+from citybeat.api.http.problems import forbidden
+from citybeat.storage.accounts.figures import Figures, figures
+from citybeat.storage.db.connection import StorageError
+
+router: Final = APIRouter(include_in_schema=False)  # for Prometheus, not for clients: docs/operations.md
+_log: Final = logging.getLogger(__name__)
+_OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
+
+
+class _Once(Collector):
+    """What is known at this scrape, in the shape that an encoder asks for."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families: Final = families
+
+    def collect(self) -> Iterable[Metric]:
+        """As the registry asks for it."""
+        return self._families
+
+
+@router.get("/metrics")
+async def metrics(request: Request, parts: Parts, caller: Reader) -> Response:
+    """Everything, whether the database answers or not."""
+    if caller.within is not None:
+        raise forbidden("figures of the whole city are not for a key that sees a part of it")
+    requests = parts.requests
+    found: Figures | None = None
+    began = time.perf_counter()
+    async with requests.turn:
+        try:
+            found = await figures(parts.pool)
+        except StorageError as exc:
+            _log.warning("no figures for /metrics: %s", exc)
+    encode, media_type = exposition.choose_encoder(request.headers.get("accept", ""))
+    registry = CollectorRegistry()
+    registry.register(_Once([*families(found, time.perf_counter() - began), *requests.registry.collect()]))
+    return Response(encode(registry), media_type=media_type, headers={"Cache-Control": "no-store"})
+
+
+def families(found: Figures | None, seconds: float) -> Iterable[Metric]:
+    """The database's figures as metrics; None: it is away."""
+    yield GaugeMetricFamily("citybeat_database_up", "1: the database gave its figures.", value=float(found is not None))
+    yield GaugeMetricFamily("citybeat_database_figures_seconds", "How long the database took for that.", value=seconds)
+    if found is None:
+        return
+    for name, column, text in (
+        ("messages", "messages", "Messages that were committed, over all time."),
+        ("undecodable_messages", "undecodable", "Of them, those in which nothing could be read."),
+        ("redelivered_messages", "redelivered", "Of them, those that had come before or were said to."),
+        ("received_readings", "received", "Readings in the messages that were committed."),
+        ("overflow_readings", "overflow", "Quarantined readings that were not kept: the source's quota is full."),
+    ):
+        counter = CounterMetricFamily(f"citybeat_ledger_{name}", text, labels=["source"])
+        for source, counts in found.ledger.items():
+            counter.add_metric([source], counts[column])
+        yield counter
+    # No counter: a replay of quarantine moves readings from one outcome to another.
+    ends = GaugeMetricFamily(
+        "citybeat_ledger_readings", "What became of the readings received, over all time.", labels=["source", "outcome"]
+    )
+    for source, counts in found.ledger.items():
+        for outcome in _OUTCOMES:
+            ends.add_metric([source, outcome], counts[outcome])
+    yield ends
+    yield _by("citybeat_quarantine_open_messages", "Messages with something open in quarantine.", "reason", found.quarantine)
+    yield _by("citybeat_lost_before_broker_messages", "Message numbers that never came.", "source", found.lost)
+    yield GaugeMetricFamily("citybeat_rollup_marks", "Marks of quarter-hours that are to be recomputed.", value=found.marks)
+    yield _by("citybeat_sensors", "Sensors in service.", "domain", found.sensors)
+    yield _by("citybeat_sensors_overdue", "Sensors in service that should have reported by now.", "domain", found.overdue)
+
+
+def _by(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family

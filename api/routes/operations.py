@@ -1,0 +1,51 @@
+"""Whether the service lives, and whether it is ready."""
+
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from citybeat.api.dependencies import Parts
+from citybeat.api.http import problems
+from citybeat.api.http.answers import answer
+from citybeat.api.http.models import HealthModel
+from citybeat.api.http.problems import Problem
+from citybeat.devices.errors import CitybeatError
+from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError
+from citybeat.storage.migrate import SchemaError
+
+router: Final = APIRouter(tags=["operations"])
+_EXAMPLE: Final = {"status": "ok", "version": "0.1.0"}
+
+
+@router.get(
+    "/healthz",
+    response_model=HealthModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500)},
+)
+async def healthz(parts: Parts) -> Response:
+    """The process runs and answers. Says nothing of the database: a restart of this process would not bring that back."""
+    return answer({"status": "ok", "version": parts.version})
+
+
+@router.get(
+    "/readyz",
+    response_model=HealthModel,
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500, 503)},
+)
+async def readyz(parts: Parts) -> Response:
+    """The database answers, its schema is the one that this version works with, and readings are taken. Send traffic only then."""
+    try:
+        await parts.pool.check()
+    except DatabaseUnavailableError:
+        raise
+    except SchemaError as exc:
+        raise Problem(503, "schema-mismatch", "Database schema does not fit", str(exc)) from exc
+    except StorageError as exc:
+        # It may name hosts and users; those are in the log of whoever runs the server.
+        raise DatabaseUnavailableError(str(exc)) from exc
+    if parts.intake is not None:
+        try:
+            parts.intake.check()
+        except CitybeatError as exc:
+            raise Problem(503, "intake-failed", "Readings are not taken", f"{exc}; restart this server") from exc
+    return answer({"status": "ok", "version": parts.version})

@@ -1,0 +1,187 @@
+"""Raw readings: pages in order of time, and the one nearest to a time."""
+
+import enum
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
+from pydantic import Field
+
+from citybeat.api.dependencies import Parts, Service
+from citybeat.api.http import problems
+from citybeat.api.http.answers import answer, flag_names, milliseconds, rfc3339
+from citybeat.api.http.auth import Reader
+from citybeat.api.http.models import NearestModel, ReadingsModel
+from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
+from citybeat.api.http.problems import invalid
+from citybeat.api.series.selecting import Filters, check_metrics, resolve
+from citybeat.devices.flags import Flag
+from citybeat.storage.reads import readings, series
+from citybeat.storage.reads.series import Level, Policy, Readings
+from citybeat.storage.registry.selection import Selected
+
+router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
+
+#: Series of one page of readings. Each gives a page at most, which are then put in order: a million rows for the largest page.
+MAX_PAGE_SERIES: Final = 100
+#: s. A reading that is farther from a time than a year says nothing about it.
+MAX_DISTANCE: Final = 366 * 86_400
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
+_NEWEST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+class Order(enum.StrEnum):
+    """Of time."""
+
+    ASCENDING = "asc"
+    DESCENDING = "desc"
+
+
+FlagName = enum.StrEnum("FlagName", {flag.name: flag.name.lower() for flag in Flag if flag.name})  # type: ignore[misc]  # mypy wants a literal; one list is enough
+
+
+class ReadingsParameters(Filters, Paged):
+    """Which readings, and how many."""
+
+    start: Instant | None = Field(None, alias="from", description="RFC 3339 with an offset; included. The oldest, unless given.")
+    stop: Instant | None = Field(None, alias="to", description="RFC 3339 with an offset; excluded. The newest, unless given.")
+    order: Order = Field(Order.ASCENDING, description="From the oldest on, or from the newest.")
+    flags: Policy = Field(Policy.ALL, description="`good`: what no flag keeps out of aggregates. `only_bad`: what one does.")
+    flag: list[FlagName] | None = Field(None, description="Only readings with this flag; with any of them, if repeated.")
+
+
+class NearestParameters(Filters):
+    """Nearest to when, and how far at most."""
+
+    at: Instant = Field(description="RFC 3339 with an offset.", examples=["2026-01-01T00:00:00Z"])
+    within_s: float = Field(86_400, ge=0, le=MAX_DISTANCE, description="Seconds that the reading may be away, on either side.")
+    flags: Policy = Field(Policy.GOOD, description="Which readings count.")
+
+
+_COLUMNS: Final[dict[str, Any]] = {
+    "device": ["env-0007"],
+    "metric": ["temperature"],
+    "unit": ["Cel"],
+    "time": [1767225600000],
+    "value": [99.0],
+    "flags": [["range"]],
+}
+_READINGS: Final[dict[str, Any]] = {"count": 1, "kept_from": None, "columns": _COLUMNS, "next_cursor": None}
+_NEAREST: Final[dict[str, Any]] = {
+    "at": "2026-01-01T00:00:12Z",
+    "count": 1,
+    "kept_from": None,
+    "columns": {**_COLUMNS, "value": [28.1], "flags": [[]], "distance_s": [-12.0]},
+}
+
+
+@router.get(
+    "/readings",
+    response_model=ReadingsModel,
+    responses={200: {"content": {"application/json": {"example": _READINGS}}}, **problems.guarded(404, 422)},
+)
+async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
+    """Readings as they are stored, good or bad, with their flags, in order of time, in pages.
+
+    A page goes on behind the last reading of the one before: readings that arrive meanwhile move nothing, and appear if they belong
+    behind it.
+    """
+    start, stop = parameters.start or _OLDEST, parameters.stop or _NEWEST
+    if start >= stop:
+        raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
+    check_metrics(parts, parameters.metric)
+    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller, limit=MAX_PAGE_SERIES)
+    mask = 0
+    for name in parameters.flag or []:
+        mask |= Flag[name.name]
+    found = await readings.page(
+        parts.pool,
+        chosen.id,
+        start=start,
+        stop=stop,
+        policy=parameters.flags,
+        mask=mask,
+        descending=parameters.order is Order.DESCENDING,
+        after=_after(parameters),
+        limit=parameters.limit + 1,
+    )
+    n = min(len(found), parameters.limit)
+    cursor = None
+    if len(found) > n:
+        cursor = encode_cursor(parameters.order, int(found.time[n - 1]), int(found.series[n - 1]))
+    return answer(
+        {
+            "count": n,
+            "kept_from": await _kept_from(parts),
+            "columns": _columns(chosen, found, np.arange(n)),
+            "next_cursor": cursor,
+        }
+    )
+
+
+@router.get(
+    "/readings/nearest",
+    response_model=NearestModel,
+    responses={200: {"content": {"application/json": {"example": _NEAREST}}}, **problems.guarded(404, 422)},
+)
+async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
+    """Of each series the reading nearest to a time, before it or after it; of two as near, the earlier.
+
+    A series without one that is near enough does not appear. In order of device and metric.
+    """
+    check_metrics(parts, parameters.metric)
+    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller)
+    away = timedelta(seconds=parameters.within_s)
+    at = parameters.at
+    found = await readings.nearest(
+        parts.pool,
+        chosen.id,
+        at=at,
+        start=max(at, _OLDEST + away) - away,
+        stop=min(at, _NEWEST - away) + away,
+        policy=parameters.flags,
+    )
+    order = np.argsort(chosen.rows(found.series))
+    asked = (at - _EPOCH) // timedelta(microseconds=1)
+    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - asked) / 1e6}
+    return answer({"at": rfc3339(at), "count": len(found), "kept_from": await _kept_from(parts), "columns": columns})
+
+
+def _columns(chosen: Selected, found: Readings, rows: NDArray[np.int64]) -> dict[str, Any]:
+    which = chosen.rows(found.series[rows])
+    return {
+        "device": _taken(chosen.device, which),
+        "metric": _taken(chosen.metric, which),
+        "unit": _taken(chosen.unit, which),
+        "time": milliseconds(found.time[rows]),
+        "value": found.value[rows],
+        "flags": flag_names(found.flags[rows]),
+    }
+
+
+def _taken(texts: Any, which: NDArray[np.int64]) -> list[str]:
+    names = np.empty(len(texts), object)
+    names[:] = texts
+    taken: list[str] = names[which].tolist()
+    return taken
+
+
+def _after(parameters: ReadingsParameters) -> tuple[datetime, int] | None:
+    key = decode_cursor(parameters.cursor, str, int, int)
+    if key is None:
+        return None
+    order, time, number = key
+    if order != parameters.order:
+        raise invalid("cursor", "a cursor of the other order; pass `next_cursor` of the page before, and the same `order`")
+    try:
+        return _EPOCH + timedelta(microseconds=time), int(np.int32(number))
+    except OverflowError:
+        raise invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is") from None
+
+
+async def _kept_from(parts: Service) -> str | None:
+    since = (await series.horizons(parts.pool))[Level.RAW]
+    return None if since is None else rfc3339(_EPOCH + timedelta(microseconds=since))

@@ -1,0 +1,1 @@
+"""Series queries: selection, plan, aggregates, filling of gaps, thinning."""

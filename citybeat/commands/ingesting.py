@@ -1,0 +1,66 @@
+"""`citybeat ingest`: the intake in this process, and its workers as processes that the kernel ends with it."""
+
+import logging
+import os
+import signal
+import sys
+from contextlib import closing
+from multiprocessing.connection import Connection
+from typing import Final
+
+from citybeat import context, stack
+from citybeat.ingest import service, worker
+from citybeat.ingest.transport.supervisor import Process
+from citybeat.ingest.writing.housekeeping import Housekeeper
+from citybeat.settings import Settings
+from citybeat.storage import migrate
+from citybeat.storage.db.connection import DatabaseUnavailableError, connect
+from citybeat.storage.rollups import chunks
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def run(settings: Settings, *, stats: bool) -> None:
+    """Take readings off MQTT into the database, until SIGTERM or Ctrl-C.
+
+    Raises
+    ------
+    SchemaError
+        The schema is not this program's. A database that is away is no error: messages are spooled until it is back.
+    GatewayError, LaneError
+        See `ingest.service.run`.
+    """
+    context.logging_to_stderr(settings.log_level, settings.log_format)
+    stop = context.stop_on_signals()
+    with context.servers(settings) as servers:
+        try:
+            with closing(connect(servers.database_url, application="ingest start")) as connection:
+                migrate.check(connection)
+                chunks.make_ahead(connection, settings.sizing())  # before the first reading makes a chunk
+        except DatabaseUnavailableError as exc:
+            _LOG.warning("the database is away, messages are spooled until it is back: %s", exc)
+        environment = {**os.environ, "CITYBEAT_DATABASE_URL": servers.database_url}
+
+        def spawn(line: int) -> Process:
+            command = [sys.executable, "-P", "-m", "citybeat", "ingest-worker", str(line)]
+            return stack.spawn(command, env=environment, pass_fds=[line])
+
+        service.run(
+            settings.session(servers.mqtt_url),
+            settings.layout(),
+            spawn,
+            stop,
+            endpoint=(settings.ingest_host, settings.ingest_port),
+            report=context.emit if stats else None,
+        )
+
+
+def work(settings: Settings, line: int) -> None:
+    """Be a worker, until the line is closed; signals are for the intake, which closes it."""
+    context.logging_to_stderr(settings.log_level, settings.log_format)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    assert settings.database_url is not None
+    with Connection(line) as connection:
+        housekeeper = Housekeeper(settings.database_url, settings.retention(), settings.outbox(), settings.sizing())
+        worker.serve(connection, settings.pipeline(settings.database_url), housekeeper)

@@ -1,0 +1,145 @@
+"""`citybeat keys`: who may ask the API for what."""
+
+import getpass
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from citybeat import context
+from citybeat.context import failures, say
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.errors import CitybeatError
+from citybeat.settings import Settings
+from citybeat.storage.db.connection import Connection
+from citybeat.storage.registry import keys
+from citybeat.storage.registry.keys import Key, Scope
+from citybeat.storage.registry.selection import Restriction
+
+app = typer.Typer(help="Keys of the API.", no_args_is_help=True, add_completion=False)
+#: Characters of a line where nobody looks at it: a program gets whole words.
+_WIDE: Final = 200
+_DAYS: Final = {"d": 1, "w": 7, "y": 365}
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who uses it, for people: a program, an office, a person.")],
+    scope: Annotated[list[Scope], typer.Option(help="read, write (hand in readings) or admin (all of it); repeat for several.")],
+    expires: Annotated[
+        str | None, typer.Option(help="Days, weeks or years (90d, 4w, 1y), or an RFC 3339 time with an offset; default: never.")
+    ] = None,
+    domain: Annotated[list[Domain] | None, typer.Option(help="Only devices of this domain; repeat for several.")] = None,
+    district: Annotated[list[str] | None, typer.Option(help="Only devices in this district; repeat for several.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only devices with this tag, `name:value` or `name`; with all, if repeated.")
+    ] = None,
+) -> None:
+    """Make a key and print it, once: the database keeps only its SHA-256."""
+    with failures():
+        until = None if expires is None else expiry(expires, datetime.now(UTC))
+        within = _restriction(domain, district, tag)
+        with context.database(Settings(), application="keys") as connection:
+            made = keys.create(connection, name=name, scopes=scope, by=getpass.getuser(), within=within, expires_at=until)
+        print(made)
+
+
+@app.command("list")
+def list_keys() -> None:
+    """Show all keys; their secrets are nowhere."""
+    with failures(), context.database(Settings(), application="keys") as connection:
+        table = Table("id", "name", "scopes", "sees", "made", "by", "expires", "state")
+        for key in keys.listed(connection):
+            table.add_row(
+                key.id,
+                key.name,
+                ", ".join(sorted(key.scopes)),
+                _sight(key),
+                key.created_at.isoformat(timespec="minutes"),
+                key.created_by,
+                "never" if key.expires_at is None else key.expires_at.isoformat(timespec="minutes"),
+                _state(key),
+            )
+        out = Console()
+        out.print(table, width=None if out.is_terminal else _WIDE)
+
+
+@app.command()
+def revoke(number: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it, or the whole key.")]) -> None:
+    """End a key, for good; the API refuses it within two seconds, and ends its streams."""
+    with failures(), context.database(Settings(), application="keys") as connection:
+        wanted = number.split("_")[1] if number.startswith("cb_") and number.count("_") >= 1 else number
+        if not keys.revoke(connection, wanted):
+            raise CitybeatError(f"no key {wanted!r} is in force; `citybeat keys list` shows them")
+        say(f"key {wanted} is revoked")
+
+
+def expiry(text: str, now: datetime) -> datetime:
+    """When a key ends that is made now.
+
+    Raises
+    ------
+    CitybeatError
+        It is no duration and no time, or it has passed.
+
+    Examples
+    --------
+    >>> expiry("2w", datetime(2026, 1, 1, tzinfo=UTC)).isoformat()
+    '2026-01-15T00:00:00+00:00'
+    """
+    if match := re.fullmatch(r"(\d{1,5})([dwy])", text):
+        until = now + timedelta(days=int(match[1]) * _DAYS[match[2]])
+    else:
+        try:
+            until = datetime.fromisoformat(text)
+        except ValueError:
+            raise CitybeatError(f"--expires {text!r}: expected such as 90d, 4w, 1y or 2027-01-01T00:00:00+07:00") from None
+        if until.tzinfo is None:
+            raise CitybeatError(f"--expires {text!r}: a time needs an offset, such as Z or +07:00")
+    if until <= now:
+        raise CitybeatError(f"--expires {text!r}: that has passed")
+    return until
+
+
+def own(connection: Connection, home: Path) -> str:
+    """A key with all scopes for whoever runs citybeat on this machine: the one in the home, as long as it holds, else a new one.
+
+    It is kept in `api-key`, for its owner only, so that commands can be copied from the documentation.
+    """
+    file = home / "api-key"
+    if file.exists():
+        kept = file.read_text("ascii").strip()
+        if keys.holds(connection, kept):
+            return kept
+    made = keys.create(connection, name="citybeat up", scopes=[Scope.ADMIN], by=getpass.getuser())
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    draft.touch(mode=0o600)
+    draft.write_text(made + "\n", "ascii")
+    draft.replace(file)
+    return made
+
+
+def _restriction(domain: list[Domain] | None, district: list[str] | None, tag: list[str] | None) -> Restriction | None:
+    if not (domain or district or tag):
+        return None
+    tags = [(name, value if colon else None) for name, colon, value in (each.partition(":") for each in tag or [])]
+    return Restriction(domains=domain or None, districts=district or None, tags=tags)
+
+
+def _sight(key: Key) -> str:
+    if key.within is None:
+        return "everything"
+    within = key.within
+    parts = [*(within.domains or []), *(within.districts or [])]
+    return ", ".join(parts + [name if value is None else f"{name}:{value}" for name, value in within.tags])
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at.isoformat(timespec='minutes')}"
+    return "expired" if key.expires_at is not None and key.expires_at <= datetime.now(UTC) else "in force"

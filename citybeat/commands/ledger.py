@@ -1,0 +1,169 @@
+"""`citybeat ledger`: what was received and what became of it, by minute and source; once, or as it happens."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from citybeat import context
+from citybeat.context import failures
+from citybeat.devices.errors import CitybeatError
+from citybeat.settings import Settings
+from citybeat.storage import migrate
+from citybeat.storage.accounts import ledger as accounts
+from citybeat.storage.accounts.ledger import Minute, Totals
+from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, connect
+
+#: Minutes that are shown unless it is said otherwise: as many as fit on a screen for a few sources.
+_MINUTES: Final = 10
+#: s between two looks. Both of its queries take a millisecond or two.
+_TICK: Final = 1.0
+#: Characters a line where no terminal says how many it has.
+_WIDTH: Final = 160
+_COUNTS: Final = tuple(field.name for field in fields(Totals))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """One look at the ledger."""
+
+    start: datetime  # of the first minute
+    rows: Sequence[Minute]
+    left_out: bool  # there are older rows since then
+    total: Totals  # over all time
+
+    @property
+    def shown(self) -> Totals:
+        """Sums of the rows."""
+        return Totals(**{name: sum(getattr(row.counts, name) for row in self.rows) for name in _COUNTS})
+
+
+def ledger(
+    source: Annotated[list[str] | None, typer.Option(help="Only of this source; repeat for more.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Minutes of receipt from then on, with an offset.")
+    ] = None,
+    minutes: Annotated[int | None, typer.Option(min=1, help=f"Instead: the last so many minutes; default {_MINUTES}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at most, the newest.")] = 1_000,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again each second, until Ctrl-C; the tables are not checked.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Show what became of every reading, by minute of receipt and source; exit status 1 if the accounts do not balance."""
+    if since is not None and minutes is not None:
+        raise typer.BadParameter("--since and --minutes exclude each other")
+    if watch and as_json:
+        raise typer.BadParameter("--watch and --json exclude each other")
+    with failures(), context.servers(Settings()) as servers, connect(servers.database_url, application="ledger") as connection:
+        migrate.check(connection)
+        for name in source or []:
+            if not accounts.source_exists(connection, name):
+                raise CitybeatError(f"nothing was ever heard of a source {name!r}")
+        if watch:
+            _watch(servers.database_url, source, lambda: _start(since, minutes), limit, context.stop_on_signals())
+            return
+        shown = look(connection, source, _start(since, minutes), limit)
+        wrong = accounts.discrepancies(connection)
+        if as_json:
+            print(json.dumps(as_dict(shown, wrong), indent=2))
+        else:
+            _console().print(table(shown))
+            _console().print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong), markup=False, highlight=False)
+        raise typer.Exit(1 if wrong else 0)
+
+
+def look(connection: Connection, sources: Sequence[str] | None, start: datetime, limit: int) -> Shown:
+    """The newest rows of the ledger from a minute on, at most `limit` of them, and the sums over all time."""
+    rows = accounts.minutes(connection, start=start, sources=sources, limit=limit + 1)
+    return Shown(start=start, rows=rows[-limit:], left_out=len(rows) > limit, total=accounts.totals(connection, sources=sources))
+
+
+def table(shown: Shown) -> Table:
+    """A look as a table; a row whose readings did not each end as one thing is red."""
+    title = f"{'the newest' if shown.left_out else 'all'} of the ledger since {shown.start:%Y-%m-%dT%H:%MZ}"
+    made = Table(title=title, title_justify="left", show_footer=False)
+    made.add_column("minute")
+    made.add_column("source")
+    for name in _COUNTS:
+        made.add_column(name, justify="right")
+    for row in shown.rows:
+        made.add_row(*_cells(f"{row.minute:%Y-%m-%d %H:%MZ}", row.source, row.counts), style=_style(row.counts))
+    made.add_section()
+    made.add_row(*_cells("shown", "", shown.shown), style=_style(shown.shown))
+    made.add_row(*_cells("all time", "", shown.total), style=_style(shown.total))
+    return made
+
+
+def as_dict(shown: Shown, wrong: Sequence[str]) -> dict[str, Any]:
+    """A look, and what does not balance, as JSON has it."""
+    return {
+        "since": _rfc3339(shown.start),
+        "left_out": shown.left_out,
+        "minutes": [{"minute": _rfc3339(row.minute), "source": row.source, **asdict(row.counts)} for row in shown.rows],
+        "shown": asdict(shown.shown),
+        "total": asdict(shown.total),
+        "balanced": not wrong,
+        "discrepancies": list(wrong),
+    }
+
+
+def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime], limit: int, stop: threading.Event) -> None:
+    console = _console()
+    connection: Connection | None = None
+    shown: RenderableType = ""
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            # What does not fit is not worth asking for; the rest of the height is title, head, sums and frame.
+            fitting = max(1, min(limit, console.height - 10)) if console.is_terminal else limit
+            try:
+                connection = connection or connect(url, application="ledger")
+                looked = look(connection, sources, start(), fitting)
+                shown, words = table(looked), _verdict(looked.total)
+            except DatabaseUnavailableError as exc:
+                # What was seen last stays; whoever watches wants to see it come back.
+                words = f"the database is away: {exc}"
+                if connection is not None:
+                    connection.close()
+                connection = None
+            live.update(Group(shown, Text(f"{words}; Ctrl-C ends")), refresh=True)
+            if stop.wait(_TICK):
+                break
+    if connection is not None:
+        connection.close()
+
+
+def _verdict(total: Totals) -> str:
+    return "every reading ended as one thing" if total.balanced else "NOT balanced: readings without an end, or with two"
+
+
+def _start(since: datetime | None, minutes: int | None) -> datetime:
+    if since is not None:
+        return since.astimezone(UTC)
+    this = datetime.now(UTC).replace(second=0, microsecond=0)
+    return this - timedelta(minutes=(minutes or _MINUTES) - 1)
+
+
+def _cells(minute: str, source: str, counts: Totals) -> list[str]:
+    return [minute, source, *(f"{count:,}" for count in astuple(counts))]
+
+
+def _style(counts: Totals) -> str:
+    return "" if counts.balanced else "red"
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)

@@ -1,0 +1,197 @@
+"""`citybeat simulate load`: how fast a broker, and what is behind it, takes messages; citybeat's own, or any other."""
+
+import json
+import os
+import secrets
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from citybeat import context
+from citybeat.commands import up
+from citybeat.context import failures, say
+from citybeat.devices.device import check_source
+from citybeat.devices.errors import CitybeatError
+from citybeat.settings import Settings
+from citybeat.simulator.load import generator as loading
+from citybeat.simulator.load.generator import Sender
+from citybeat.simulator.load.packets import Version
+from citybeat.simulator.load.tally import LoadProgress, LoadReport
+from citybeat.simulator.load.traffic import Traffic, stations, stations_for
+from citybeat.storage import migrate as migrations
+from citybeat.storage.db.connection import connect
+
+#: Where the password comes from unless a file is named: options can be seen by everybody on the machine.
+PASSWORD: Final = "CITYBEAT_LOAD_PASSWORD"  # noqa: S105 (the name of a variable)
+
+
+class Form(StrEnum):
+    """How several readings stand in a message."""
+
+    reports = "reports"
+    columns = "columns"
+
+
+class Protocol(StrEnum):
+    """MQTT's version."""
+
+    mqtt5 = "5"
+    mqtt311 = "3.1.1"
+
+
+def load(
+    rate: Annotated[
+        str, typer.Option(help="Messages a second of all connections together, or 'max': as many as are taken.")
+    ] = "max",
+    readings_rate: Annotated[float | None, typer.Option(help="Instead of --rate: readings a second.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Readings a message.")] = 1,
+    connections: Annotated[int, typer.Option(min=1, max=10_000)] = 4,
+    duration: Annotated[str, typer.Option("--for", help="How long to send, e.g. 30s, 5m, 1h.")] = "30s",
+    form: Annotated[Form, typer.Option(help="Of messages with several readings.")] = Form.reports,
+    devices: Annotated[int, typer.Option(min=1, help="Devices of each connection, at least; each has three sensors.")] = 250,
+    window: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Messages of a connection without an answer, at most; the broker may lower it.")
+    ] = loading.WINDOW,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Any broker, mqtt:// or mqtts://. Default: citybeat's own, where sources and devices are registered."),
+    ] = None,
+    topic: Annotated[str, typer.Option(help="{source} stands for a connection's source.")] = loading.TOPIC,
+    source: Annotated[str, typer.Option(help="Sources are called so, with -1, -2, … behind it.")] = "load",
+    username: Annotated[
+        str | None, typer.Option(help="With --url; {source} stands for the source.", envvar="CITYBEAT_LOAD_USERNAME")
+    ] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help=f"With --url: a file with the password. Default: {PASSWORD}."),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="With mqtts: certificates that sign the broker's; default: the system's."),
+    ] = None,
+    protocol: Annotated[Protocol, typer.Option(help="MQTT's version. 3.1.1 is told neither refusals nor limits.")] = Protocol.mqtt5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a second, and the report as JSON.")] = False,
+) -> None:
+    """Offer as many messages as are taken, or so many a second, and report rates and latencies."""
+    with failures():
+        wanted = _rate(rate, readings_rate, size)
+        seconds = up.seconds(duration)
+        names = [check_source(f"{source}-{i}") for i in range(1, connections + 1)]
+        each = stations_for(size, devices)
+        stop = context.stop_on_signals()
+        version = Version.V5 if protocol is Protocol.mqtt5 else Version.V311
+
+        def offer(broker: str, senders: list[Sender], authorities: Path | None) -> LoadReport:
+            boot = secrets.token_hex(4)
+            supplies = [Traffic(name, boot=boot, devices=each, size=size, form=form.value) for name in names]
+            return loading.offer(
+                url=broker,
+                senders=senders,
+                supplies=supplies,
+                rate=wanted,
+                duration=seconds,
+                window=window,
+                version=version,
+                topic=topic,
+                ca=None if authorities is None else str(authorities),
+                progress=_emit if as_json else _print,
+                stop=stop,
+            )
+
+        if url is not None:
+            if "@" in url:
+                raise CitybeatError(f"--url: without user and password; give --username, and {PASSWORD} or --password-file")
+            password = os.environ.get(PASSWORD) if password_file is None else _read(password_file)
+            report = offer(url, [_foreign(name, username, password) for name in names], ca)
+        else:
+            if username is not None or password_file is not None:
+                raise CitybeatError("--username and --password-file are for a broker that --url names")
+            settings = Settings()
+            with context.servers(settings) as servers:
+                with connect(servers.database_url, application="load start") as connection:
+                    migrations.check(connection)
+                context.register(servers.database_url, [device for name in names for device in stations(name, each)])
+                passwords = context.passwords(settings, names)
+                senders = [Sender(source=name, password=passwords[name]) for name in names]
+                report = offer(servers.mqtt_url, senders, ca if ca is not None else settings.mqtt_ca)
+        print(json.dumps({"report": report.as_dict()}) if as_json else "\n".join(described(report, size)))
+        if not report.complete:
+            raise CitybeatError(report.failure or "the broker refused messages, or left some unanswered; the report says how many")
+
+
+def _rate(rate: str, readings_rate: float | None, size: int) -> float | None:
+    """Messages a second; None: as many as are taken."""
+    if readings_rate is not None:
+        if rate != "max":
+            raise CitybeatError("--rate and --readings-rate say the same in two ways; give one")
+        if not readings_rate > 0:
+            raise CitybeatError(f"--readings-rate {readings_rate}: expected a number above 0")
+        return readings_rate / size
+    if rate == "max":
+        return None
+    try:
+        wanted = float(rate)
+    except ValueError:
+        wanted = 0.0
+    if not 0 < wanted < 1e9:
+        raise CitybeatError(f"--rate {rate}: expected messages a second, a number above 0, or max")
+    return wanted
+
+
+def _read(file: Path) -> str:
+    """A password; a line's end behind it is none of it."""
+    try:
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as exc:
+        raise CitybeatError(f"--password-file {file}: {exc}") from exc
+
+
+def _foreign(name: str, username: str | None, password: str | None) -> Sender:
+    return Sender(source=name, username=None if username is None else username.replace("{source}", name), password=password)
+
+
+def _emit(progress: LoadProgress) -> None:
+    context.emit(asdict(progress))
+
+
+def _print(now: LoadProgress) -> None:
+    latency = f"p50 {now.latency['p50']:.1f} ms, p99 {now.latency['p99']:.1f} ms, max {now.latency['max']:.1f} ms"
+    trouble = "".join(f"; {count:,} {what}" for what, count in (("behind schedule", now.behind), ("refused", now.refused)) if count)
+    say(
+        f"{now.elapsed:6.1f} s  {now.messages_per_s:>9,.0f} messages/s  {now.readings_per_s:>11,.0f} readings/s acknowledged"
+        f"  {latency}{trouble}"
+    )
+
+
+def described(report: LoadReport, size: int) -> list[str]:
+    """A report for people, line by line."""
+    wanted = "as many as are taken" if report.wanted_per_s is None else f"{report.wanted_per_s:,.1f} messages/s"
+    lines = [
+        f"wanted        {wanted}, {size:,} readings each, {report.connections:,} connections, {report.elapsed:.1f} s",
+        f"acknowledged  {report.messages_per_s:,.0f} messages/s, {report.readings_per_s:,.0f} readings/s",
+        f"in all        {report.messages:,} messages, {report.readings:,} readings; {report.bytes_per_s / 1e6:.1f} MB/s sent",
+    ]
+    if report.unheard:
+        lines.append(f"unheard       {report.unheard:,} of these messages: the broker says that nobody subscribes to them")
+    lines += [f"refused       {count:,} messages: {reason}" for reason, count in report.refused.items()]
+    if report.unacknowledged:
+        lines.append(f"unanswered    {report.unacknowledged:,} messages")
+    if report.wanted_per_s is not None:
+        lines.append(f"not sent      {report.unsent:,} messages that were due")
+    for name, figures in (
+        ("latency", report.latency),
+        ("from schedule", report.latency_from_schedule),
+        ("sent late by", report.lateness),
+        ("… our fault", report.own_lateness),
+    ):
+        if figures is not None:
+            lines.append(f"{name:13} " + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()) + " ms")
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in report.limits.items() if share >= 0.005)
+    lines.append(f"limited by    {report.limited_by} ({shares} of the time)")
+    lines.append(f"generator     {report.cpu:.2f} s of CPU, {report.cpu_per_100k:.2f} s for 100,000 messages")
+    if report.reconnects:
+        lines.append(f"reconnected   {report.reconnects:,} times, {report.resent:,} messages sent again")
+    return lines

@@ -1,0 +1,116 @@
+"""`citybeat devices`: the registry of devices, and the passwords of sources."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from citybeat import context, devices_file, stack
+from citybeat.context import failures, say
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import ConflictPolicy, Device, Sensor, check_source
+from citybeat.devices.errors import CitybeatError
+from citybeat.settings import Settings
+from citybeat.storage.reads import overdue as liveness
+from citybeat.storage.registry import records
+
+app = typer.Typer(help="The registry of devices, and the passwords of sources.", no_args_is_help=True, add_completion=False)
+_OUT: Final = Console()
+
+
+@app.command("add")
+def add(
+    device: Annotated[str, typer.Argument(help="Its id, e.g. env-0007.")],
+    source: Annotated[str, typer.Option(help="The MQTT user that it publishes through.")],
+    domain: Annotated[Domain, typer.Option()],
+    metric: Annotated[list[str], typer.Option(help="A metric of the catalogue; repeat for more.")],
+    name: Annotated[str, typer.Option()] = "",
+    latitude: Annotated[float | None, typer.Option()] = None,
+    longitude: Annotated[float | None, typer.Option()] = None,
+    district: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Register one device."""
+    with failures():
+        described = Device(
+            id=device,
+            source=source,
+            domain=domain,
+            sensors=tuple(Sensor(metric=each) for each in metric),
+            name=name,
+            latitude=latitude,
+            longitude=longitude,
+            district=district,
+        )
+        with context.database(Settings(), application="devices") as connection:
+            records.register(connection, [described])
+
+
+@app.command("import")
+def import_(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, docs/registry.md.")]) -> None:
+    """Register devices from a file, all or none."""
+    with failures():
+        settings = Settings()
+        listed = devices_file.parse(file, settings.load_catalogue())
+        with context.database(settings, application="devices") as connection:
+            records.register(connection, listed)
+        say(f"registered {len(listed)} devices")
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the registered devices."""
+    with failures():
+        settings = Settings()
+        with context.database(settings, application="devices") as connection:
+            snapshot = records.load(connection, settings.load_catalogue())
+        metrics: dict[str, list[str]] = {device: [] for device in sorted(snapshot.devices)}
+        for device, metric in snapshot.series:
+            metrics[device].append(metric)
+        names = {number: name for name, number in snapshot.sources.items()}
+        table = Table("device", "source", "metrics")
+        for device, measured in metrics.items():
+            number = snapshot.series[device, measured[0]] if measured else 0
+            retired = " (retired)" if measured and snapshot.retired[number] else ""
+            table.add_row(device + retired, names.get(int(snapshot.owner[number]), ""), ", ".join(measured))
+        _OUT.print(table)
+
+
+@app.command("overdue")
+def overdue(
+    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
+    domain: Annotated[Domain | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+) -> None:
+    """Show sensors that should have reported by now, those that are silent longest first."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        table = Table("device", "metric", "source", "every", "last reading", "last good one", "overdue since")
+        for sensor in liveness.overdue(connection, source=source, domain=domain, limit=limit):
+            times = (sensor.last_at, sensor.good_at, sensor.overdue_since)
+            shown = ["never" if at is None else at.isoformat(timespec="seconds") for at in times]
+            table.add_row(sensor.device, sensor.metric, sensor.source, str(sensor.expected), *shown)
+        _OUT.print(table)
+
+
+@app.command("retire")
+def retire(device: str) -> None:
+    """Take a device out of service; its history stays."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        if not records.retire(connection, device):
+            raise CitybeatError(f"no device {device!r} is in service")
+
+
+@app.command("policy")
+def policy(source: str, policy: ConflictPolicy) -> None:
+    """Say what happens when a source sends another value for a time that is stored: keep the first, or replace it by the last."""
+    with failures(), context.database(Settings(), application="devices") as connection:
+        records.set_conflict_policy(connection, source, policy)
+
+
+@app.command("credentials")
+def credentials(sources: list[str]) -> None:
+    """Print the broker passwords of sources as JSON; a source that has none gets one."""
+    with failures():
+        print(json.dumps(stack.credentials(Settings().for_stack(), [check_source(source) for source in sources])))

@@ -1,0 +1,1 @@
+"""The registry's snapshot: arrays that ingest looks series up in. Pure."""

@@ -1,0 +1,1 @@
+"""Wire formats: bytes to columns of readings and back. Pure."""

@@ -1,0 +1,1 @@
+"""Messages to judged readings: decode, resolve, convert, validate. Pure: time and state are arguments."""

@@ -1,0 +1,32 @@
+"""A message as the broker delivered it, and what its topic says."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from citybeat.devices.device import RESERVED_SOURCES, SOURCE_NAME
+
+#: What we subscribe to: more than the contract has, so that a message outside it is quarantined and not overlooked.
+SUBSCRIPTION: Final = "city/v1/#"
+_TOPIC: Final = re.compile(r"city/v1/([^/]*)/([^/]*)")
+
+
+@dataclass(slots=True)
+class Message:
+    """One PUBLISH. Nothing of it changes but the connection over which it may be acknowledged."""
+
+    topic: str
+    payload: bytes
+    received_at: int  # us since 1970 UTC, our clock
+    redelivered: bool  # the broker's DUP flag
+    qos: int
+    mid: int  # packet identifier, for the acknowledgement
+    epoch: int  # connection that it came over last: an acknowledgement is good for that one only
+
+
+def address(topic: str) -> tuple[str, str] | None:
+    """(source, channel) of a topic of the contract; None outside it."""
+    match = _TOPIC.fullmatch(topic)
+    if match is None or not SOURCE_NAME.fullmatch(match[1]) or match[1] in RESERVED_SOURCES:
+        return None
+    return match[1], match[2]

@@ -1,0 +1,93 @@
+"""Names to series: which series a reading belongs to, and whether its source may send it. Pure.
+
+What a message's names came to is kept, with the snapshot that it came from (`devices.wire.names` says why), when they come for the
+second time: gateways that put every message together anew would fill memory with what never comes again. 50,000 readings in
+messages of 100 take 0.5 ms so, and 4 ms one by one.
+"""
+
+from itertools import repeat
+from typing import Final
+
+import numpy as np
+
+from citybeat.devices.batch import Bools, Int32
+from citybeat.devices.errors import Reason
+from citybeat.devices.registry.snapshot import Registry
+from citybeat.devices.wire.decoded import Decoded, Refusal, joined
+from citybeat.devices.wire.names import Names, flat
+
+#: Messages whose names are kept, and characters of the names of one. A message of 100 readings takes some 3 kB, so that 10,000 of
+#: them, the messages of a million series, take 30 MB; whatever is sent, they take 100 MB. When it is full it is emptied, and what
+#: is still being sent comes back. As many are remembered to have come once, which takes 1 MB.
+_KEPT: Final = 10_000
+_LONGEST: Final = 8_000
+
+
+def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[Int32, list[Refusal]]:
+    """Find the series of each reading.
+
+    Parameters
+    ----------
+    decoded : Decoded, n readings of m messages
+    source_ids : (m,) int32
+        Id of the source of each message.
+    registry : Registry
+
+    Returns
+    -------
+    series : (n,) int32
+        0 where there is none that this source may write.
+    refused : list of Refusal
+        One for each such reading.
+    """
+    series = joined([_look_up(names, registry) for names in decoded.names], np.int32)
+    of = series.astype(np.int64)  # NumPy looks up by its own integer at twice the speed
+    known = series > 0
+    mine = registry.owner[of] == source_ids[decoded.message]
+    usable = known & mine & ~registry.retired[of]
+    if usable.all():
+        return series, []
+    rows = np.flatnonzero(~usable)
+    device, metric = flat(decoded.names)
+    sources = source_ids[decoded.message]
+    refused = [_refusal(decoded, int(row), device[row], metric[row], registry, known, int(sources[row])) for row in rows]
+    return np.where(usable, series, 0).astype(np.int32), refused
+
+
+def _look_up(names: Names, registry: Registry) -> Int32:
+    """The series of each reading; 0: none."""
+    if names.text:
+        kept = registry.known.get(names.text)
+        if kept is not None:
+            return kept
+    found = map(registry.series.get, zip(*names.lists(), strict=True), repeat(0))
+    series = np.fromiter(found, np.int32, names.count)
+    if names.text and len(names.text) <= _LONGEST:
+        _keep(names.text, series, registry)
+    return series
+
+
+def _keep(text: str, series: Int32, registry: Registry) -> None:
+    """Keep what a text came to, if it was heard before; a text of the same hash counts, which does no harm."""
+    number = hash(text)
+    if number in registry.heard:
+        if len(registry.known) >= _KEPT:
+            registry.known.clear()
+        series.setflags(write=False)
+        registry.known[text] = series
+    else:
+        if len(registry.heard) >= _KEPT:
+            registry.heard.clear()
+        registry.heard.add(number)
+
+
+def _refusal(decoded: Decoded, row: int, device: str, metric: str, registry: Registry, known: Bools, source: int) -> Refusal:
+    if device not in registry.devices:
+        reason, detail = Reason.UNKNOWN_DEVICE, f"no device {device[:128]!r} is registered"
+    elif registry.devices[device] != source:  # whatever its sensors are: that is nothing for somebody else's source to learn
+        reason, detail = Reason.SOURCE_MISMATCH, f"device {device[:128]!r} belongs to another source"
+    elif not known[row]:
+        reason, detail = Reason.UNKNOWN_METRIC, f"device {device[:128]!r} has no sensor {metric[:64]!r}"
+    else:
+        reason, detail = Reason.RETIRED, f"device {device!r} was taken out of service"
+    return Refusal(message=int(decoded.message[row]), index=int(decoded.index[row]), reason=reason, detail=detail)

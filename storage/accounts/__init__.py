@@ -1,0 +1,1 @@
+"""The ledger, the quarantine, and figures about both."""

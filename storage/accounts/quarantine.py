@@ -1,0 +1,164 @@
+"""What was refused, and what a replay leaves of it. A replay's transaction is `Store.batch`, like any other batch's.
+
+The functions of a plain connection are for commands and replays; the async ones are what the API reads, for somebody who may be
+restricted: the same statements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
+
+from citybeat.devices.errors import Reason
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.pool import ReadPool
+from citybeat.storage.registry.selection import Restriction, seen_sources
+
+_SQL: Final = sql.load("quarantine")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+
+Entry = tuple[int | None, str, str]  # index of the reading (None: the message), reason, detail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """Which rows; None: any."""
+
+    reason: Reason | None = None
+    source: str | None = None
+    since: datetime | None = None  # of receipt
+    until: datetime | None = None  # of receipt, exclusive
+
+    def parameters(self) -> dict[str, Any]:
+        """For the statement `list`."""
+        return {
+            "reasons": None if self.reason is None else [self.reason],
+            "sources": None if self.source is None else [self.source],
+            "since": self.since,
+            "until": self.until,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A message with what is refused of it."""
+
+    id: int
+    received_at: datetime
+    source: str
+    topic: str
+    refused: Sequence[Entry]
+    reasons: Sequence[str]
+    readings: int  # of them quarantined, as the ledger has it
+    size: int  # bytes of payload
+    payload: bytes | None = None  # only from `show`
+    resolved_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A row that a transaction holds, to be replayed."""
+
+    id: int
+    received_at: int  # us since 1970 UTC
+    source: int  # id
+    topic: str
+    payload: bytes
+    refused: Sequence[Entry]
+
+
+def listed(connection: Connection, wanted: Filter, *, after: int = 0, limit: int = 100) -> list[Row]:
+    """Open rows, oldest first, behind the id `after`."""
+    with translated():
+        return [_row(row) for row in connection.execute(_SQL["list"], wanted.parameters() | {"after": after, "limit": limit})]
+
+
+def show(connection: Connection, number: int) -> Row | None:
+    """One row with its payload, resolved or not; None: there is none."""
+    with translated():
+        row = connection.execute(_SQL["show"], {"id": number}).fetchone()
+    return None if row is None else _row(row)
+
+
+async def page(pool: ReadPool, wanted: Filter, within: Restriction | None, *, after: int, limit: int) -> list[Row]:
+    """As `listed`, of sources that whoever is restricted so may see; for them SOURCE_MISMATCH passes for UNKNOWN_DEVICE."""
+    parameters = wanted.parameters() | {"after": after, "limit": limit}
+    if within is not None and wanted.reason is Reason.UNKNOWN_DEVICE:
+        parameters["reasons"] = [Reason.UNKNOWN_DEVICE, Reason.SOURCE_MISMATCH]
+    if within is not None and wanted.reason is Reason.SOURCE_MISMATCH:
+        parameters["reasons"] = []
+    async with pool.cursor() as cursor:
+        parameters["sources"] = await seen_sources(cursor, parameters["sources"], within)
+        return [_row(row) for row in await (await cursor.execute(_SQL["list"], parameters)).fetchall()]
+
+
+async def one_of(pool: ReadPool, number: int, within: Restriction | None) -> Row | None:
+    """As `show`, if whoever is restricted so may see its source."""
+    async with pool.cursor() as cursor:
+        row = await (await cursor.execute(_SQL["show"], {"id": number})).fetchone()
+        found = None if row is None else _row(row)
+        if found is None or (within is not None and not await seen_sources(cursor, [found.source], within)):
+            return None
+        return found
+
+
+def sources_of(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Ids of the sources of these rows."""
+    with translated():
+        return [row[0] for row in connection.execute(_SQL["sources_of"], {"ids": list(ids)})]
+
+
+def hold(connection: Connection, ids: Sequence[int]) -> list[Held]:
+    """Take rows for the length of the transaction under way; those that are resolved already are left out."""
+    rows = connection.execute(_SQL["hold"], {"ids": list(ids)}).fetchall()
+    return [
+        Held(
+            id=number,
+            received_at=(received_at - _EPOCH) // _US,
+            source=source,
+            topic=topic,
+            payload=bytes(payload),
+            refused=[(entry[0], entry[1], entry[2]) for entry in refused],
+        )
+        for number, received_at, source, topic, payload, refused in rows
+    ]
+
+
+def leave(connection: Connection, row: Held, refused: Sequence[Entry]) -> None:
+    """Note what is still refused of a row, in the transaction that holds it.
+
+    A row is resolved when nothing is left, and gives its room in the source's quota back. What lost a conflict stays.
+    """
+    quarantined = sum(index is not None and reason != Reason.CONFLICT for index, reason, _ in refused)
+    connection.execute(
+        _SQL["leave"],
+        {
+            "id": row.id,
+            "refused": Jsonb([list(entry) for entry in refused]),
+            "reasons": sorted({reason for _, reason, _ in refused}),
+            "readings": quarantined,
+            "open": bool(refused),
+        },
+    )
+    if not refused:
+        connection.execute(_SQL["free"], {"source": row.source, "bytes": len(row.payload)})
+
+
+def _row(row: Sequence[Any]) -> Row:
+    number, received_at, source, topic, refused, reasons, readings, size, *rest = row
+    return Row(
+        id=number,
+        received_at=received_at,
+        source=source,
+        topic=topic,
+        refused=[(entry[0], entry[1], entry[2]) for entry in refused],
+        reasons=reasons,
+        readings=readings,
+        size=size,
+        payload=bytes(rest[0]) if rest else None,
+        resolved_at=rest[1] if rest else None,
+    )

@@ -1,0 +1,1 @@
+"""Connections, named SQL, PostgreSQL's binary COPY format, and locks of sources."""

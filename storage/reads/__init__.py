@@ -1,0 +1,1 @@
+"""Queries of readings, rollups, states and streams."""

@@ -1,0 +1,163 @@
+"""What a run left in the database, to be compared with what the run says it sent. Sync, in one snapshot, in bounded memory.
+
+Readings come slice by slice of time: within a slice the pages of a table are few, and each is read once. In order of series over
+the whole time every page would be read for every series on it (`storage/reads/export.py`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from citybeat.devices.batch import FOREVER, NEVER, Int32, Int64
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.packed_rows import PackedRows, joined
+from citybeat.storage.db.pgcopy import Type, from_server
+
+_SQL: Final = sql.load("score")
+_COLUMNS: Final[Mapping[str, Type]] = {"time": "timestamptz", "received_at": "timestamptz", "value": "float8", "flags": "int2"}
+#: Readings of a block, about: 4 MB.
+_BLOCK: Final = 131_072
+#: Rows of quarantine at once. A message is some kB, and seldom more than 10.
+_PAGE: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: What stands for the ends of time in a statement.
+_ENDS: Final = {int(NEVER): "-infinity", int(FOREVER): "infinity"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedMessage:
+    """A message that is in quarantine, or a part of it."""
+
+    source: str
+    topic: str
+    payload: bytes
+    refused: Sequence[tuple[int | None, str]]  # index of the reading (None: the message), reason
+    received_at: int  # us since 1970 UTC
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """One state of the database for everything that is asked inside.
+
+    Raises
+    ------
+    StorageError
+        This and below.
+    """
+    with translated(), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute(_SQL["prepare"])
+        yield
+
+
+def received(connection: Connection, sources: Sequence[str], *, since: int) -> int:
+    """Readings that the ledger has of these sources since the minute of a moment, us since 1970 UTC."""
+    with translated():
+        row = connection.execute(_SQL["received"], {"sources": list(sources), "minute": _minute(since)}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def ledger(connection: Connection, sources: Sequence[str], *, since: int) -> dict[str, dict[str, int]]:
+    """The ledger's counts by source, since the minute of a moment, us since 1970 UTC. Inside `snapshot`, as those below."""
+    names = (
+        "messages",
+        "undecodable",
+        "redelivered",
+        "received",
+        "stored",
+        "duplicate",
+        "conflict",
+        "missing",
+        "quarantined",
+        "overflow",
+    )
+    rows = connection.execute(_SQL["ledger"], {"sources": list(sources), "minute": _minute(since)}).fetchall()
+    return {source: dict(zip(names, counts, strict=True)) for source, *counts in rows}
+
+
+def numbers(connection: Connection, sources: Sequence[str], *, since: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """By (source, boot), the message numbers that came: pairs of first and last, the last exclusive."""
+    out: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for source, boot, first, stop in connection.execute(_SQL["numbers"], {"sources": list(sources), "since": _moment(since)}):
+        out.setdefault((source, boot), []).append((first, stop))
+    return out
+
+
+def refused(connection: Connection, sources: Sequence[str], *, since: int) -> Iterator[list[RefusedMessage]]:
+    """What is in quarantine of these sources, received since a moment; page by page."""
+    after = 0
+    parameters = {"sources": list(sources), "since": _moment(since), "limit": _PAGE}
+    while rows := connection.execute(_SQL["refused"], {**parameters, "after": after}).fetchall():
+        after = rows[-1][0]
+        yield [
+            RefusedMessage(
+                source=source,
+                topic=topic,
+                payload=bytes(payload),
+                refused=[(entry[0], entry[1]) for entry in entries],
+                received_at=(received_at - _EPOCH) // timedelta(microseconds=1),
+            )
+            for _, source, topic, payload, entries, received_at in rows
+        ]
+
+
+def readings(
+    connection: Connection, series: Sequence[int], edges: Sequence[int], *, since: int
+) -> Iterator[tuple[Int32, Mapping[str, NDArray[Any]]]]:
+    """Readings of these series, received since a moment.
+
+    Parameters
+    ----------
+    connection : Connection
+        Inside `snapshot`.
+    series : sequence of int
+        Ids.
+    edges : sequence of int
+        us since 1970 UTC, ascending: [edges[0], edges[1]) is a slice, and so on. FOREVER may be the last.
+    since : int
+        us since 1970 UTC, of receipt.
+
+    Yields
+    ------
+    (n,) int32 and mapping
+        Series ids, and the columns time, received_at (us since 1970 UTC), value, flags. Ordered by series and time within a slice.
+    """
+    waiting: list[tuple[int, Mapping[str, NDArray[Any]]]] = []
+    rows = 0
+    for start, stop in pairwise(edges):
+        packed = PackedRows(_COLUMNS)
+        parameters = {"series": list(series), "start": _moment(start), "stop": _moment(stop), "since": _moment(since)}
+        # COPY takes no parameters: the driver writes these, numbers and times of our own, into the statement.
+        with connection.cursor().copy(_SQL["readings"], parameters) as copy:
+            for message in copy:
+                row = packed.read(message)
+                if row is None:
+                    continue
+                waiting.append(row)
+                rows += len(row[1]["time"])
+                if rows >= _BLOCK:
+                    yield _joined(waiting)
+                    waiting, rows = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> tuple[Int32, Mapping[str, NDArray[Any]]]:
+    ids, columns = joined(rows, "time")
+    received_at: Int64 = from_server(columns["received_at"])
+    return ids, columns | {"received_at": received_at}
+
+
+def _minute(us: int) -> datetime:
+    return (_EPOCH + timedelta(microseconds=us)).replace(second=0, microsecond=0)
+
+
+def _moment(us: int) -> datetime | str:
+    return _ENDS[us] if us in _ENDS else _EPOCH + timedelta(microseconds=us)

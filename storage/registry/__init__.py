@@ -1,0 +1,1 @@
+"""Metrics, sources, devices, series and keys, and the selection of devices and series."""

@@ -1,0 +1,347 @@
+"""Changes of the registry, one device at a time, each as somebody's; and the history of all of them.
+
+Law: changes come one after the other (`registry.lock_registry`), and whoever changes a device holds its row, so that what is
+compared with an ETag is what is changed. The history is written by triggers (migration 0013), whoever makes a change and however.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from citybeat.devices.catalogue import Domain
+from citybeat.devices.device import SENSOR_NUMBERS, Calibration, Device, Sensor
+from citybeat.devices.errors import CitybeatError
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.pool import AsyncCursor, ReadPool
+from citybeat.storage.registry import records
+from citybeat.storage.registry.selection import Restriction, Selection, seen_sources
+
+_SQL: Final = sql.load("registration")
+#: Up to it a float holds every integer.
+_EXACT: Final = 2.0**53
+
+
+class NoSuchDeviceError(CitybeatError):
+    """There is no device, or sensor, of that name."""
+
+
+class ExistsError(CitybeatError):
+    """There is one already."""
+
+
+class ChangedError(CitybeatError):
+    """The device is no longer as whoever changes it believes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A device that a transaction holds."""
+
+    device: Device  # without its sensors
+    retired: bool
+    etag: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """An entry of the history."""
+
+    number: int  # 1, 2, 3, … of each device: a number of all changes would tell how much is changed elsewhere
+    at: datetime
+    actor: str
+    subject: str  # device, sensor, calibration, declaration
+    action: str  # created, changed, retired, restored, deleted
+    metric: str | None  # of the sensor that it is about
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibrated:
+    """A calibration as it was registered."""
+
+    metric: str
+    valid_from: datetime | None  # None: from the beginning
+    scale: float
+    offset: float  # unit of the metric
+    by: str
+    reason: str
+    created_at: datetime
+    in_force: bool  # for a reading that is made now
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceEntry:
+    """A source."""
+
+    name: str
+    conflict_policy: str
+    created_at: datetime
+    status: str | None  # what it last said of itself
+    status_at: datetime | None
+    devices: int  # retired ones too
+
+
+def act_as(connection: Connection, actor: str) -> None:
+    """What this connection changes from now on is by this actor."""
+    with translated():
+        connection.execute(_SQL["act_always"], {"actor": actor})
+
+
+@contextmanager
+def acting(connection: Connection, actor: str, *, keep: bool = True) -> Iterator[None]:
+    """A transaction whose changes are by this actor; with `keep` false it is undone at its end.
+
+    Raises
+    ------
+    StorageError
+        Its leaves.
+    """
+    with translated(), connection.transaction():
+        records.lock_registry(connection)
+        connection.execute(_SQL["act"], {"actor": actor})
+        yield
+        if not keep:
+            raise psycopg.Rollback
+
+
+def create(connection: Connection, device: Device, actor: str) -> None:
+    """Register a device that is not there yet.
+
+    Raises
+    ------
+    ExistsError
+        It is, in service or not.
+    DeviceError
+        See `registry.register`.
+    """
+    with acting(connection, actor):
+        row = connection.execute(_SQL["hold"], {"device": device.id}).fetchone()
+        if row is not None:
+            how = 'it is out of service; PATCH it with {"retired": false}' if row[-1] is not None else "PATCH changes it"
+            raise ExistsError(f"there is a device {device.id!r} already: {how}")
+        records.register(connection, [device])
+
+
+def update(
+    connection: Connection,
+    device: str,
+    actor: str,
+    *,
+    change: Callable[[Device], Device],
+    retired: bool | None = None,
+    expected: Sequence[str] | None = None,
+) -> None:
+    """Give a device another description.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    device : str
+        Its id.
+    actor : str
+        Who does it.
+    change : callable
+        Gets the device as it is, without its sensors, and gives it as it is to be.
+    retired : bool, optional
+        Out of service, or in service; as it is, unless given.
+    expected : sequence of str, optional
+        ETags of which the device must have one.
+
+    Raises
+    ------
+    NoSuchDeviceError, ChangedError
+    DeviceError
+        The new description is none.
+    """
+    with acting(connection, actor):
+        held = _hold(connection, device, expected)
+        new = change(held.device)
+        records.ensure_sources(connection, [new.source])
+        records.hold_sources(connection, [(device, new.source, False)])
+        connection.execute(
+            _SQL["update_device"],
+            {
+                "device": device,
+                "name": new.name,
+                "domain": new.domain,
+                "source": new.source,
+                "latitude": new.latitude,
+                "longitude": new.longitude,
+                "district": new.district,
+                "tags": Jsonb(dict(new.tags)),
+                "retired": held.retired if retired is None else retired,
+            },
+        )
+
+
+def put_sensor(connection: Connection, device: str, sensor: Sensor, actor: str, *, expected: Sequence[str] | None = None) -> bool:
+    """Register a sensor of a device, or replace what is registered of it. True: there was none.
+
+    Raises
+    ------
+    NoSuchDeviceError, ChangedError
+    DeviceError
+        See `registry.register`.
+    """
+    with acting(connection, actor):
+        _hold(connection, device, expected)
+        new = _sensor(connection, device, sensor.metric) is None
+        records.put_sensor(connection, device, sensor)
+    return new
+
+
+def retire_sensor(connection: Connection, device: str, metric: str, actor: str, *, expected: Sequence[str] | None = None) -> None:
+    """Take a sensor out of service; its history stays. Nothing happens to one that is.
+
+    Raises
+    ------
+    NoSuchDeviceError, ChangedError
+    """
+    with acting(connection, actor):
+        _hold(connection, device, expected)
+        _need_sensor(connection, device, metric)
+        connection.execute(_SQL["retire_sensor"], {"device": device, "metric": metric})
+
+
+def calibrate(
+    connection: Connection, device: str, metric: str, calibration: Calibration, actor: str, *, expected: Sequence[str] | None = None
+) -> None:
+    """Add a calibration to those that a sensor has.
+
+    Raises
+    ------
+    NoSuchDeviceError, ChangedError
+    """
+    with acting(connection, actor):
+        _hold(connection, device, expected)
+        _need_sensor(connection, device, metric)
+        records.hold_sources(connection, [(device, None, calibration.valid_from is None)])
+        records.add_calibrations(connection, [(device, metric, calibration)])
+
+
+def marks(connection: Connection, devices: Sequence[str]) -> dict[str, int]:
+    """How often each of these devices was changed, of those that there are."""
+    with translated():
+        return dict(connection.execute(_SQL["marks"], {"devices": list(devices)}).fetchall())
+
+
+def etag(count: int) -> str:
+    """What stands in the header, quotes included."""
+    return f'"{count}"'
+
+
+async def etag_of(cursor: AsyncCursor, device: str) -> str:
+    """Of a device as the cursor sees it."""
+    row = await (await cursor.execute(_SQL["tag"], {"device": device})).fetchone()
+    assert row is not None
+    return etag(row[0])
+
+
+async def history(pool: ReadPool, device: str, *, before: int | None, limit: int) -> list[Change]:
+    """At most `limit` changes of a device, its sensors, calibrations and declarations; the newest first, below number `before`."""
+    async with pool.cursor() as cursor:
+        await cursor.execute(_SQL["history"], {"device": device, "before": before, "limit": limit})
+        return [
+            Change(**dict(zip(Change.__dataclass_fields__, (*row[:-2], *map(_said, row[-2:])), strict=True)))
+            for row in await cursor.fetchall()
+        ]
+
+
+def _said(text: str | None) -> dict[str, Any] | None:
+    """An object of the history. The database writes 1e300 as a digit and 300 zeros: a number, but no integer of anybody's."""
+    said: dict[str, Any] | None = None if text is None else json.loads(text, parse_int=lambda digits: _whole(float(digits)))
+    return said
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
+
+
+async def calibrations(cursor: AsyncCursor, device: str) -> list[Calibrated]:
+    """All of a device's sensors, in the order in which they hold."""
+    await cursor.execute(_SQL["calibrations"], {"device": device})
+    return [Calibrated(**dict(zip(Calibrated.__dataclass_fields__, row, strict=True))) for row in await cursor.fetchall()]
+
+
+async def sources(
+    pool: ReadPool, wanted: Sequence[str] | None, within: Restriction | None, *, after: str | None, limit: int
+) -> list[SourceEntry]:
+    """At most `limit` sources that whoever is restricted so may see, in order of name, behind `after`."""
+    async with pool.cursor() as cursor:
+        names = await seen_sources(cursor, wanted, within)
+        await cursor.execute(_SQL["sources"], {"sources": names, "after": after, "limit": limit})
+        return [SourceEntry(**dict(zip(SourceEntry.__dataclass_fields__, row, strict=True))) for row in await cursor.fetchall()]
+
+
+async def described(pool: ReadPool, wanted: Selection, *, source: str | None, limit: int) -> tuple[list[Device], bool]:
+    """Devices as a registration describes them, in order of id, of at most `limit` sensors; and whether there are more.
+
+    Their calibrations are not among it: they have a history of their own.
+    """
+    async with pool.cursor() as cursor:
+        await cursor.execute(_SQL["described"], {**wanted.parameters(), "source": source, "limit": limit + 1})
+        rows = await cursor.fetchall()
+    found: dict[str, tuple[Any, list[Sensor]]] = {}
+    for row in rows[:limit]:
+        sensors = found.setdefault(row[0], (row, []))[1]
+        if row[8] is not None:
+            numbers = dict(zip(SENSOR_NUMBERS, row[10:19], strict=True))
+            sensors.append(Sensor(metric=row[8], unit=row[9], sentinels=tuple(row[19]), **numbers))
+    listed = [
+        Device(
+            id=row[0],
+            source=row[1],
+            domain=Domain(row[2]),
+            name=row[3],
+            latitude=row[4],
+            longitude=row[5],
+            district=row[6],
+            tags=row[7],
+            sensors=tuple(sensors),
+        )
+        for row, sensors in found.values()
+    ]
+    return listed, len(rows) > limit
+
+
+def _hold(connection: Connection, device: str, expected: Sequence[str] | None) -> Held:
+    row = connection.execute(_SQL["hold"], {"device": device}).fetchone()
+    if row is None:
+        raise NoSuchDeviceError(f"there is no device {device!r}")
+    tag = connection.execute(_SQL["tag"], {"device": device}).fetchone()
+    assert tag is not None
+    current = etag(tag[0])
+    if expected is not None and current not in expected and "*" not in expected:
+        raise ChangedError(f"device {device!r} was changed meanwhile: its ETag is {current}. Look at it, and try again with that")
+    name, domain, source, latitude, longitude, district, tags, retired_at = row[1:]
+    described = Device(
+        id=device,
+        source=source,
+        domain=Domain(domain),
+        sensors=(),
+        name=name,
+        latitude=latitude,
+        longitude=longitude,
+        district=district,
+        tags=tags,
+    )
+    return Held(device=described, retired=retired_at is not None, etag=current)
+
+
+def _sensor(connection: Connection, device: str, metric: str) -> bool | None:
+    row = connection.execute(_SQL["has_sensor"], {"device": device, "metric": metric}).fetchone()
+    return None if row is None else bool(row[0])
+
+
+def _need_sensor(connection: Connection, device: str, metric: str) -> None:
+    if _sensor(connection, device, metric) is None:
+        raise NoSuchDeviceError(f"device {device!r} has no sensor {metric!r}")

@@ -1,0 +1,1 @@
+"""Minutes and quarter-hours, and the chunks that they and readings are stored in."""

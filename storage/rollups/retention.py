@@ -1,0 +1,206 @@
+"""What is dropped when, and what is compressed; on a connection in autocommit mode, one at a time whoever calls.
+
+**Readings first, then what was made of them.** A level's horizon is the beginning of a day; whatever is older is given up, chunk
+by chunk, as soon as a chunk lies wholly before it. Raw is kept the shortest, so its horizon is the latest, and rules what may still
+change: ingest refuses older readings (`too_old`), and whoever recomputes minutes refuses to begin before it
+(`storage/db/source_locks.py`). So rollups before raw's horizon stay what they were, and those after it can be recomputed from what
+is left.
+
+**Why nobody writes behind it.** The horizon is committed first, and moves the registry's version. A batch that gets its locks after
+that is judged anew, by the new horizon; one that had them before is waited for, by taking each source's lock once. Only then are
+chunks dropped.
+
+**Accounts.** The rows of a dropped chunk are counted in the transaction that drops it, and a counter's last good reading is carried
+over, since the increase of the next one hangs on it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from citybeat.devices.flags import BAD, Flag
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.db.source_locks import lock
+from citybeat.storage.rollups.rollup import WORKER_LOCK
+
+_LOG: Final = logging.getLogger(__name__)
+_SQL: Final = sql.load("retention")
+#: Key of the advisory lock on all this; any fixed number of ours.
+_LOCK: Final = 0x72657465
+#: Dropping waits at most so long for whoever reads or writes the table, because everybody who comes later waits behind it.
+_LOCK_TIMEOUT: Final = "2s"
+#: Rows of quarantine that expire in one transaction, which writes to the ledger that batches write to.
+_EXPIRE: Final = 1_000
+
+
+class _Level(NamedTuple):
+    name: str  # as in `horizons`
+    table: str
+    counting: str  # statement that counts a chunk's rows
+
+
+_RAW: Final = _Level("raw", "readings", "count_readings")
+_MINUTES: Final = _Level("1m", "readings_1m", "count_1m")
+_QUARTERS: Final = _Level("15m", "readings_15m", "count_15m")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How long what is kept; None: for ever. Of the columnstore: from which age on; None: never."""
+
+    raw: timedelta | None = None
+    minutes: timedelta | None = None  # at least as long as raw
+    quarters: timedelta | None = None  # at least as long as minutes
+    quarantine: timedelta | None = None
+    columnstore_raw: timedelta | None = None
+    columnstore_minutes: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        kept = [timedelta.max if each is None else each for each in (self.raw, self.minutes, self.quarters)]
+        if kept != sorted(kept):
+            raise ValueError("readings must not be kept longer than minutes, nor minutes longer than quarter-hours")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """What there is of raw, minutes or quarter-hours."""
+
+    name: str
+    since: datetime | None  # what is older is gone, or goes with the rest of its chunk; None: nothing is
+    chunks: int
+    dropped_chunks: int
+    dropped_rows: int
+
+
+def keep(connection: Connection, policy: Policy) -> int:
+    """Drop what is older than a policy says, and compress what it says.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    policy : Policy
+
+    Returns
+    -------
+    int
+        Chunks that were dropped or compressed, and rows of quarantine that expired. 0 as well where another one is at it.
+
+    Raises
+    ------
+    TransientError
+        Somebody used a table for too long; what was done stays done, and calling again goes on.
+    StorageError
+        The columnstore is asked for, and the server is of the edition that has none.
+    """
+    with translated(), _alone(connection) as alone:
+        if not alone:
+            return 0
+        done = 0
+        for level, kept in ((_RAW, policy.raw), (_MINUTES, policy.minutes), (_QUARTERS, policy.quarters)):
+            if kept is not None:
+                connection.execute(_SQL["move_horizon"], {"level": level.name, "keep": kept})
+        for level in (_RAW, _MINUTES, _QUARTERS):
+            done += _drop(connection, level)
+        if policy.quarantine is not None:
+            done += _expire_quarantine(connection, policy.quarantine)
+        for level, after in ((_RAW, policy.columnstore_raw), (_MINUTES, policy.columnstore_minutes)):
+            if after is not None:
+                done += _compress(connection, level, after)
+        return done
+
+
+def summary(connection: Connection) -> list[Level]:
+    """What there is, and what was dropped: raw, minutes, quarter-hours."""
+    with translated():
+        rows = connection.execute(_SQL["summary"]).fetchall()
+    return [Level(name=r[0], since=r[1], chunks=r[2], dropped_chunks=r[3], dropped_rows=r[4]) for r in rows]
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[bool]:
+    row = connection.execute(_SQL["lock_retention"], {"key": _LOCK}).fetchone()
+    assert row is not None
+    try:
+        yield row[0]
+    finally:
+        if row[0] and not connection.broken:
+            connection.execute(_SQL["unlock_retention"], {"key": _LOCK})
+
+
+def _drop(connection: Connection, level: _Level) -> int:
+    chunks = connection.execute(_SQL["behind"], {"level": level.name, "table": level.table}).fetchall()
+    if chunks and level is _RAW:
+        _wait_for_writers(connection)
+    dropped = 0
+    for start, stop in chunks:
+        bounds = {"start": start, "stop": stop}
+        with connection.transaction():
+            if level is _MINUTES and not _quarters_are_made(connection, stop):
+                break
+            connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})
+            if level is _RAW:
+                connection.execute(_SQL["carry_counters"], {**bounds, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
+            row = connection.execute(_SQL[level.counting], bounds).fetchone()
+            assert row is not None
+            connection.execute(_SQL["drop_chunk"], {**bounds, "table": level.table})
+            connection.execute(_SQL["note_dropped"], {**bounds, "level": level.name, "rows": row[0]})
+        dropped += 1
+        _LOG.info("retention: dropped %d rows of %s from %s up to %s", row[0], level.table, start.isoformat(), stop.isoformat())
+    return dropped
+
+
+def _wait_for_writers(connection: Connection) -> None:
+    """Until everybody who wrote under a horizon before this one is done."""
+    for (source,) in connection.execute(_SQL["sources"]).fetchall():
+        with connection.transaction():
+            lock(connection, source)
+
+
+def _quarters_are_made(connection: Connection, stop: datetime) -> bool:
+    """Whether no quarter-hour before that needs its minutes any more; to the end of the transaction none will."""
+    row = connection.execute(_SQL["lock_worker"], {"key": WORKER_LOCK}).fetchone()
+    assert row is not None
+    if not row[0]:
+        return False
+    row = connection.execute(_SQL["marked_before"], {"stop": stop}).fetchone()
+    assert row is not None
+    return not row[0]
+
+
+def _expire_quarantine(connection: Connection, kept: timedelta) -> int:
+    expired: int = 0
+    while True:
+        row = connection.execute(_SQL["expire_quarantine"], {"keep": kept, "limit": _EXPIRE}).fetchone()
+        assert row is not None
+        expired += int(row[0])
+        if row[0] < _EXPIRE:
+            break
+    if expired:
+        _LOG.info("retention: %d messages in quarantine were older than %s", expired, kept)
+    return expired
+
+
+def _compress(connection: Connection, level: _Level, after: timedelta) -> int:
+    row = connection.execute(_SQL["edition"]).fetchone()
+    assert row is not None
+    if row[0] != "timescale":
+        raise StorageError(
+            f"this TimescaleDB is of the {row[0]} edition, which has no columnstore; unset CITYBEAT_COLUMNSTORE_DAYS_RAW and _1M, "
+            "or run the Community edition with timescaledb.license = timescale"
+        )
+    row = connection.execute(_SQL["columnstore_on"], {"table": level.table}).fetchone()
+    assert row is not None
+    if not row[0]:
+        connection.execute(_SQL["columnstore_readings" if level is _RAW else "columnstore_1m"])
+    chunks = connection.execute(_SQL["compressible"], {"table": level.table, "after": after}).fetchall()
+    for (chunk,) in chunks:
+        with connection.transaction():
+            connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})
+            connection.execute(_SQL["compress"], {"chunk": chunk})
+        _LOG.info("columnstore: compressed %s", chunk)
+    return len(chunks)

@@ -1,0 +1,190 @@
+"""Rollups apart from batches: quarter-hours brought up to date, and whole periods recomputed from raw.
+
+Sync, on a connection in autocommit mode, READ COMMITTED (PostgreSQL's default).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from citybeat.devices.catalogue import Kind
+from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.storage.db import sql
+from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.source_locks import check_horizon, locked
+from citybeat.storage.rollups import minutes
+
+_SQL: Final = sql.load("rollup")
+#: Key of the advisory lock on bringing quarter-hours up to date; any fixed number of ours. Whoever drops chunks of `readings_1m`
+#: takes it as well, and only where no mark is left: a marked quarter-hour without minutes is deleted
+#: (`storage/rollups/retention.py`).
+WORKER_LOCK: Final = 0x31356D
+
+#: Readings that are recomputed in one transaction of `rebuild`, which holds up its source for so long: about a second.
+_SLICE: Final = 50_000
+_MINUTE: Final = timedelta(minutes=1)
+#: A slice of a source that says little: each minute is looked up in every chunk of a slice.
+_LONGEST: Final = timedelta(days=30)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettleTime:
+    """How long a marked quarter-hour is left alone: one that is still being filled is recomputed once for many batches.
+
+    Live traffic of 60,000 series a minute would else have each of its quarter-hours recomputed 900 times, which costs more than
+    storing it.
+    """
+
+    #: Nothing was added for so long. Batches of one source come closer together than that.
+    quiet: timedelta = timedelta(seconds=5)
+    #: Or it has waited for so long: what is asked of a marked quarter-hour is taken from its minutes, which are 15 at the most.
+    patience: timedelta = timedelta(seconds=60)
+
+
+NONE: Final = SettleTime(quiet=timedelta(0), patience=timedelta(0))
+
+
+def advance(connection: Connection, *, rest: SettleTime = NONE, limit: int = 250_000) -> int:
+    """Bring quarter-hours up to date that are marked as behind.
+
+    Ingest appends a mark in the transaction that changes the minutes. Here, under a lock that one worker at a time gets, a first
+    statement reads marks, later ones recompute those quarter-hours from the minutes, and the last deletes the marks that the first
+    one saw, by their ids. Under READ COMMITTED every statement sees what was committed before it began. Hence
+
+    - *no change is missed*: the transaction of a mark that the first statement saw was committed by then, so the later ones see its
+      minutes. Of a transaction that is committed afterwards, the mark was not seen, is not deleted, and is found by the next call,
+      whether this one happened to see its minutes or not;
+    - *no older state overwrites a newer one*: only the holder of the lock writes quarter-hours, whole ones, and the lock is held
+      until the commit is visible;
+    - *a reader never sees a quarter-hour that is behind and unmarked*: new quarter-hours and the deletion of their marks are
+      committed together, and so are new minutes and their mark. `quarter_hours` reads both in one statement.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    rest : SettleTime
+        What has been marked only just now is left for later.
+    limit : int
+        Marked quarter-hours of series that are taken at most, those that are marked twice counted twice; bounds the transaction to
+        some seconds. All marks of a quarter-hour are taken together, of one at least.
+
+    Returns
+    -------
+    int
+        How many were taken. 0: none is due, or another worker is at it.
+
+    Raises
+    ------
+    TransientError, DatabaseUnavailableError, StorageError
+    """
+    with translated(), connection.transaction():
+        row = connection.execute(_SQL["lock_worker"], {"key": WORKER_LOCK}).fetchone()
+        assert row is not None
+        if not row[0]:
+            return 0
+        parameters = {"limit": limit, "quiet": rest.quiet, "patience": rest.patience}
+        row = connection.execute(_SQL["take_marks"], parameters).fetchone()
+        assert row is not None
+        ids, taken = row
+        if ids is None:
+            return 0
+        connection.execute(_SQL["no_exclusion"])
+        for start, stop in connection.execute(_SQL["slices"], {"ids": ids}).fetchall():
+            which = {"ids": ids, "start": start, "stop": stop}
+            emptied = connection.execute(_SQL["advance_15m"], which, prepare=False).fetchall()
+            connection.cursor().executemany(
+                _SQL["delete_quarter"], [{"series": series, "bucket": bucket} for series, bucket in emptied]
+            )
+        connection.execute(_SQL["delete_marks"], {"ids": ids})
+    return int(taken)
+
+
+def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: Sequence[str] | None = None) -> int:
+    """Make the minutes of a period what the readings say, and mark their quarter-hours; rows that no reading founds go.
+
+    A slice at a time, each in a transaction that holds the lock of its source, as a batch does: ingest goes on in between, and what
+    it writes meanwhile is kept. A call that is broken off leaves whole slices done.
+
+    Parameters
+    ----------
+    connection : Connection
+        In autocommit mode.
+    start, end : datetime
+        With a zone. The period is [start, end), extended to whole minutes; of counters, the minute of the first good reading
+        behind it as well, since its increase hangs on the last one within.
+    devices : sequence of str, optional
+        Only of these; of all, unless given.
+
+    Returns
+    -------
+    int
+        Minutes that came out different (in the last digits of a sum too: that hangs on the order of addition), or were missing.
+        Deleted ones are not counted.
+
+    Raises
+    ------
+    GoneError
+        The period begins before what retention has left: there rollups are all that is left, and this would delete them.
+    ValueError
+        A time has no zone.
+    TransientError, DatabaseUnavailableError, StorageError
+    """
+    if start.tzinfo is None or end.tzinfo is None:
+        raise ValueError("a period's times need a zone")
+    start, end = _floor(start), _floor(end - timedelta(microseconds=1)) + _MINUTE
+    replaced = 0
+    with translated():
+        check_horizon(connection, start)
+        minutes.prepare(connection)
+        kind = _kinds(connection)
+        listed = connection.execute(_SQL["series_by_source"], {"devices": None if devices is None else list(devices)}).fetchall()
+        for source, series in listed:
+            replaced += _rebuild_source(connection, source, series, start, end, kind)
+    return replaced
+
+
+def _rebuild_source(
+    connection: Connection, source: int, series: list[int], start: datetime, end: datetime, kind: NDArray[np.int8]
+) -> int:
+    replaced, span = 0, timedelta(hours=1)
+    while start < end:
+        stop = min(end, start + span)
+        few = _count(connection, series, start, stop)
+        if few > _SLICE and stop - start > _MINUTE:
+            span = max(_MINUTE, _floor_of(span / 2))
+            continue
+        with locked(connection, source, series, since=start):
+            replaced += minutes.replace_range(connection, series, start, stop, kind, last=stop == end)
+        start = stop
+        if few < _SLICE // 4:
+            span = min(2 * span, _LONGEST)
+    return replaced
+
+
+def _count(connection: Connection, series: list[int], start: datetime, stop: datetime) -> int:
+    """Readings in a slice, counted no further than one more than there should be."""
+    parameters = {"series": series, "start": start, "stop": stop, "limit": _SLICE + 1}
+    row = connection.execute(_SQL["rows_within"], parameters, prepare=False).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _kinds(connection: Connection) -> NDArray[np.int8]:
+    rows = connection.execute(_SQL["kinds"]).fetchall()
+    kind = np.zeros(max((number for number, _ in rows), default=0) + 1, np.int8)
+    for number, name in rows:
+        kind[number] = KIND_CODES[Kind(name)]
+    return kind
+
+
+def _floor(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(second=0, microsecond=0)
+
+
+def _floor_of(span: timedelta) -> timedelta:
+    return span // _MINUTE * _MINUTE
