@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from citybeat.devices.batch import MICROSECOND
+from citybeat.devices.clock import from_us, to_us
 from citybeat.simulator.city import schedule
 from citybeat.simulator.city.layout import City
 from citybeat.simulator.city.schedule import Due
@@ -35,8 +36,6 @@ SLICE: Final = 20_000
 KEPT: Final = 10_000
 _POLL: Final = 0.02  # s
 _UNDECODABLE: Final = OUTCOME_CODES[Outcome.UNDECODABLE]
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_US: Final = datetime.resolution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +51,8 @@ class RunReport(SentReport):
         """Ready for JSON; times as RFC 3339."""
         return {
             **SentReport.as_dict(self),
-            "simulated_from": _rfc3339(self.simulated_from),
-            "simulated_to": _rfc3339(self.simulated_to),
+            "simulated_from": from_us(self.simulated_from).isoformat(),
+            "simulated_to": from_us(self.simulated_to).isoformat(),
         }
 
 
@@ -117,7 +116,7 @@ def run(
     if start is not None and start.tzinfo is None:
         raise TimelineError("start needs a time zone")
     line = schedule.timeline(
-        now=time.time_ns() // 1000, speed=speed, start=None if start is None else (start - _EPOCH) // _US, duration=duration
+        now=time.time_ns() // 1000, speed=speed, start=None if start is None else to_us(start), duration=duration
     )
     plan = schedule.plan(city)
     first = schedule.opening(plan, line.start)
@@ -320,7 +319,3 @@ def _tell(progress: Callable[[Progress], None] | None, feeds: Mapping[str, Feed]
         return told
     progress(Progress.of(feeds, elapsed=now - begun, time=at))
     return now
-
-
-def _rfc3339(us: int) -> str:
-    return (_EPOCH + us * _US).isoformat()

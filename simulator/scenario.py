@@ -5,12 +5,13 @@ Pure: a scenario is made from text. What a scenario says is checked here, once, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any, Final
 
 import numpy as np
 
 from citybeat.devices.catalogue import Domain
+from citybeat.devices.clock import from_us
 from citybeat.devices.device import check_source
 from citybeat.devices.errors import DeviceError
 from citybeat.simulator.city import holidays
@@ -34,7 +35,6 @@ SHORTEST: Final = 0.001
 #: Devices and gateways of a scenario that says nothing of them, as of `simulate run`.
 DEVICES: Final = 200
 GATEWAYS: Final = 8
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class Scenario:
         return {
             "name": self.name,
             "seed": self.seed,
-            "start": None if self.start is None else (_EPOCH + timedelta(microseconds=self.start)).isoformat(),
+            "start": None if self.start is None else from_us(self.start).isoformat(),
             "duration": self.duration,
             "speed": self.speed,
             "devices": len(city),

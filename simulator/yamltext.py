@@ -6,17 +6,16 @@ Here equal keys are an error, numbers are read from their digits, and every gett
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import yaml
 
+from citybeat.devices.clock import to_us
 from citybeat.simulator.errors import MapError, ScenarioError
 
 _MAP: Final = "tag:yaml.org,2002:map"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_US: Final = timedelta(microseconds=1)
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 
@@ -183,7 +182,7 @@ class Keys:
             time = None
         if not isinstance(time, datetime) or time.tzinfo is None:
             raise self.fail(key, f"a time with an offset is expected, such as 2026-02-16T18:00:00+07:00, not {_shown(value)}")
-        return (time - _EPOCH) // _US
+        return to_us(time)
 
     def dates(self, key: str, default: Any = ...) -> Any:
         """A tuple of dates, or the default."""

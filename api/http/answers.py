@@ -3,7 +3,6 @@
 NumPy columns go into orjson as they are; NaN and infinities become null there.
 """
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -21,17 +20,6 @@ _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 def answer(content: Any) -> Response:
     """Content as a JSON response."""
     return Response(orjson.dumps(content, option=_OPTIONS), media_type="application/json")
-
-
-def rfc3339(time: datetime) -> str:
-    """A time as single times are written: UTC, with Z.
-
-    Examples
-    --------
-    >>> rfc3339(datetime(2026, 1, 1, 7, tzinfo=UTC))
-    '2026-01-01T07:00:00Z'
-    """
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def milliseconds(us: Int64) -> NDArray[np.int64] | NDArray[np.float64]:

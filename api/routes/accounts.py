@@ -1,6 +1,5 @@
 """The ledger: what was received, and what became of it."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -8,17 +7,17 @@ from pydantic import Field
 
 from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, milliseconds, rfc3339
+from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LedgerModel
 from citybeat.api.http.params import Instant, Paged, Text, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.series.query import check_zone
+from citybeat.devices.clock import from_us, rfc3339
 from citybeat.storage.accounts import ledger_rows
 from citybeat.storage.db.connection import RefusedDataError
 
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BUCKETS: Final = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
 _ENDS: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
@@ -78,7 +77,7 @@ async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParam
     check_zone(parameters.tz)
     key = decode_cursor(parameters.cursor, int, str)
     try:
-        after = (_EPOCH + timedelta(microseconds=key[0]), key[1]) if key else None
+        after = (from_us(key[0]), key[1]) if key else None
     except OverflowError:
         raise invalid("cursor", "not a cursor of this list") from None
     try:

@@ -10,13 +10,14 @@ from pydantic import Field
 from citybeat.api.dependencies import Parts, Service
 from citybeat.api.files.imports import MAX_LINES, Form, written
 from citybeat.api.http import problems
-from citybeat.api.http.answers import GEOJSON, answer, finite, rfc3339
+from citybeat.api.http.answers import GEOJSON, answer, finite
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import DeviceDetailModel, DevicesModel, HistoryModel
 from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
 from citybeat.api.series.selecting import DeviceFilters, visible
 from citybeat.devices import flags
+from citybeat.devices.clock import rfc3339
 from citybeat.devices.device import SENSOR_NUMBERS
 from citybeat.devices.units import SPELLINGS
 from citybeat.devices.wire.senml_units import name_of

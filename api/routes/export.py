@@ -13,11 +13,11 @@ from citybeat.api.files import tables
 from citybeat.api.files.download import Download
 from citybeat.api.files.tables import MEDIA_TYPES, SUFFIXES, Format
 from citybeat.api.http import problems
-from citybeat.api.http.answers import rfc3339
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.params import Instant
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.series.selecting import Filters, check_metrics, visible
+from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads import export as store
 from citybeat.storage.reads.export import Block, Level
 

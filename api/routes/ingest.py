@@ -23,7 +23,7 @@ from citybeat.api.dependencies import Parts
 from citybeat.api.files import uploads
 from citybeat.api.files.uploads import FileError, TooManyRowsError
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, rfc3339
+from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Writer
 from citybeat.api.http.bodies import UPLOAD
 from citybeat.api.http.gate import Caller
@@ -31,6 +31,7 @@ from citybeat.api.http.models import PostedModel
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.http.readings_writer import PATIENCE, ReadingsWriter, answered, not_taken, reused, told, told_reasons
+from citybeat.devices.clock import rfc3339
 from citybeat.devices.device import SOURCE_NAME
 from citybeat.devices.errors import CitybeatError, Reason
 from citybeat.storage.batches.ingest_requests import (

@@ -1,6 +1,5 @@
 """The newest reading of every sensor: a table, or a map."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -9,16 +8,16 @@ from pydantic import Field
 
 from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
-from citybeat.api.http.answers import GEOJSON, answer, features, flag_names, milliseconds, rfc3339
+from citybeat.api.http.answers import GEOJSON, answer, features, flag_names, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LatestModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
 from citybeat.api.series.selecting import Filters, check_metrics, visible
+from citybeat.devices.clock import rfc3339, to_us
 from citybeat.storage.reads import readings
 from citybeat.storage.reads.cursors import Cursor
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LatestParameters(Filters, Paged):
@@ -102,7 +101,7 @@ async def latest(
         "time": milliseconds(found.time[:n]),
         "value": found.value[:n],
         "flags": flag_names(found.flags[:n]),
-        "age_s": np.round((found.at - _EPOCH).total_seconds() - found.time[:n] / 1e6, 3),
+        "age_s": np.round((to_us(found.at) - found.time[:n]) / 1e6, 3),
         "stale": found.stale[:n] != 0,
     }
     head = {

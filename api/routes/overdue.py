@@ -7,11 +7,12 @@ from pydantic import Field
 
 from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, milliseconds, rfc3339
+from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LivenessModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
 from citybeat.api.series.selecting import Filters, check_metrics, visible
+from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads import overdue as store
 
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])

@@ -9,13 +9,14 @@ from pydantic import Field
 
 from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, rfc3339
+from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import QuarantinedDetailModel, QuarantineModel, ReplayedModel
 from citybeat.api.http.params import Instant, Paged, Parameters, Text, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.http.readings_writer import not_taken, told, told_reason
+from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import Reason
 from citybeat.storage.accounts import quarantine as store
 from citybeat.storage.accounts.quarantine import Filter, Row

@@ -11,12 +11,13 @@ from pydantic import Field
 
 from citybeat.api.dependencies import Parts, Service
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, flag_names, milliseconds, rfc3339
+from citybeat.api.http.answers import answer, flag_names, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import NearestModel, ReadingsModel
 from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.series.selecting import Filters, check_metrics, resolve
+from citybeat.devices.clock import from_us, rfc3339, to_us
 from citybeat.devices.flags import Flag
 from citybeat.storage.reads import readings, series
 from citybeat.storage.reads.series import Level, Policy, Readings
@@ -28,7 +29,6 @@ router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 MAX_PAGE_SERIES: Final = 100
 #: s. A reading that is farther from a time than a year says nothing about it.
 MAX_DISTANCE: Final = 366 * 86_400
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _NEWEST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
@@ -145,8 +145,7 @@ async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestPar
         policy=parameters.flags,
     )
     order = np.argsort(chosen.rows(found.series))
-    asked = (at - _EPOCH) // timedelta(microseconds=1)
-    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - asked) / 1e6}
+    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - to_us(at)) / 1e6}
     return answer({"at": rfc3339(at), "count": len(found), "kept_from": await _kept_from(parts), "columns": columns})
 
 
@@ -177,11 +176,11 @@ def _after(parameters: ReadingsParameters) -> tuple[datetime, int] | None:
     if order != parameters.order:
         raise invalid("cursor", "a cursor of the other order; pass `next_cursor` of the page before, and the same `order`")
     try:
-        return _EPOCH + timedelta(microseconds=time), int(np.int32(number))
+        return from_us(time), int(np.int32(number))
     except OverflowError:
         raise invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is") from None
 
 
 async def _kept_from(parts: Service) -> str | None:
     since = (await series.horizons(parts.pool))[Level.RAW]
-    return None if since is None else rfc3339(_EPOCH + timedelta(microseconds=since))
+    return None if since is None else rfc3339(from_us(since))

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from citybeat.api.dependencies import Parts
 from citybeat.api.files.descriptions import SourcePatch
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, rfc3339
+from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.models import SourceModel, SourcesModel
 from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import DeviceError
 from citybeat.storage.db.connection import Connection
 from citybeat.storage.registry import changes, records

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer, rfc3339
+from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import QueryModel, SeriesModel
 from citybeat.api.http.params import Instant, Parameters, Text
@@ -19,6 +19,7 @@ from citybeat.api.series.plan import MAX_SERIES, Bucket
 from citybeat.api.series.query import SeriesQuery, SeriesResult, allowed, ask, check
 from citybeat.api.series.selecting import DevicesFilter, check_metrics, resolve
 from citybeat.api.series.thin import FEWEST, Thin
+from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads.series import Policy
 from citybeat.storage.registry.selection import Selected, Selection
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any, Final
 from zoneinfo import available_timezones
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.api.dependencies import Service
-from citybeat.api.http.answers import flag_names, milliseconds, rfc3339
+from citybeat.api.http.answers import flag_names, milliseconds
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.series import aggregates, plan
 from citybeat.api.series.aggregates import Aggregate
@@ -20,6 +20,7 @@ from citybeat.api.series.plan import Bucket
 from citybeat.api.series.thin import Thin, thinned
 from citybeat.devices.batch import Bools, Float64, Int64
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.clock import from_us, rfc3339, to_us
 from citybeat.devices.flags import is_bad
 from citybeat.storage.db.connection import RefusedDataError
 from citybeat.storage.reads import series
@@ -27,7 +28,6 @@ from citybeat.storage.reads.series import Buckets, Level, Policy, Span
 from citybeat.storage.registry.selection import Selected
 from citybeat.storage.rollups.buckets import VALUES
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING: Final = -1
 
 
@@ -79,7 +79,7 @@ async def ask(parts: Service, chosen: Selected, question: SeriesQuery) -> Series
     """
     kept = await series.horizons(parts.pool)
     seconds = (question.stop - question.start).total_seconds()
-    start = (question.start - _EPOCH) // timedelta(microseconds=1)
+    start = to_us(question.start)
     minutes = kept[Level.MINUTES]
     bucket = question.bucket
     if bucket is Bucket.AUTO:
@@ -146,7 +146,7 @@ def _zones() -> frozenset[str]:
 
 
 def _beyond(question: SeriesQuery, level: Level, since: int) -> Problem:
-    begins = rfc3339(_EPOCH + timedelta(microseconds=since))
+    begins = rfc3339(from_us(since))
     what, instead = {
         Level.RAW: ("readings", "or flags=good and a bucket"),
         Level.MINUTES: ("minutes", "or a bucket that is a multiple of 15m"),

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from citybeat import context
 from citybeat.context import failures
+from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
 from citybeat.storage import migrate
@@ -107,9 +108,9 @@ def table(shown: Shown) -> Table:
 def as_dict(shown: Shown, wrong: Sequence[str]) -> dict[str, Any]:
     """A look, and what does not balance, as JSON has it."""
     return {
-        "since": _rfc3339(shown.start),
+        "since": rfc3339(shown.start),
         "left_out": shown.left_out,
-        "minutes": [{"minute": _rfc3339(row.minute), "source": row.source, **asdict(row.counts)} for row in shown.rows],
+        "minutes": [{"minute": rfc3339(row.minute), "source": row.source, **asdict(row.counts)} for row in shown.rows],
         "shown": asdict(shown.shown),
         "total": asdict(shown.total),
         "balanced": not wrong,
@@ -159,10 +160,6 @@ def _cells(minute: str, source: str, counts: Totals) -> list[str]:
 
 def _style(counts: Totals) -> str:
     return "" if counts.balanced else "red"
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _console() -> Console:

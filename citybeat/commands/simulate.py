@@ -2,7 +2,7 @@
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from citybeat import context
 from citybeat.commands import loading
 from citybeat.context import failures, say
+from citybeat.devices.clock import from_us
 from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
 from citybeat.simulator import run as running
@@ -158,7 +159,7 @@ def _scenario(named: str, *, devices: int | None = None, gateways: int | None = 
 
 
 def _moment(us: int | None) -> datetime | None:
-    return None if us is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    return None if us is None else from_us(us)
 
 
 def _address(mqtt_url: str) -> str:

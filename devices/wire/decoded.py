@@ -4,23 +4,22 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
 
 from citybeat.devices.batch import Float64, Int16, Int32, Int64
+from citybeat.devices.clock import MAX_US, MIN_US, to_us
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire.names import Names, flat
 
 #: ms. 9999-12-31T23:59:59.999Z: beyond it Python has no dates, and such a number is a fault (microseconds sent as milliseconds).
-MAX_MS: Final = 253_402_300_799_999
+MAX_MS: Final = MAX_US // 1000
 #: ms. 0001-01-01T00:00:00Z.
-MIN_MS: Final = -62_135_596_800_000
+MIN_MS: Final = MIN_US // 1000
 _DETAIL: Final = 120  # characters of a sender's input that a detail may quote
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_TICK: Final = timedelta(microseconds=1)
 #: RFC 3339, section 5.6 (with its note: a space or lower case for T and Z). `fromisoformat` alone would take far more.
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
@@ -181,7 +180,7 @@ def moment(ts: Any) -> int:
         if not _RFC3339.fullmatch(ts):
             raise Finding(Reason.BAD_TIME, f"not RFC 3339 with an offset: {short(ts)}")
         try:
-            return (datetime.fromisoformat(ts.upper()) - _EPOCH) // _TICK
+            return to_us(datetime.fromisoformat(ts.upper()))
         except (ValueError, OverflowError) as exc:
             raise Finding(Reason.BAD_TIME, f"no such time: {short(ts)} ({exc})") from None
     raise Finding(Reason.BAD_TIME, f"expected integer milliseconds since 1970 UTC or an RFC 3339 string, not {short(ts)}")

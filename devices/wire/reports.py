@@ -8,7 +8,6 @@ bad reading costs its own message some speed, and its neighbours nothing.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import accumulate, chain, repeat
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import numpy as np
 import orjson
 
 from citybeat.devices.batch import Float64, Int64
+from citybeat.devices.clock import from_us
 from citybeat.devices.errors import Reason
 from citybeat.devices.flags import Flag
 from citybeat.devices.wire.columns import NotPlainError, doubles, integers
@@ -26,8 +26,6 @@ from citybeat.devices.wire.names import Names, is_lines, named
 #: The largest `seq`: one less than int8's maximum, so that a half-open range can hold it.
 MAX_SEQ: Final = 2**63 - 2
 _MAX_BOOT: Final = 64
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_TICK: Final = timedelta(microseconds=1)
 _MISSING: Final = object()
 
 
@@ -336,4 +334,4 @@ def encode(readings: Any, *, seq: int | None = None, boot: str | None = None) ->
 
 def _wire_time(time: int) -> int | str:
     ms, rest = divmod(time, 1000)
-    return ms if rest == 0 else (_EPOCH + time * _TICK).isoformat()
+    return ms if rest == 0 else from_us(time).isoformat()

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from citybeat.devices.batch import Float64, Int64
+from citybeat.devices.batch import MICROSECOND, Float64, Int64
 from citybeat.devices.errors import Reason
 from citybeat.devices.flags import Flag
 from citybeat.devices.wire import cbor, jsontext
@@ -43,7 +43,6 @@ from citybeat.devices.wire.senml_records import (
 
 #: s. The fast gear's times: float64 seconds below it give exact microseconds, see above.
 _EXACT_BELOW: Final = 2.0**32
-_US: Final = 1_000_000
 _PLAIN_NUMBERS: Final = frozenset({float, int})
 #: By byte: what a name begins with, and what stands before its last part.
 _BEGINS: Final = np.array([byte < 128 and chr(byte).isalnum() for byte in range(256)])
@@ -180,7 +179,7 @@ def _fast(
     if found[labels.bt][0]:
         told, spans = base(labels.bt, 0, _PLAIN_NUMBERS)
         time += np.repeat(_fast_seconds(told), spans)
-    relative = time < RELATIVE_BELOW * _US
+    relative = time < RELATIVE_BELOW * MICROSECOND
     flags = relative * np.int16(Flag.CLOCK)
     if relative.any():
         time = np.where(relative, time + np.repeat(received_at[run], counts), time)
@@ -316,7 +315,7 @@ def _slow(i: int, pack: list[Any], source: str, received_at: int, rows: Rows, la
                 continue
             device, metric, at, value, unit = reading
             flag = Flag(0)
-            if at < RELATIVE_BELOW * _US:
+            if at < RELATIVE_BELOW * MICROSECOND:
                 at, flag = at + received_at, Flag.CLOCK
             if not MIN_MS * 1000 <= at <= MAX_MS * 1000:
                 raise Finding(Reason.BAD_TIME, "a time beyond the year 9999; are these milliseconds?")
@@ -379,11 +378,11 @@ def encode(
         raise ValueError("a pack needs at least one reading, and columns of one length")
     if any(map(math.isinf, values)):
         raise ValueError("SenML carries no infinite values")
-    if times is not None and min(times) < RELATIVE_BELOW * _US:
+    if times is not None and min(times) < RELATIVE_BELOW * MICROSECOND:
         raise ValueError("SenML reads times before 2^28 s since 1970 as relative to now")
     labels = CBOR_LABELS if binary else JSON_LABELS
     general = units[0] if len(set(units)) == 1 else ""
-    start = times[0] // _US if times is not None else 0
+    start = times[0] // MICROSECOND if times is not None else 0
     stem = ""
     pack: list[dict[Any, Any]] = []
     for k, (owner, name, number_, own_unit) in enumerate(zip(devices, metrics, values, units, strict=True)):
@@ -400,9 +399,9 @@ def encode(
         record[labels.n] = name
         if own_unit and not general:
             record[labels.u] = own_unit
-        if times is not None and times[k] != start * _US:
-            seconds, rest = divmod(times[k] - start * _US, _US)
-            record[labels.t] = (times[k] - start * _US) / _US if rest else seconds
+        if times is not None and times[k] != start * MICROSECOND:
+            seconds, rest = divmod(times[k] - start * MICROSECOND, MICROSECOND)
+            record[labels.t] = (times[k] - start * MICROSECOND) / MICROSECOND if rest else seconds
         record[labels.v] = None if math.isnan(number_) and not binary else number_
         pack.append(record)
     return cbor2.dumps(pack) if binary else orjson.dumps(pack)

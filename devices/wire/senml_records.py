@@ -5,6 +5,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from citybeat.devices.batch import MICROSECOND
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire.decoded import MAX_MS, Finding, number, short
 
@@ -17,7 +18,6 @@ NAME_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-:./_]*")
 #: s. Beyond it no sum of base time and time can be a date.
 _MAX_SECONDS: Final = 2 * MAX_MS // 1000
-_US: Final = 1_000_000
 
 
 class Labels(NamedTuple):
@@ -191,5 +191,5 @@ def _seconds(raw: Any) -> int:
     if not -_MAX_SECONDS <= raw <= _MAX_SECONDS:  # NaN neither
         raise Finding(Reason.BAD_TIME, f"{short(raw)} s is no date; are these milliseconds?")
     if type(raw) is int:
-        return raw * _US
-    return round(raw * _US if type(raw) is Decimal else raw * 1e6)
+        return raw * MICROSECOND
+    return round(raw * MICROSECOND if type(raw) is Decimal else raw * 1e6)

@@ -1,12 +1,12 @@
 """What a reading is worth: missing, refused, or stored with flags. Pure: the clock is the time of receipt."""
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 
 from citybeat.devices.batch import MICROSECOND, Batch, Bools, Float64, Int16, Int32, Int64
+from citybeat.devices.clock import from_us
 from citybeat.devices.errors import Reason
 from citybeat.devices.flags import Flag
 from citybeat.devices.registry.snapshot import Registry
@@ -118,19 +118,17 @@ def _refusal(decoded: Decoded, row: int, reason: Reason, registry: Registry, lim
     detail = (
         f"value {decoded.value[row]} is beyond ±{MAX_MAGNITUDE:g}"
         if reason is Reason.NOT_FINITE
-        else f"time {_iso(int(decoded.time[row]))}"
+        else f"time {from_us(int(decoded.time[row])).isoformat()}"
     )
     if reason is Reason.TOO_OLD and decoded.time[row] >= limits.oldest:
-        detail += f", and readings before {_iso(registry.horizon)} are not kept any more"
+        detail += f", and readings before {from_us(registry.horizon).isoformat()} are not kept any more"
     if reason is Reason.TOO_OLD and decoded.time[row] >= 0:
         seconds = int(decoded.time[row]) // 1000  # what the time would be, had the sender meant seconds
-        detail += f"; {_iso(seconds * MICROSECOND)} if these were seconds" if _YEAR_2001 < seconds < _YEAR_2100 else ""
+        detail += (
+            f"; {from_us(seconds * MICROSECOND).isoformat()} if these were seconds" if _YEAR_2001 < seconds < _YEAR_2100 else ""
+        )
     return Refusal(message=message, index=index, reason=reason, detail=detail)
 
 
 _YEAR_2001: Final = 978_307_200  # s
 _YEAR_2100: Final = 4_102_444_800  # s
-
-
-def _iso(us: int) -> str:
-    return datetime.fromtimestamp(us // MICROSECOND, UTC).replace(microsecond=us % MICROSECOND).isoformat()

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from citybeat.devices.batch import MICROSECOND, NEVER, Bools, Float64, Int64
+from citybeat.devices.clock import to_us
 from citybeat.simulator.city import noise
 from citybeat.simulator.city.layout import City
 from citybeat.simulator.city.noise import Keys
@@ -20,7 +21,7 @@ from citybeat.simulator.faults.episodes import NO_END, Window
 from citybeat.simulator.faults.kinds import DEVICES, Fault, FaultSpec
 
 #: us since 1970 UTC. Where a clock chip that lost its power begins: 2000-01-01.
-RESTART: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * MICROSECOND
+RESTART: Final = to_us(datetime(2000, 1, 1, tzinfo=UTC))
 #: s between the jumps of a jumping clock, unless given.
 EVERY: Final = 600.0
 _MS: Final = 1000  # us

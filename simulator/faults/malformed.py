@@ -9,15 +9,13 @@ import copy
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
 
+from citybeat.devices.clock import from_us
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire import reports as wire
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Form(enum.StrEnum):
@@ -204,7 +202,7 @@ def _spoil_value(form: Form, values: dict[str, Any], metric: str) -> None:
 
 def _time(form: Form, ms: int) -> Any:
     return {
-        Form.TIME_NAIVE: (_EPOCH + timedelta(milliseconds=ms)).replace(tzinfo=None).isoformat(),
+        Form.TIME_NAIVE: from_us(ms * 1000).replace(tzinfo=None).isoformat(),
         Form.TIME_TEXT: "yesterday",
         Form.TIME_FLOAT: ms + 0.5,
         Form.TIME_NULL: None,

@@ -7,18 +7,16 @@ time in it is ambiguous. Neither can be put right afterwards, so a map says what
 import enum
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal, InvalidOperation, Overflow
 from typing import Final
 from zoneinfo import ZoneInfo
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_US: Final = timedelta(microseconds=1)
+from citybeat.devices.clock import MAX_US, MIN_US, to_us
+
 _FRACTION: Final = re.compile(r"(.*)[.,](\d{1,18})", re.DOTALL)
 _TOO_FINE: Final = re.compile(r"[.,]\d{6}(\d+)")
 #: Nothing before the year 1 or after 9999 is a date in Python.
-_MIN_US: Final = -62_135_596_800_000_000
-_MAX_US: Final = 253_402_300_799_999_999
 
 
 class Nonexistent(enum.StrEnum):
@@ -106,19 +104,19 @@ class TimeReader:
             raise TimeFormatError(f"{text[:60]!r} is not a time of the form {self.format}") from None
         oddity = None
         if moment.tzinfo is not None:
-            time = (moment - _EPOCH) // _US
+            time = to_us(moment)
         elif self.zone is None:
             raise TimeFormatError(f"{text[:60]!r} has no offset from UTC, and the map names no zone")
         else:
             time, oddity = self._localised(moment)
-        if not _MIN_US <= time <= _MAX_US:
+        if not MIN_US <= time <= MAX_US:
             raise TimeFormatError(f"{text[:60]!r} is outside the years 1 to 9999 in UTC")
         return time + extra, oddity
 
     def _localised(self, wall: datetime) -> tuple[int, Oddity | None]:
         first = wall.replace(tzinfo=self.zone)
         second = first.replace(fold=1)
-        a, b = (first - _EPOCH) // _US, (second - _EPOCH) // _US  # subtraction across zones is done in UTC
+        a, b = to_us(first), to_us(second)  # subtraction across zones is done in UTC
         if a == b:
             return a, None
         # In a gap, fold=0 takes the offset before it (later in UTC), fold=1 the one after it (PEP 495).
@@ -145,7 +143,7 @@ def _fraction(text: str) -> tuple[str, int]:
 def _unix(text: str, unit: int) -> int:
     try:
         us = Decimal(text) * unit
-        inside = _MIN_US <= us <= _MAX_US  # not a number: cannot be compared
+        inside = MIN_US <= us <= MAX_US  # not a number: cannot be compared
     except (InvalidOperation, Overflow):
         raise TimeFormatError(f"{text[:60]!r} is not a number of {'seconds' if unit == 1_000_000 else 'milliseconds'}") from None
     if not inside:

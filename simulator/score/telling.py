@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import NEVER, Int64
+from citybeat.devices.clock import from_us, rfc3339
 from citybeat.simulator.score.labels import Names
 
 #: Readings that are named of one finding at one source, at most: enough to look one up, few enough to be read.
 NAMED: Final = 3
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +111,6 @@ def iso(us: int) -> str:
     '2026-01-01T00:00:00Z'
     """
     try:
-        return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")
+        return rfc3339(from_us(us))
     except OverflowError:
         return f"{us} us"

@@ -6,11 +6,12 @@ restricted: the same statements.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
+from citybeat.devices.clock import to_us
 from citybeat.devices.errors import Reason
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
@@ -18,8 +19,6 @@ from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry.selection import Restriction, seen_sources
 
 _SQL: Final = sql.load("quarantine")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_US: Final = timedelta(microseconds=1)
 
 Entry = tuple[int | None, str, str]  # index of the reading (None: the message), reason, detail
 
@@ -118,7 +117,7 @@ def hold(connection: Connection, ids: Sequence[int]) -> list[Held]:
     return [
         Held(
             id=number,
-            received_at=(received_at - _EPOCH) // _US,
+            received_at=to_us(received_at),
             source=source,
             topic=topic,
             payload=bytes(payload),

@@ -6,13 +6,14 @@ and judges anew; one that had the lock before is committed by the time a slice g
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import Batch, Int16
+from citybeat.devices.clock import TICK, minute_of, to_us
 from citybeat.devices.errors import CitybeatError
 from citybeat.devices.flags import MANUAL, Verdict
 from citybeat.storage.batches.write import renew_latest
@@ -25,7 +26,6 @@ _SQL: Final = sql.load("flags")
 #: Readings in one transaction: its source waits for about a second.
 _SLICE: Final = 50_000
 _MINUTE: Final = timedelta(minutes=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NoSuchSensorError(CitybeatError):
@@ -185,7 +185,7 @@ def _rejudge_slice(
         index=np.zeros(n, np.int32),
     )
     flags = flags_of(batch)
-    wrong = np.flatnonzero((flags != batch.flags) & (batch.time >= (start - _EPOCH) // timedelta(microseconds=1)))
+    wrong = np.flatnonzero((flags != batch.flags) & (batch.time >= to_us(start)))
     if len(wrong) == 0:
         return 0
     touched = sorted(set(batch.series[wrong].tolist()))
@@ -220,9 +220,7 @@ def _slices(connection: Connection, series: Sequence[int], start: datetime, end:
 
 
 def _whole_minutes(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
-    floor = start.astimezone(UTC).replace(second=0, microsecond=0)
-    last = (stop - timedelta(microseconds=1)).astimezone(UTC).replace(second=0, microsecond=0)
-    return floor, last + _MINUTE
+    return minute_of(start), minute_of(stop - TICK) + _MINUTE
 
 
 def _check(start: datetime, end: datetime) -> None:

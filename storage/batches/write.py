@@ -6,7 +6,7 @@ Nothing here judges a reading: flags, refusals and partials come in as arrays, a
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import NEVER, Batch, Bools, Float64, Int64, Partials
+from citybeat.devices.clock import from_us
 from citybeat.devices.flags import BAD, Flag, is_bad
 from citybeat.storage.batches import outbox
 from citybeat.storage.db import sql
@@ -29,7 +30,6 @@ _SQL: Final = sql.load("write")
 #: After which a number that has not come counts as lost, while higher ones came. A restart of ingest or broker, after which
 #: unacknowledged messages come again, takes seconds; five minutes also hold for a slow one, and are soon enough for an alarm.
 GRACE: Final = timedelta(minutes=5)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _READINGS: Final = RowFormat(time="timestamptz", received_at="timestamptz", value="float8", series_id="int4", flags="int2")
 _KEYS: Final[Mapping[str, Type | None]] = {"series_id": "int4", "time": "timestamptz"}
@@ -219,8 +219,8 @@ class BatchTransaction:
                 "received": batch.received_at.tolist(),
                 "values": batch.value.tolist(),
                 "flags": batch.flags.tolist(),
-                "oldest": _datetime(int(batch.time.min())),
-                "newest": _datetime(int(batch.time.max())),
+                "oldest": from_us(int(batch.time.min())),
+                "newest": from_us(int(batch.time.max())),
             },
             prepare=False,  # as in `_stored`
         )
@@ -319,7 +319,7 @@ class BatchTransaction:
             used[row.source] += len(row.payload)
             kept.append(
                 {
-                    "received_at": _datetime(row.received_at),
+                    "received_at": from_us(row.received_at),
                     "source": row.source,
                     "topic": row.topic,
                     "payload": row.payload,
@@ -340,7 +340,7 @@ class BatchTransaction:
             {
                 **asdict(tally),
                 "batch": self._batch_id,
-                "minute": _datetime(tally.minute),
+                "minute": from_us(tally.minute),
                 "overflow": overflow.get((tally.minute, tally.source), 0),
             }
             for tally in ordered
@@ -356,7 +356,7 @@ class BatchTransaction:
 
     def set_status(self, source: int, status: str, at: int) -> None:
         """Note what a source said of itself at a time (us since 1970 UTC)."""
-        self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": _datetime(at)})
+        self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": from_us(at)})
 
     # --- steps of merge_rollups --------------------------------------------------------------------------------------------
 
@@ -407,7 +407,7 @@ class BatchTransaction:
         values, missing = np.empty(len(rows)), 0
         for part in minutes.by_day(batch.time[rows]):
             times = batch.time[rows[part]]
-            bounds = {"oldest": _datetime(int(times.min())), "newest": _datetime(int(times.max()))}
+            bounds = {"oldest": from_us(int(times.min())), "newest": from_us(int(times.max()))}
             keys = {"series": Array(batch.series[rows[part]]), "times": Array(times)}
             # Planned anew each time: a plan for any bounds has every chunk in it.
             row = self._cursor.execute(_SQL["stored_values"], {**keys, **bounds}, prepare=False).fetchone()
@@ -447,7 +447,3 @@ def _columns(numbers: Numbers) -> dict[str, Any]:
         "boot": Array(np.array(boot, np.int32)),
         "seqs": Array(np.array(numbers.seqs, np.int64)),
     }
-
-
-def _datetime(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)

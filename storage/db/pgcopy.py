@@ -6,17 +6,19 @@ twice as large as what they are made of, and nobody needs them. The format: Post
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from citybeat.devices.batch import FOREVER, NEVER, Int64
+from citybeat.devices.clock import to_us
 
 Type = Literal["int2", "int4", "int8", "float8", "timestamptz"]
 
 #: us from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
-_EPOCH: Final = np.int64(946_684_800_000_000)
+_EPOCH: Final = np.int64(to_us(datetime(2000, 1, 1, tzinfo=UTC)))
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of extension
 _TRAILER: Final = b"\xff\xff"
 #: Bytes of rows that are filled at once. The same block is filled again and again, so it stays in the processor's second cache, its

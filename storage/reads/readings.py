@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import Float64, Int32, Int64
+from citybeat.devices.clock import TICK
 from citybeat.storage.db import sql
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
@@ -17,7 +18,6 @@ from citybeat.storage.reads.series import READINGS, Policy, Readings, judging
 from citybeat.storage.registry.selection import Selection
 
 _SQL: Final = sql.load("series")
-_TICK: Final = timedelta(microseconds=1)
 _LATEST: Final[Mapping[str, Type | None]] = {
     "device": None,
     "metric": None,
@@ -106,7 +106,7 @@ async def page(
         if not descending:
             start = max(start, after[0])
         elif after[0] < stop:
-            stop = after[0] + _TICK
+            stop = after[0] + TICK
     parameters = {
         "series": ids.tolist(),
         "start": start,

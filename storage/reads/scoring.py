@@ -7,13 +7,14 @@ the whole time every page would be read for every series on it (`storage/reads/e
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import FOREVER, NEVER, Int32, Int64
+from citybeat.devices.clock import from_us, minute_of, to_us
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
 from citybeat.storage.db.packed_rows import PackedRows, joined
@@ -25,7 +26,6 @@ _COLUMNS: Final[Mapping[str, Type]] = {"time": "timestamptz", "received_at": "ti
 _BLOCK: Final = 131_072
 #: Rows of quarantine at once. A message is some kB, and seldom more than 10.
 _PAGE: Final = 500
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: What stands for the ends of time in a statement.
 _ENDS: Final = {int(NEVER): "-infinity", int(FOREVER): "infinity"}
 
@@ -102,7 +102,7 @@ def refused(connection: Connection, sources: Sequence[str], *, since: int) -> It
                 topic=topic,
                 payload=bytes(payload),
                 refused=[(entry[0], entry[1]) for entry in entries],
-                received_at=(received_at - _EPOCH) // timedelta(microseconds=1),
+                received_at=to_us(received_at),
             )
             for _, source, topic, payload, entries, received_at in rows
         ]
@@ -156,8 +156,8 @@ def _joined(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> tuple[Int
 
 
 def _minute(us: int) -> datetime:
-    return (_EPOCH + timedelta(microseconds=us)).replace(second=0, microsecond=0)
+    return minute_of(from_us(us))
 
 
 def _moment(us: int) -> datetime | str:
-    return _ENDS[us] if us in _ENDS else _EPOCH + timedelta(microseconds=us)
+    return _ENDS[us] if us in _ENDS else from_us(us)

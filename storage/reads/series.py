@@ -14,6 +14,7 @@ import numpy as np
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import MINUTE, Batch, Bools, Float64, Int16, Int32, Int64
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.clock import to_us
 from citybeat.devices.flags import BAD, Flag, is_bad
 from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
@@ -247,7 +248,7 @@ def _merged(found: Mapping[str, Any], chosen: Selected, before: Mapping[str, Any
         s1=parts.s1,
         s2=parts.s2,
     )
-    start, stop = (_microseconds(time) for time in (span.start, span.stop))
+    start, stop = (to_us(time) for time in (span.start, span.stop))
     return made.take((made.time >= start) & (made.time < stop))
 
 
@@ -273,7 +274,3 @@ async def grid(pool: ReadPool, span: Span, *, step: str, limit: int) -> tuple[In
         row = await one(cursor, _SQL["grid"], {**span.parameters(), "step": step, "limit": limit})
     columns = unpack(row, {"time": "timestamptz", "end": "timestamptz"})
     return columns["time"], columns["end"]
-
-
-def _microseconds(time: datetime) -> int:
-    return int(np.datetime64(time.replace(tzinfo=None), "us").astype(np.int64))

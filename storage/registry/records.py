@@ -8,8 +8,9 @@ from typing import Any, Final
 import orjson
 from psycopg.types.json import Jsonb
 
-from citybeat.devices.batch import MICROSECOND, NEVER
+from citybeat.devices.batch import NEVER
 from citybeat.devices.catalogue import Catalogue, Metric
+from citybeat.devices.clock import to_us
 from citybeat.devices.device import SENSOR_NUMBERS, Calibration, ConflictPolicy, Device, Sensor, check_source
 from citybeat.devices.errors import DeviceError
 from citybeat.devices.flags import Verdict
@@ -258,7 +259,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
                 )
     return snapshot.build(
         version=current,
-        horizon=int(NEVER) if raw_since is None else round(raw_since.timestamp()) * MICROSECOND,
+        horizon=int(NEVER) if raw_since is None else to_us(raw_since),
         sources=sources,
         devices={device: source for device, source, _ in devices.values()},
         rows=rows,

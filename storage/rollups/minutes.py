@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int32, Int64, Partials
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.clock import MIN_US
 from citybeat.devices.flags import BAD, Flag, is_bad
 from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
@@ -49,8 +50,6 @@ _DAY: Final = 24 * _HOUR
 #: all of history. A statement is planned for every chunk in its bounds (0.04 ms each, 0.2 for a new connection), and chunks may be
 #: as short as an hour: two hours have three of them, a week has 168. Nearly every counter reports in the first reach.
 _REACHES: Final = (2 * _HOUR, _DAY, 14 * _DAY)
-#: us since 1970 UTC: 1 January of year 1. Earlier ones are written in another way, and nothing lies there.
-_FIRST: Final = int(np.datetime64("0001-01-01", "us").astype(np.int64))
 _JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 
 
@@ -277,7 +276,7 @@ def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int6
 
 
 def _back(us: int, reach: int) -> int:
-    return int(NEVER) if reach == FOREVER else max(us - reach, _FIRST)
+    return int(NEVER) if reach == FOREVER else max(us - reach, MIN_US)
 
 
 def by_day(us: Int64) -> list[Int64]:

@@ -5,13 +5,14 @@ Sync, on a connection in autocommit mode, READ COMMITTED (PostgreSQL's default).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.clock import TICK, minute_of
 from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
@@ -136,7 +137,7 @@ def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: 
     """
     if start.tzinfo is None or end.tzinfo is None:
         raise ValueError("a period's times need a zone")
-    start, end = _floor(start), _floor(end - timedelta(microseconds=1)) + _MINUTE
+    start, end = minute_of(start), minute_of(end - TICK) + _MINUTE
     replaced = 0
     with translated():
         check_horizon(connection, start)
@@ -180,10 +181,6 @@ def _kinds(connection: Connection) -> NDArray[np.int8]:
     for number, name in rows:
         kind[number] = KIND_CODES[Kind(name)]
     return kind
-
-
-def _floor(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(second=0, microsecond=0)
 
 
 def _floor_of(span: timedelta) -> timedelta:

@@ -15,10 +15,11 @@ import citybeat.api.series.fill
 import citybeat.api.series.plan
 import citybeat.storage.db.packed
 import citybeat.storage.registry.selection
-from citybeat.api.http.answers import answer, flag_names, milliseconds, rfc3339
+from citybeat.api.http.answers import answer, flag_names, milliseconds
 from citybeat.api.http.params import Instant, decode_cursor, encode_cursor
 from citybeat.api.http.problems import Problem
 from citybeat.devices import flags
+from citybeat.devices.clock import rfc3339
 
 INSTANT = TypeAdapter(Instant)
 
