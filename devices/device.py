@@ -4,9 +4,9 @@ import enum
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from citybeat.devices.catalogue import Domain
 from citybeat.devices.errors import DeviceError
@@ -118,19 +118,52 @@ class Sensor:
             )
 
 
+class FieldType(enum.StrEnum):
+    """The types of a `DeviceField`; the values are names of PostgreSQL's types."""
+
+    TEXT = "text"  # str; "" by default
+    NUMBER = "float8"  # float or None; None by default
+    TAGS = "jsonb"  # str by str, {} by default; there is one such field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceField:
+    """One field that describes a device, for everything that reads, writes or lists devices."""
+
+    type: FieldType
+    description: str  # for the API's documentation
+    example: Any
+    least: float = -math.inf  # of a number; inclusive
+    most: float = math.inf  # of a number; inclusive
+
+
+def _described(type_: FieldType, description: str, example: Any, **bounds: float) -> Any:
+    about = DeviceField(type=type_, description=description, example=example, **bounds)
+    if type_ is FieldType.TAGS:
+        return field(default_factory=dict, metadata={"about": about})
+    return field(default="" if type_ is FieldType.TEXT else None, metadata={"about": about})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """A thing in the city with sensors. Retired, never deleted, while it has history."""
+    """A thing in the city with sensors. Retired, never deleted, while it has history.
+
+    The fields from `name` on describe the device and make up `DEVICE_FIELDS`, from which bodies and answers of the API, columns of
+    files, SQL statements and options of `citybeat devices add` are derived. A new field is one line here, and a migration that adds
+    the column and defines `selected_devices`, which returns rows of the table, again.
+    """
 
     id: str
     source: str  # the MQTT identity that it publishes through
     domain: Domain
     sensors: tuple[Sensor, ...]
-    name: str = ""  # for people
-    latitude: float | None = None  # degrees north, WGS 84
-    longitude: float | None = None  # degrees east, WGS 84
-    district: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    name: str = _described(FieldType.TEXT, "For people.", "Riverside air station")
+    latitude: float | None = _described(
+        FieldType.NUMBER, "Degrees north, WGS 84; given with `longitude`, or not at all.", 10.7769, least=-90, most=90
+    )
+    longitude: float | None = _described(FieldType.NUMBER, "Degrees east, WGS 84.", 106.7009, least=-180, most=180)
+    district: str = _described(FieldType.TEXT, "Part of the city.", "riverside")
+    tags: Mapping[str, str] = _described(FieldType.TAGS, "Any other properties, by name.", {"owner": "environment office"})
 
     def __post_init__(self) -> None:
         if not DEVICE_ID.fullmatch(self.id):
@@ -141,8 +174,19 @@ class Device:
             raise DeviceError(f"device {self.id!r}: a metric stands twice among its sensors")
         if (self.latitude is None) != (self.longitude is None):
             raise DeviceError(f"device {self.id!r}: latitude and longitude are given together or not at all")
-        if self.latitude is not None and self.longitude is not None:
-            if not -90 <= self.latitude <= 90:
-                raise DeviceError(f"device {self.id!r}: latitude {self.latitude} is not within -90 and 90")
-            if not -180 <= self.longitude <= 180:
-                raise DeviceError(f"device {self.id!r}: longitude {self.longitude} is not within -180 and 180")
+        for name, about in DEVICE_FIELDS.items():
+            value = getattr(self, name)
+            if about.type is FieldType.NUMBER and value is not None and not about.least <= value <= about.most:
+                raise DeviceError(f"device {self.id!r}: {name} {value} is not within {about.least:g} and {about.most:g}")
+
+    def described(self) -> dict[str, Any]:
+        """The fields of `DEVICE_FIELDS` by name."""
+        return {name: getattr(self, name) for name in DEVICE_FIELDS}
+
+
+#: The fields that describe a device, by name and in the order in which they are listed everywhere.
+DEVICE_FIELDS: Final[Mapping[str, DeviceField]] = {
+    each.name: each.metadata["about"] for each in fields(Device) if "about" in each.metadata
+}
+#: The fields of a GeoJSON feature's point: they are coordinates of its geometry, not properties.
+PLACE: Final = ("latitude", "longitude")

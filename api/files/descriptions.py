@@ -9,9 +9,11 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from citybeat.api.http.models.base import with_device_fields
 from citybeat.api.http.params import Instant, Parameters, Text
 from citybeat.devices.catalogue import Catalogue, Domain
 from citybeat.devices.device import (
+    DEVICE_FIELDS,
     DEVICE_ID,
     LONGEST,
     SENSOR_NUMBERS,
@@ -19,6 +21,8 @@ from citybeat.devices.device import (
     Calibration,
     ConflictPolicy,
     Device,
+    DeviceField,
+    FieldType,
     Sensor,
     check_source,
 )
@@ -34,8 +38,6 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Id = Annotated[str, Field(pattern=f"^{DEVICE_ID.pattern}$", examples=["env-0007"])]
 SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=["gw-3"]), AfterValidator(check_source)]
 Metric = Annotated[Text, Field(description="A metric of the catalogue.", examples=["temperature"])]
-Latitude = Annotated[Number, Field(ge=-90, le=90)]
-Longitude = Annotated[Number, Field(ge=-180, le=180)]
 Tags = Annotated[dict[Text, _Words], Field(max_length=_MOST_TAGS)]
 
 _CATALOGUE: Final = "; as the catalogue says, unless given."
@@ -161,6 +163,19 @@ class SensorBody(OverridesBody):
         return Sensor(metric=self.metric, sentinels=tuple(self.sentinels), unit=self.unit, calibration=calibration, **numbers)
 
 
+def _stated(about: DeviceField) -> tuple[Any, Any]:
+    return {
+        FieldType.TEXT: (_Words, ""),
+        FieldType.NUMBER: (Annotated[Number, Field(ge=about.least, le=about.most)] | None, None),
+        FieldType.TAGS: (Tags, {}),
+    }[about.type]
+
+
+def _patched(about: DeviceField) -> tuple[Any, Any]:
+    return _stated(about)[0] | None, None
+
+
+@with_device_fields(_stated)
 class DeviceBody(Parameters):
     """A device with its sensors."""
 
@@ -168,11 +183,6 @@ class DeviceBody(Parameters):
     source: SourceName = Field(description="The MQTT identity that it publishes through.")
     domain: Domain
     sensors: list[SensorBody] = Field([], max_length=1000)
-    name: _Words = Field("", description="For people.")
-    latitude: Latitude | None = Field(None, description="Degrees north, WGS 84; with `longitude`, or not at all.")
-    longitude: Longitude | None = Field(None, description="Degrees east, WGS 84.")
-    district: _Words = ""
-    tags: Tags = Field({}, examples=[{"owner": "parks"}])
 
     def checked(self, catalogue: Catalogue) -> tuple[Device | None, list[Fault]]:
         """As the registry has it; or None, and everything that keeps it from being a device."""
@@ -189,29 +199,22 @@ class DeviceBody(Parameters):
                 source=self.source,
                 domain=self.domain,
                 sensors=tuple(sensors.values()),
-                name=self.name,
-                latitude=self.latitude,
-                longitude=self.longitude,
-                district=self.district,
-                tags=dict(self.tags),
+                **{name: getattr(self, name) for name in DEVICE_FIELDS},
             )
         except DeviceError as exc:
             return None, [*faults, Fault((), str(exc))]
         return (None if faults else device), faults
 
 
+@with_device_fields(_patched)
 class DevicePatch(Parameters):
     """What is to be different of a device (JSON Merge Patch, RFC 7396): what is left out stays, null removes.
 
     What is not given has a default that nobody sees.
     """
 
-    name: _Words | None = None
     domain: Domain = Field(default_factory=lambda: Domain.ENVIRONMENT)
     source: SourceName = Field(default_factory=str, description="Stored readings stay; new ones are taken from this source only.")
-    latitude: Latitude | None = Field(None, description="Given or removed together with `longitude`.")
-    longitude: Longitude | None = None
-    district: _Words | None = None
     tags: Annotated[dict[Text, _Words | None], Field(max_length=2 * _MOST_TAGS)] | None = Field(
         None,
         description="Merged with those that there are; a tag that is null is removed; null removes all.",
@@ -227,8 +230,8 @@ class DevicePatch(Parameters):
         DeviceError
         """
         given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set - {"retired", "tags"}}
-        for name in ("name", "district"):
-            if name in given:
+        for name, about in DEVICE_FIELDS.items():
+            if about.type is FieldType.TEXT and name in given:
                 given[name] = given[name] or ""
         return replace(device, tags=self._tags(device.tags), **given)
 

@@ -21,16 +21,16 @@ from pydantic import ValidationError
 
 from citybeat.api.files.descriptions import DeviceBody, Fault, sensor_faults
 from citybeat.devices.catalogue import Catalogue
-from citybeat.devices.device import SENSOR_NUMBERS, Device
+from citybeat.devices.device import DEVICE_FIELDS, SENSOR_NUMBERS, Device, FieldType
 
 #: Devices of one file: some 100 MB of objects while it is read, and a transaction of some ten seconds.
 MAX_DEVICES: Final = 100_000
 #: Lines of CSV, each a sensor: some 100 bytes, and several times as much in memory while it is read.
 MAX_LINES: Final = 500_000
-_PLACE: Final = ("latitude", "longitude")
 _SEPARATOR_LINE: Final = re.compile(r"sep=.(\r\n|\r|\n)")
 _LINE_END: Final = re.compile(r"[\r\n]")
-_DEVICE_COLUMNS: Final = ("id", "source", "domain", "name", *_PLACE, "district")
+_NUMBERS: Final = [name for name, about in DEVICE_FIELDS.items() if about.type is FieldType.NUMBER]
+_DEVICE_COLUMNS: Final = ("id", "source", "domain", *(name for name in DEVICE_FIELDS if name != "tags"))
 _SENSOR_COLUMNS: Final = ("metric", "unit", *SENSOR_NUMBERS, "sentinels")
 _KNOWN: Final = (*_DEVICE_COLUMNS, *_SENSOR_COLUMNS)
 _TAG: Final = "tag."
@@ -336,7 +336,7 @@ def _take(cells: dict[str, str], line: int, groups: list[_Group], mistakes: list
     """Put a line to its device: the one before, or a new one."""
     about: dict[str, Any] = {name: _text(cells[name]) for name in _DEVICE_COLUMNS if cells.get(name)}
     tags = {name.removeprefix(_TAG): _text(value) for name, value in cells.items() if name.startswith(_TAG) and value}
-    about |= {name: _number(about[name]) for name in _PLACE if name in about}
+    about |= {name: _number(about[name]) for name in _NUMBERS if name in about}
     sensor: dict[str, Any] = {name: _text(cells[name]) for name in ("metric", "unit") if cells.get(name)}
     sensor |= {name: _number(cells[name]) for name in SENSOR_NUMBERS if cells.get(name)}
     if codes := cells.get("sentinels", "").split():

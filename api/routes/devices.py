@@ -17,8 +17,9 @@ from citybeat.api.http.models import DeviceDetailModel, DevicesModel, HistoryMod
 from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
 from citybeat.api.series.selecting import DeviceFilters, visible
 from citybeat.devices import flags
+from citybeat.devices.catalogue import Domain
 from citybeat.devices.clock import rfc3339
-from citybeat.devices.device import SENSOR_NUMBERS
+from citybeat.devices.device import DEVICE_FIELDS, PLACE, SENSOR_NUMBERS, Device, Sensor
 from citybeat.devices.units import SPELLINGS
 from citybeat.devices.wire.senml_units import name_of
 from citybeat.storage.registry import changes, directory
@@ -27,10 +28,17 @@ from citybeat.storage.registry.directory import DeviceEntry, SensorEntry
 from citybeat.storage.registry.selection import Selection
 
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
-_CSV: Final = (
-    "id,source,domain,name,latitude,longitude,district,tag.owner,metric,unit,low,high,suspect_low,suspect_high,rating,interval,"
-    "step_floor,step_per_minute,stuck_after,sentinels\r\n"
-    "env-0007,gw-3,environment,Riverside air station,10.7769,106.7009,riverside,environment office,temperature,[degF],,,,,,,,,,\r\n"
+_DESCRIBED: Final = {name: about.example for name, about in DEVICE_FIELDS.items()}
+_CSV: Final = written(
+    [
+        Device(
+            id="env-0007",
+            source="gw-3",
+            domain=Domain.ENVIRONMENT,
+            sensors=(Sensor(metric="temperature", unit="[degF]"),),
+            **_DESCRIBED,
+        )
+    ]
 )
 
 
@@ -42,13 +50,9 @@ class DevicesParameters(DeviceFilters, Paged):
 
 _DEVICE: Final[dict[str, Any]] = {
     "id": "env-0007",
-    "name": "Riverside air station",
-    "domain": "environment",
     "source": "gw-3",
-    "latitude": 10.7769,
-    "longitude": 106.7009,
-    "district": "riverside",
-    "tags": {"owner": "environment office"},
+    "domain": "environment",
+    **_DESCRIBED,
     "created_at": "2026-01-01T00:00:00Z",
     "updated_at": "2026-01-01T00:00:00Z",
     "retired_at": None,
@@ -103,7 +107,7 @@ _FEATURES: Final[dict[str, Any]] = {
             "type": "Feature",
             "id": _DEVICE["id"],
             "geometry": {"type": "Point", "coordinates": [_DEVICE["longitude"], _DEVICE["latitude"]]},
-            "properties": {name: value for name, value in _DEVICE.items() if name not in {"id", "latitude", "longitude"}},
+            "properties": {name: value for name, value in _DEVICE.items() if name not in {"id", *PLACE}},
         }
     ],
     "next_cursor": None,
@@ -252,20 +256,13 @@ async def _file(parts: Service, wanted: Selection, parameters: DevicesParameters
 
 def _feature(entry: dict[str, Any]) -> dict[str, Any]:
     place = None if entry["longitude"] is None else {"type": "Point", "coordinates": [entry["longitude"], entry["latitude"]]}
-    properties = {name: value for name, value in entry.items() if name not in {"id", "latitude", "longitude"}}
+    properties = {name: value for name, value in entry.items() if name not in {"id", *PLACE}}
     return {"type": "Feature", "id": entry["id"], "geometry": place, "properties": properties}
 
 
 def _device(entry: DeviceEntry) -> dict[str, Any]:
     return {
-        "id": entry.id,
-        "name": entry.name,
-        "domain": entry.domain,
-        "source": entry.source,
-        "latitude": entry.latitude,
-        "longitude": entry.longitude,
-        "district": entry.district,
-        "tags": entry.tags,
+        **entry.described,
         "created_at": rfc3339(entry.created_at),
         "updated_at": rfc3339(entry.updated_at),
         "retired_at": rfc3339(entry.retired_at) if entry.retired_at else None,

@@ -1,8 +1,10 @@
 """`citybeat devices`: the registry of devices, and the passwords of sources."""
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -11,7 +13,7 @@ from rich.table import Table
 from citybeat import context, devices_file, stack
 from citybeat.context import failures, say
 from citybeat.devices.catalogue import Domain
-from citybeat.devices.device import ConflictPolicy, Device, Sensor, check_source
+from citybeat.devices.device import DEVICE_FIELDS, ConflictPolicy, Device, FieldType, Sensor, check_source
 from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
 from citybeat.storage.reads import overdue as liveness
@@ -21,31 +23,39 @@ app = typer.Typer(help="The registry of devices, and the passwords of sources.",
 _OUT: Final = Console()
 
 
+def _with_device_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each field of `DEVICE_FIELDS` that one word can give, in place of its `**described`."""
+    types: dict[FieldType, tuple[Any, Any]] = {FieldType.TEXT: (str, ""), FieldType.NUMBER: (float | None, None)}
+    options = []
+    for name, about in DEVICE_FIELDS.items():
+        if about.type in types:
+            type_, default = types[about.type]
+            kind = inspect.Parameter.KEYWORD_ONLY
+            options.append(
+                inspect.Parameter(name, kind, default=default, annotation=Annotated[type_, typer.Option(help=about.description)])
+            )
+    own = inspect.signature(command)
+    listed = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    command.__dict__["__signature__"] = own.replace(parameters=[*listed, *options])
+    command.__annotations__ |= {each.name: each.annotation for each in options}
+    return command
+
+
 @app.command("add")
+@_with_device_fields
 def add(
     device: Annotated[str, typer.Argument(help="Its id, e.g. env-0007.")],
     source: Annotated[str, typer.Option(help="The MQTT user that it publishes through.")],
     domain: Annotated[Domain, typer.Option()],
     metric: Annotated[list[str], typer.Option(help="A metric of the catalogue; repeat for more.")],
-    name: Annotated[str, typer.Option()] = "",
-    latitude: Annotated[float | None, typer.Option()] = None,
-    longitude: Annotated[float | None, typer.Option()] = None,
-    district: Annotated[str, typer.Option()] = "",
+    **described: Any,
 ) -> None:
     """Register one device."""
     with failures():
-        described = Device(
-            id=device,
-            source=source,
-            domain=domain,
-            sensors=tuple(Sensor(metric=each) for each in metric),
-            name=name,
-            latitude=latitude,
-            longitude=longitude,
-            district=district,
-        )
+        sensors = tuple(Sensor(metric=each) for each in metric)
+        listed = [Device(id=device, source=source, domain=domain, sensors=sensors, **described)]
         with context.database(Settings(), application="devices") as connection:
-            records.register(connection, [described])
+            records.register(connection, listed)
 
 
 @app.command("import")

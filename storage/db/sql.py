@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
+
+from citybeat.devices.device import DEVICE_FIELDS
 
 _NAME: Final = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
+#: Lists of the fields that describe a device: {fields} of a table, {d.fields} of a row d, {fields types} of a definition, and
+#: {fields = n} to set them from a row n.
+_FIELDS: Final = re.compile(r"\{(\w+\.)?fields( types)?( = \w+)?\}")
 
 
 @cache
@@ -27,5 +32,14 @@ def load(file: str, *, room: str = "citybeat.storage") -> Mapping[str, LiteralSt
     if len(set(names)) != len(names):
         raise ValueError(f"{file}.sql: a name stands twice")
     # Our own files are as literal as a string in the source.
-    statements = {name: cast("LiteralString", body.strip().rstrip(";")) for name, body in zip(names, parts[1::2], strict=True)}
-    return MappingProxyType(statements)
+    return MappingProxyType(
+        {name: _FIELDS.sub(_listed, body.strip().rstrip(";")) for name, body in zip(names, parts[1::2], strict=True)}
+    )
+
+
+def _listed(match: re.Match[str]) -> str:
+    row, types, other = match.groups(default="")
+    listed = DEVICE_FIELDS.items()
+    if other:
+        return ", ".join(f"{name}{other}.{name}" for name, _ in listed)
+    return ", ".join(f"{row}{name} {about.type}" if types else f"{row}{name}" for name, about in listed)

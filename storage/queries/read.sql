@@ -2,8 +2,8 @@
 
 -- name: devices
 -- A page of a selection's devices, in order of id; the cursor is the last id of the page before.
-SELECT d.id, d.name, d.domain, src.name, d.latitude, d.longitude, d.district, d.tags, d.created_at, d.updated_at, d.retired_at,
-    ARRAY(SELECT metric FROM series WHERE device_id = d.id AND retired_at IS NULL ORDER BY metric)
+SELECT d.created_at, d.updated_at, d.retired_at,
+    ARRAY(SELECT metric FROM series WHERE device_id = d.id AND retired_at IS NULL ORDER BY metric), d.id, src.name, d.domain, {d.fields}
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
     %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d
 JOIN sources src ON src.id = d.source_id

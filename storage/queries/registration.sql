@@ -10,7 +10,7 @@ SELECT set_config('citybeat.actor', %(actor)s, false);
 
 -- name: hold
 -- A device as it is, kept from others until the transaction ends.
-SELECT d.id, d.name, d.domain, s.name, d.latitude, d.longitude, d.district, d.tags, d.retired_at
+SELECT s.name, d.domain, d.retired_at, {d.fields}
 FROM devices d JOIN sources s ON s.id = d.source_id WHERE d.id = %(device)s FOR NO KEY UPDATE OF d;
 
 -- name: tag
@@ -24,15 +24,11 @@ SELECT d.id, (SELECT count(*) FROM audit a WHERE a.device = d.id) FROM devices d
 
 -- name: update_device
 -- A new description; nothing happens where it says nothing new.
-UPDATE devices AS d SET name = n.name, domain = n.domain, source_id = n.source_id, latitude = n.latitude, longitude = n.longitude,
-    district = n.district, tags = n.tags, retired_at = CASE WHEN n.retired THEN coalesce(d.retired_at, now()) END, updated_at = now()
-FROM (
-    SELECT s.id AS source_id, %(name)s::text AS name, %(domain)s::text AS domain, %(latitude)s::float8 AS latitude,
-        %(longitude)s::float8 AS longitude, %(district)s::text AS district, %(tags)s::jsonb AS tags, %(retired)s::bool AS retired
-    FROM sources s WHERE s.name = %(source)s
-) AS n
-WHERE d.id = %(device)s AND (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tags, d.retired_at IS NOT NULL)
-    IS DISTINCT FROM (n.name, n.domain, n.source_id, n.latitude, n.longitude, n.district, n.tags, n.retired);
+UPDATE devices AS d SET domain = %(domain)s, source_id = s.id, {fields = n},
+    retired_at = CASE WHEN %(retired)s THEN coalesce(d.retired_at, now()) END, updated_at = now()
+FROM jsonb_to_record(%(described)s) AS n({fields types}), sources s
+WHERE d.id = %(device)s AND s.name = %(source)s AND (d.domain, d.source_id, d.retired_at IS NOT NULL, {d.fields})
+    IS DISTINCT FROM (%(domain)s, s.id, %(retired)s, {n.fields});
 
 -- name: has_sensor
 -- Whether a device has a sensor of this metric, in service or not.
@@ -67,7 +63,7 @@ ORDER BY s.name LIMIT %(limit)s;
 
 -- name: described
 -- Devices with their sensors as they were registered, in order of id and metric; a sensor a row, and a row for a device without any.
-SELECT d.id, src.name, d.domain, d.name, d.latitude, d.longitude, d.district, d.tags, s.metric, s.unit, s.low, s.high, s.suspect_low,
+SELECT d.id, src.name, d.domain, {d.fields}, s.metric, s.unit, s.low, s.high, s.suspect_low,
     s.suspect_high, s.rating, s.interval_s, s.step_floor, s.step_per_minute, s.stuck_after_s, s.sentinels
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
     %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) d

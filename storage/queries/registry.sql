@@ -42,17 +42,14 @@ ORDER BY held.source_id;
 
 -- name: put_devices
 -- Register devices, or replace their descriptions; a retired one comes back into service. One statement, so one new version.
-INSERT INTO devices AS d (id, name, domain, source_id, latitude, longitude, district, tags)
-SELECT r.id, r.name, r.domain, s.id, r.latitude, r.longitude, r.district, r.tags
-FROM jsonb_to_recordset(%(rows)s) AS r(
-    id text, name text, domain text, source text, latitude float8, longitude float8, district text, tags jsonb)
+INSERT INTO devices AS d (id, domain, source_id, {fields})
+SELECT r.id, r.domain, s.id, {r.fields}
+FROM jsonb_to_recordset(%(rows)s) AS r(id text, domain text, source text, {fields types})
 JOIN sources s ON s.name = r.source
 ON CONFLICT (id) DO UPDATE
-SET name = EXCLUDED.name, domain = EXCLUDED.domain, source_id = EXCLUDED.source_id, latitude = EXCLUDED.latitude,
-    longitude = EXCLUDED.longitude, district = EXCLUDED.district, tags = EXCLUDED.tags, updated_at = now(), retired_at = NULL
-WHERE (d.name, d.domain, d.source_id, d.latitude, d.longitude, d.district, d.tags, d.retired_at)
-    IS DISTINCT FROM (EXCLUDED.name, EXCLUDED.domain, EXCLUDED.source_id, EXCLUDED.latitude, EXCLUDED.longitude,
-                      EXCLUDED.district, EXCLUDED.tags, NULL::timestamptz);
+SET domain = EXCLUDED.domain, source_id = EXCLUDED.source_id, {fields = EXCLUDED}, updated_at = now(), retired_at = NULL
+WHERE (d.domain, d.source_id, d.retired_at, {d.fields})
+    IS DISTINCT FROM (EXCLUDED.domain, EXCLUDED.source_id, NULL::timestamptz, {EXCLUDED.fields});
 
 -- name: update_series
 -- What sensors override, where it differs; a retired one comes back into service.

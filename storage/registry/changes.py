@@ -15,7 +15,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from citybeat.devices.catalogue import Domain
-from citybeat.devices.device import SENSOR_NUMBERS, Calibration, Device, Sensor
+from citybeat.devices.device import DEVICE_FIELDS, SENSOR_NUMBERS, Calibration, Device, Sensor
 from citybeat.devices.errors import CitybeatError
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
@@ -26,6 +26,8 @@ from citybeat.storage.registry.selection import Restriction, Selection, seen_sou
 _SQL: Final = sql.load("registration")
 #: Up to it a float holds every integer.
 _EXACT: Final = 2.0**53
+#: Columns of a device in `described`, before those of its sensor.
+_ABOUT: Final = len(("id", "source", "domain", *DEVICE_FIELDS))
 
 
 class NoSuchDeviceError(CitybeatError):
@@ -125,7 +127,7 @@ def create(connection: Connection, device: Device, actor: str) -> None:
     with acting(connection, actor):
         row = connection.execute(_SQL["hold"], {"device": device.id}).fetchone()
         if row is not None:
-            how = 'it is out of service; PATCH it with {"retired": false}' if row[-1] is not None else "PATCH changes it"
+            how = 'it is out of service; PATCH it with {"retired": false}' if row[2] is not None else "PATCH changes it"
             raise ExistsError(f"there is a device {device.id!r} already: {how}")
         records.register(connection, [device])
 
@@ -171,13 +173,9 @@ def update(
             _SQL["update_device"],
             {
                 "device": device,
-                "name": new.name,
                 "domain": new.domain,
                 "source": new.source,
-                "latitude": new.latitude,
-                "longitude": new.longitude,
-                "district": new.district,
-                "tags": Jsonb(dict(new.tags)),
+                "described": Jsonb(new.described()),
                 "retired": held.retired if retired is None else retired,
             },
         )
@@ -292,25 +290,12 @@ async def described(pool: ReadPool, wanted: Selection, *, source: str | None, li
         rows = await cursor.fetchall()
     found: dict[str, tuple[Any, list[Sensor]]] = {}
     for row in rows[:limit]:
-        sensors = found.setdefault(row[0], (row, []))[1]
-        if row[8] is not None:
-            numbers = dict(zip(SENSOR_NUMBERS, row[10:19], strict=True))
-            sensors.append(Sensor(metric=row[8], unit=row[9], sentinels=tuple(row[19]), **numbers))
-    listed = [
-        Device(
-            id=row[0],
-            source=row[1],
-            domain=Domain(row[2]),
-            name=row[3],
-            latitude=row[4],
-            longitude=row[5],
-            district=row[6],
-            tags=row[7],
-            sensors=tuple(sensors),
-        )
-        for row, sensors in found.values()
-    ]
-    return listed, len(rows) > limit
+        about, (metric, unit, *numbers, sentinels) = row[:_ABOUT], row[_ABOUT:]
+        sensors = found.setdefault(row[0], (about, []))[1]
+        if metric is not None:
+            overrides = dict(zip(SENSOR_NUMBERS, numbers, strict=True))
+            sensors.append(Sensor(metric=metric, unit=unit, sentinels=tuple(sentinels), **overrides))
+    return [_device(*about, sensors=tuple(sensors)) for about, sensors in found.values()], len(rows) > limit
 
 
 def _hold(connection: Connection, device: str, expected: Sequence[str] | None) -> Held:
@@ -322,19 +307,12 @@ def _hold(connection: Connection, device: str, expected: Sequence[str] | None) -
     current = etag(tag[0])
     if expected is not None and current not in expected and "*" not in expected:
         raise ChangedError(f"device {device!r} was changed meanwhile: its ETag is {current}. Look at it, and try again with that")
-    name, domain, source, latitude, longitude, district, tags, retired_at = row[1:]
-    described = Device(
-        id=device,
-        source=source,
-        domain=Domain(domain),
-        sensors=(),
-        name=name,
-        latitude=latitude,
-        longitude=longitude,
-        district=district,
-        tags=tags,
-    )
-    return Held(device=described, retired=retired_at is not None, etag=current)
+    source, domain, retired_at, *described = row
+    return Held(device=_device(device, source, domain, *described), retired=retired_at is not None, etag=current)
+
+
+def _device(id_: str, source: str, domain: str, *described: Any, sensors: tuple[Sensor, ...] = ()) -> Device:
+    return Device(id=id_, source=source, domain=Domain(domain), sensors=sensors, **dict(zip(DEVICE_FIELDS, described, strict=True)))
 
 
 def _sensor(connection: Connection, device: str, metric: str) -> bool | None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from citybeat.devices.catalogue import Catalogue, Domain, Kind, Metric
-from citybeat.devices.device import SENSOR_NUMBERS, Sensor
+from citybeat.devices.device import DEVICE_FIELDS, SENSOR_NUMBERS, Sensor
 from citybeat.devices.registry import snapshot
 from citybeat.storage.db import sql
 from citybeat.storage.db.pool import ReadPool
@@ -20,18 +20,11 @@ _SQL: Final = sql.load("read")
 class DeviceEntry:
     """A registered device."""
 
-    id: str
-    name: str
-    domain: str
-    source: str
-    latitude: float | None  # degrees north, WGS 84
-    longitude: float | None  # degrees east, WGS 84
-    district: str
-    tags: Mapping[str, str]
     created_at: datetime
     updated_at: datetime
     retired_at: datetime | None
     metrics: Sequence[str]  # sorted
+    described: Mapping[str, Any]  # id, source, domain, and the fields of `devices.device.DEVICE_FIELDS`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,15 +102,23 @@ async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> Dev
         found = await cursor.fetchone()
         if found is None:
             return None
-        await cursor.execute(_SQL["sensors"], {"device": found[0]})
+        entry = _device(found)
+        await cursor.execute(_SQL["sensors"], {"device": entry.described["id"]})
         rows = await cursor.fetchall()
-        calibrated = await calibrations(cursor, found[0])
-        etag = await etag_of(cursor, found[0])
-    return DeviceDetail(entry=_device(found), sensors=_sensors(rows, catalogue), calibrations=calibrated, etag=etag)
+        calibrated = await calibrations(cursor, entry.described["id"])
+        etag = await etag_of(cursor, entry.described["id"])
+    return DeviceDetail(entry=entry, sensors=_sensors(rows, catalogue), calibrations=calibrated, etag=etag)
 
 
 def _device(row: Sequence[Any]) -> DeviceEntry:
-    return DeviceEntry(**dict(zip(DeviceEntry.__dataclass_fields__, row, strict=True)))
+    created_at, updated_at, retired_at, metrics, *described = row
+    return DeviceEntry(
+        created_at=created_at,
+        updated_at=updated_at,
+        retired_at=retired_at,
+        metrics=metrics,
+        described=dict(zip(("id", "source", "domain", *DEVICE_FIELDS), described, strict=True)),
+    )
 
 
 def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[SensorEntry]:

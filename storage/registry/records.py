@@ -80,13 +80,7 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
         pairs = [(device.id, sensor) for device in devices for sensor in device.sensors]
         _check_sensors(connection, pairs)
         ensure_sources(connection, sorted({device.source for device in devices}))
-        described = [
-            {
-                **_columns(device, "id", "name", "domain", "source", "latitude", "longitude", "district"),
-                "tags": dict(device.tags),
-            }
-            for device in devices
-        ]
+        described = [{**_columns(device, "id", "source", "domain"), **device.described()} for device in devices]
         undated = {device for device, sensor in pairs if sensor.calibration is not None and sensor.calibration.valid_from is None}
         hold_sources(connection, [(device.id, device.source, device.id in undated) for device in devices])
         connection.execute(_SQL["put_devices"], {"rows": Jsonb(described)})

@@ -1,11 +1,12 @@
 """Answers about the registry: the catalogue, devices with their sensors, sources, and who changed what."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from citybeat.api.http.models.base import FLAGS, Model, PointModel
+from citybeat.api.http.models.base import FLAGS, Model, PointModel, with_device_fields
 from citybeat.devices.catalogue import Domain, Kind
+from citybeat.devices.device import PLACE, DeviceField, FieldType
 
 _RANGE = "; null: open"
 
@@ -44,21 +45,29 @@ class CatalogueModel(Model):
     metrics: list[MetricModel]
 
 
-class DeviceModel(Model):
-    """A registered device."""
+_ANNOTATIONS: Final = {FieldType.TEXT: str, FieldType.NUMBER: float | None, FieldType.TAGS: dict[str, str]}
 
+
+def _required(about: DeviceField) -> tuple[Any, Any]:
+    return _ANNOTATIONS[about.type], ...
+
+
+@with_device_fields(_required)
+class _DescribedModel(Model):
     id: str = Field(examples=["env-0007"])
-    name: str
-    domain: str
     source: str = Field(description="The MQTT identity that it publishes through.")
-    latitude: float | None = Field(description="Degrees north, WGS 84.")
-    longitude: float | None = Field(description="Degrees east, WGS 84.")
-    district: str
-    tags: dict[str, str]
+    domain: str
+
+
+class _KeptModel(Model):
     created_at: str
     updated_at: str
     retired_at: str | None = Field(description="Since when it is out of service; its history stays.")
     metrics: list[str] = Field(description="What its sensors measure.")
+
+
+class DeviceModel(_KeptModel, _DescribedModel):
+    """A registered device."""
 
 
 class DevicesModel(Model):
@@ -141,18 +150,12 @@ class DeviceDetailModel(DeviceModel):
     sensors: list[SensorModel]
 
 
-class DevicePropertiesModel(Model):
+@with_device_fields(_required, without=PLACE)
+class DevicePropertiesModel(_KeptModel):
     """A device without its place."""
 
-    name: str
-    domain: str
     source: str
-    district: str
-    tags: dict[str, str]
-    created_at: str
-    updated_at: str
-    retired_at: str | None
-    metrics: list[str]
+    domain: str
 
 
 class DeviceFeatureModel(Model):
