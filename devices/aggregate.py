@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import FOREVER, MINUTE, NEVER, Batch, Float64, Int32, Int64, Partials
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.flags import is_bad
-from citybeat.devices.registry.snapshot import KIND_CODES
 
 
 def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = None, *, bucket: Int64 | None = None) -> Partials:
@@ -23,7 +22,7 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
     batch : Batch, n readings
         Sorted by series, then time; no two readings of one series and time. Values are finite.
     kind : (s,) int8
-        Kind of each series, by id (`devices.registry.snapshot.KIND_CODES`).
+        Kind of each series, by id (`devices.catalogue.KIND_CODES`).
     before : (s,) float64, optional
         Value of each counter's last good reading before those of the batch; NaN: there is none. None: no counter has one.
     bucket : (n,) int64, optional

@@ -35,6 +35,10 @@ class Kind(enum.StrEnum):
     STATE = "state"  # 0 or 1: share of samples at 1
 
 
+#: Kinds as small integers, for arrays (int8).
+KIND_CODES: Final[Mapping[Kind, int]] = {kind: code for code, kind in enumerate(Kind)}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
     """What a mean should not exceed."""

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import NEVER, Batch, Bools, Float64, Int16, Int64
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.flags import Flag, is_bad
-from citybeat.devices.registry.snapshot import KIND_CODES, Registry
+from citybeat.devices.registry.snapshot import Registry
 
 _COUNTER: Final = KIND_CODES[Kind.COUNTER]
 #: Series whose readings are judged at once, one of each. A turn of a few series takes longer than a loop over their readings does.

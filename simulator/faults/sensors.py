@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 
 from citybeat.devices.batch import FOREVER, MICROSECOND, Bools, Float64, Int32, Int64
-from citybeat.devices.catalogue import Catalogue, Kind, builtin
+from citybeat.devices.catalogue import KIND_CODES, Catalogue, Kind, builtin
 from citybeat.devices.registry import snapshot
-from citybeat.devices.registry.snapshot import KIND_CODES, Registry, SeriesRow
+from citybeat.devices.registry.snapshot import Registry, SeriesRow
 from citybeat.devices.units import UnitError, conversion
 from citybeat.simulator.city.layout import City
 from citybeat.simulator.city.shapes import steps

@@ -10,8 +10,7 @@ from typing import Final
 import numpy as np
 
 from citybeat.devices.batch import MICROSECOND, Bools, Float64, Int64
-from citybeat.devices.catalogue import Kind
-from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.simulator.city import noise
 from citybeat.simulator.city.layout import City
 from citybeat.simulator.city.noise import Keys

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from citybeat.devices.catalogue import Domain
-from citybeat.devices.device import Device, Sensor
+from citybeat.devices.device import DEVICE_FIELDS, Device, FieldType, Sensor
 from citybeat.devices.errors import DeviceError
 from citybeat.simulator.errors import MapError
 from citybeat.simulator.replay.localtime import ISO, UNIX, UNIX_MS, Ambiguous, Nonexistent, TimeReader
@@ -216,20 +216,18 @@ def _time(keys: Keys) -> TimeReader:
 def _device(keys: Keys, common: tuple[str, ...]) -> DeviceMap:
     files = keys.texts("files", ())
     where = _texts_by_key(keys.keys("where", None))
-    tags = _texts_by_key(keys.keys("tags", None))
     columns = _columns(keys.keys("columns"), common)
     domain = keys.choice("domain", tuple(Domain), "")
-    described: dict[str, Any] = {
-        "id": keys.text("id"),
-        "source": keys.text("source"),
-        "name": keys.text("name", ""),
-        "district": keys.text("district", ""),
-        "latitude": _float(keys, "latitude"),
-        "longitude": _float(keys, "longitude"),
+    id_, source = keys.text("id"), keys.text("source")
+    readers: dict[FieldType, Callable[[str], Any]] = {
+        FieldType.TEXT: lambda name: keys.text(name, ""),
+        FieldType.NUMBER: lambda name: _float(keys, name),
+        FieldType.TAGS: lambda name: dict(_texts_by_key(keys.keys(name, None))),
     }
+    described = {name: readers[about.type](name) for name, about in DEVICE_FIELDS.items()}
     keys.finish()
     sensors = tuple(column.sensor() for column in columns)
-    device = _built(keys, lambda: Device(domain=Domain(domain), sensors=sensors, tags=dict(tags), **described))
+    device = _built(keys, lambda: Device(id=id_, source=source, domain=Domain(domain), sensors=sensors, **described))
     return DeviceMap(device=device, columns=columns, files=files, where=where)
 
 

@@ -239,7 +239,7 @@ class BatchTransaction:
         new : Batch
             The readings that `insert` found new, sorted by series, then time.
         kind : (s,) int8
-            Kind of each series, by id (`devices.registry.snapshot.KIND_CODES`).
+            Kind of each series, by id (`devices.catalogue.KIND_CODES`).
         newest : (s,) int64
             The hint that `insert` had: minutes that begin after a series' newest reading are new, and go straight in.
         """

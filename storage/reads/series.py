@@ -13,10 +13,9 @@ import numpy as np
 
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import MINUTE, Batch, Bools, Float64, Int16, Int32, Int64
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import to_us
 from citybeat.devices.flags import BAD, Flag, is_bad
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int32, Int64, Partials
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import MIN_US
 from citybeat.devices.flags import BAD, Flag, is_bad
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection
 from citybeat.storage.db.packed import Array, unpack

@@ -11,9 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import TICK, minute_of
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
 from citybeat.storage.db.source_locks import check_horizon, locked

@@ -10,9 +10,8 @@ import pytest
 from bench import workload
 from bench.workload import AGAIN, HELD, LIVE, MINUTE, SHAPES, SINGLES, City, Gateway, Traffic
 from citybeat.devices.batch import NEVER
-from citybeat.devices.catalogue import Kind, builtin
+from citybeat.devices.catalogue import KIND_CODES, Kind, builtin
 from citybeat.devices.flags import Flag
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.ingest.judging.decode import decode
 from citybeat.ingest.judging.history import History
 from citybeat.ingest.judging.judge import judge

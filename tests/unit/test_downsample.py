@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from citybeat.devices.aggregate import downsample, increases
 from citybeat.devices.batch import FOREVER, NEVER, Batch, Partials
-from citybeat.devices.catalogue import Kind
-from citybeat.devices.registry.snapshot import KIND_CODES
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from tests import oracles
 
 KINDS = ["gauge", "amount", "counter", "direction", "level", "state"]

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citybeat.devices.batch import NEVER, Batch
-from citybeat.devices.catalogue import Kind
+from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.flags import Flag
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.ingest.judging import history as history_module
 from citybeat.ingest.judging.history import History, changes
 
