@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from citybeat import stack
 from citybeat.stack import tether
 
 CHECKOUT = Path(__file__).parent.parent
+# hypothesis fails a test of which one example takes 0.2 s. That is a measure of the machine, which other tests load at the same
+# time.
+settings.register_profile("citybeat", deadline=None)
+settings.load_profile("citybeat")
 
 
 def pytest_configure(config: pytest.Config) -> None:
