@@ -19,8 +19,7 @@ from citybeat import stack
 from citybeat.stack import tether
 
 CHECKOUT = Path(__file__).parent.parent
-# hypothesis fails a test of which one example takes 0.2 s. That is a measure of the machine, which other tests load at the same
-# time.
+# By default, hypothesis fails a test of which one example takes 0.2 s: a measure of the machine, which other tests load too.
 settings.register_profile("citybeat", deadline=None)
 settings.load_profile("citybeat")
 

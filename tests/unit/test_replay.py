@@ -1,11 +1,9 @@
-"""The shell of a replay, with a transport that keeps everything in memory; and our maps of the recorded files, where those are."""
+"""The shell of a replay, with a transport that keeps everything in memory; and our maps, on a few lines of each data set."""
 # ruff: noqa: ARG002 - a transport has the arguments that it has
 
-import csv
 import threading
 import time
 from collections import Counter
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from citybeat.simulator.replay.files import replay
 from citybeat.simulator.replay.maps import load_map
 
 MAPS = Path(__file__).parents[1] / "maps"
-DATA = Path(__file__).parents[2] / "../shared/data"
 
 MAP = """\
 time: {columns: [t], format: unix}
@@ -197,36 +194,103 @@ def test_nothing_is_registered_or_sent_if_a_file_does_not_fit(tmp_path: Path):
         replay([good], load_map(MAP, origin="m"), batch=0, **options)
 
 
-# --- the recorded files
+# --- recordings in the forms of the data sets of tests/maps, whose own files tests/acceptance/test_recorded.py replays
 
-
-CASES = {
-    "lcl": ("energy/LCL_MAC000002.csv", {"rows": 24158, "readings": 24158, "missing_cells": 1}),
+#: Of each map: files by name, and what the report says of them, beside NOTHING.
+CASES: dict[str, tuple[dict[str, str], dict]] = {
+    "lcl": (
+        {
+            "LCL_MAC000002.csv": """\
+LCLid,DateTime,KWH/hh (per half hour)
+MAC000002,2012-12-18 15:00:00.0000000, 0.219
+MAC000002,2012-12-18 15:13:41.0000000,Null
+MAC000002,2012-12-18 15:30:00.0000000, 0\x20
+"""
+        },
+        {"rows": 3, "readings": 3, "missing_cells": 1},
+    ),
     "household": (
-        "energy/household_power_consumption_first1MiB.txt",
-        {"rows": 15923, "readings": 15922 * 7, "missing_cells": 14, "rejected_by_reason": {"fields": 1}},
+        {
+            "household.txt": """\
+Date;Time;Global_active_power;Global_reactive_power;Voltage;Global_intensity;Sub_metering_1;Sub_metering_2;Sub_metering_3
+16/12/2006;17:24:00;4.216;0.418;234.840;18.400;0.000;1.000;17.000
+16/12/2006;17:25:00;?;?;?;?;?;?;
+16/12/2006;17:26:00;5.374;0.498;233.290;23.000;0.000;2.000;17.000
+16/12/2006;17:27:00;5.388;0.5
+"""
+        },
+        {"rows": 4, "readings": 3 * 7, "missing_cells": 7, "rejected_by_reason": {"fields": 1}},
     ),
     "airquality": (
-        "environment/AirQualityUCI.csv",
-        {"rows": 9357 + 114, "blank_rows": 114, "readings": 9357 * 13, "sentinel_cells": 1683 + 8443 + 1639 + 1642 + 9 * 366},
-    ),
-    "nab": ("traffic/nab_realTraffic/*.csv", {"rows": 15664, "readings": 15664}),
-    "fremont": (
-        "traffic/FremontBridge.csv",
         {
-            "rows": 59088,
-            "readings": 2 * (59088 - 7),
-            "missing_cells": 2 * 4,
-            "rejected_by_reason": {"nonexistent": 7},
-            "times": {"nonexistent": 7, "ambiguous": 7},
+            "AirQualityUCI.csv": """\
+Date;Time;CO(GT);PT08.S1(CO);NMHC(GT);C6H6(GT);PT08.S2(NMHC);NOx(GT);PT08.S3(NOx);NO2(GT);PT08.S4(NO2);PT08.S5(O3);T;RH;AH;;
+10/03/2004;18.00.00;2,6;1360;150;11,9;1046;166;1056;113;1692;1268;13,6;48,9;0,7578;;
+10/03/2004;19.00.00;-200;1292;-200;9,4;955;103;1174;92;1559;972;13,3;-200;0,7255;;
+;;;;;;;;;;;;;;;;
+"""
+        },
+        {"rows": 3, "blank_rows": 1, "readings": 2 * 13, "sentinel_cells": 3},
+    ),
+    "nab": (
+        {
+            "speed_6005.csv": "timestamp,value\n2015-08-31 18:22:00,90\n2015-08-31 18:32:00,81\n",
+            "occupancy_6005.csv": "timestamp,value\n2015-09-01 13:45:00,3.06\n",
+            "TravelTime_387.csv": "timestamp,value\n2015-07-10 14:24:00,564\n",
+        },
+        {"rows": 4, "readings": 4},
+    ),
+    # The clock skipped 02:00 on 10 March 2019, and had 01:00 twice on 3 November.
+    "fremont": (
+        {
+            "FremontBridge.csv": """\
+Date,Fremont Bridge East Sidewalk,Fremont Bridge West Sidewalk
+03/10/2019 01:00:00 AM,4,3
+03/10/2019 02:00:00 AM,,
+03/10/2019 03:00:00 AM,,2
+11/03/2019 01:00:00 AM,5,6
+"""
+        },
+        {
+            "rows": 4,
+            "readings": 3 * 2,
+            "missing_cells": 1,
+            "rejected_by_reason": {"nonexistent": 1},
+            "times": {"nonexistent": 1, "ambiguous": 1},
         },
     ),
     "aberdeen_sds011": (
-        "environment/sensor_community_aberdeen/*_sds011_*.csv",
-        {"rows": 11854, "readings": 23708, "missing_cells": 2},
+        {
+            "2018-04-01_sds011_sensor_5331.csv": """\
+sensor_id;sensor_type;location;lat;lon;timestamp;P1;durP1;ratioP1;P2;durP2;ratioP2
+5331;SDS011;3121;57.138;-2.077;2018-04-01T10:00:55;10.50;;;2.33;;
+5331;SDS011;3121;57.138;-2.077;2018-04-01T10:03:26;;;;2.00;;
+"""
+        },
+        {"rows": 2, "readings": 4, "missing_cells": 1},
     ),
-    "aberdeen_dht22": ("environment/sensor_community_aberdeen/*_dht22_*.csv", {"rows": 11881, "readings": 23762}),
-    "aarhus": ("traffic/aarhus_trafficData158324.csv", {"rows": 12162, "readings": 3 * 12162}),
+    "aberdeen_dht22": (
+        {
+            "2018-04-01_dht22_sensor_5332.csv": """\
+sensor_id;sensor_type;location;lat;lon;timestamp;temperature;humidity
+5332;DHT22;3121;57.138;-2.077;2018-04-01T10:00:55;4.40;77.70
+""",
+            "2018-04-02_dht22_sensor_5332.csv": """\
+sensor_id;sensor_type;location;lat;lon;timestamp;temperature;humidity
+5332;DHT22;3121;57.138;-2.077;2018-04-02T00:01:30;-0.50;99.90
+""",
+        },
+        {"rows": 2, "readings": 4},
+    ),
+    "aarhus": (
+        {
+            "trafficData158324.csv": """\
+status,avgMeasuredTime,avgSpeed,extID,medianMeasuredTime,TIMESTAMP,vehicleCount,_id,REPORT_ID
+OK,74,50,668,74,2014-08-01T07:50:00,5,20746220,158324
+"""
+        },
+        {"rows": 1, "readings": 3},
+    ),
 }
 NOTHING = {
     "blank_rows": 0,
@@ -238,32 +302,43 @@ NOTHING = {
 }
 
 
-def recorded(name: str) -> tuple:
-    if not DATA.is_dir():
-        pytest.skip("the recorded data are not beside the checkout")
-    pattern, expected = CASES[name]
-    links: dict[str, Memory] = {}
-    replay_map = load_map((MAPS / f"{name}.yaml").read_text(), origin=f"{name}.yaml")
-    report = replay(
-        sorted(DATA.glob(pattern)),
-        replay_map,
-        url="",
-        passwords=dict.fromkeys(replay_map.sources),
-        register=lambda _: None,
-        connect=lambda source, _: links.setdefault(source, Memory([])),
-    )
-    ((source, link),) = links.items()
-    return (
-        report,
-        {**NOTHING, **expected},
-        reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64)),
-    )
+@pytest.fixture
+def recorded(tmp_path: Path):
+    """The report on a recording of `CASES`, and the readings that were sent."""
+
+    def recorded(name: str) -> tuple:
+        paths = [tmp_path / file for file in CASES[name][0]]
+        for path, text in zip(paths, CASES[name][0].values(), strict=True):
+            path.write_text(text)
+        links: dict[str, Memory] = {}
+        replay_map = load_map((MAPS / f"{name}.yaml").read_text(), origin=f"{name}.yaml")
+        report = replay(
+            paths,
+            replay_map,
+            url="",
+            passwords=dict.fromkeys(replay_map.sources),
+            register=lambda _: None,
+            connect=lambda source, _: links.setdefault(source, Memory([])),
+        )
+        ((source, link),) = links.items()
+        return report, reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))
+
+    return recorded
 
 
-@pytest.mark.shared
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_recorded_files_are_read_whole(name: str):
-    report, expected, rows = recorded(name)
+def values(rows: reports.Decoded, metric: str) -> list[float | None]:
+    found = rows.value[np.array(rows.metric) == metric].tolist()
+    return [None if np.isnan(value) else value for value in found]
+
+
+def test_every_map_has_a_recording():
+    assert set(CASES) == {path.stem for path in MAPS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_recording_is_read_whole(recorded, name: str):
+    report, rows = recorded(name)
+    expected = NOTHING | CASES[name][1]
     assert {key: getattr(report, key) for key in expected} == expected
     assert report.rows == report.replayed_rows + report.blank_rows + report.rejected_rows
     assert rows.refused == []
@@ -271,28 +346,23 @@ def test_recorded_files_are_read_whole(name: str):
     assert int(np.isnan(rows.value).sum()) == report.missing_cells
 
 
-@pytest.mark.shared
-def test_the_truncated_row_is_named():
-    report, _, _ = recorded("household")
+def test_a_truncated_row_is_named(recorded):
+    report, _ = recorded("household")
     (finding,) = report.rejected
-    assert (finding.line, finding.detail) == (15924, "5 fields, where 9 are expected")
+    assert (finding.line, finding.detail) == (5, "4 fields, where 9 are expected")
 
 
-@pytest.mark.shared
-def test_values_are_those_of_the_file():
-    _, _, rows = recorded("household")
-    with next(iter(DATA.glob(CASES["household"][0]))).open(encoding="ascii") as file:
-        cells = [row["Global_active_power"] for row in csv.DictReader(file, delimiter=";") if row["Sub_metering_3"] is not None]
-    power = rows.value[np.array(rows.metric) == "totalActivePower"]
-    assert power.tolist()[:100] == [float(Decimal(cell) * 1000) for cell in cells[:100]]
-    watts = power[~np.isnan(power)]
-    assert np.array_equal(watts, np.rint(watts))
+def test_values_are_those_of_the_file_times_their_scale(recorded):
+    _, rows = recorded("household")
+    assert values(rows, "totalActivePower") == [4216, None, 5374]
+    assert rows.time[:7].tolist() == [1_166_286_240_000_000] * 7  # 16:24 UTC
+    _, rows = recorded("aarhus")
+    assert (values(rows, "intensity"), values(rows, "averageVehicleSpeed")) == ([60], [50])
+    _, rows = recorded("fremont")
+    assert values(rows, "bicycleCount") == [4, 3, None, 2, 5, 6]
+    assert np.unique(rows.time).tolist() == [1_552_208_400_000_000, 1_552_212_000_000_000, 1_572_768_000_000_000]
 
 
-@pytest.mark.shared
-def test_the_humidity_of_minus_200_percent_is_sent_as_it_is():
-    _, _, rows = recorded("airquality")
-    humidity = rows.value[np.array(rows.metric) == "relativeHumidity"]
-    assert (humidity == -200).sum() == 366
-    good = humidity[humidity != -200]
-    assert (good.min(), good.max()) == (0.092, 0.887)
+def test_a_humidity_of_minus_200_percent_is_sent_as_it_is(recorded):
+    _, rows = recorded("airquality")
+    assert values(rows, "relativeHumidity") == [0.489, -200]

@@ -1,12 +1,9 @@
 """The files that the stack and compose.yaml share, and the Dockerfile, which takes the Makefile's steps."""
 
-import json
 import re
 import tomllib
 from pathlib import Path
 
-import jsonschema
-import pytest
 import yaml
 
 from citybeat.stack import docker, postgres
@@ -14,18 +11,10 @@ from citybeat.stack.model import Home
 from citybeat.stack.passwords import Passwords
 
 CHECKOUT = Path(__file__).parent.parent.parent
-SCHEMA = CHECKOUT.parent / "shared" / "schemas" / "compose-spec.schema.json"
 CONFIG = CHECKOUT / "stack" / "config"
 
 COMPOSE = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SCHEMA.exists(), reason="the Compose schema is not beside this checkout")
-def test_compose_file_is_valid():
-    # Named, because the schema names its draft with http where the library knows it with https.
-    jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(COMPOSE)
 
 
 def test_services_wait_for_each_other_by_health():
