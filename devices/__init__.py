@@ -1,4 +1,4 @@
-"""The vocabulary: what a metric, a device, a quality flag and a batch of readings are, and how they look on the wire.
+"""The vocabulary of citybeat: metrics, devices, quality flags and batches of readings, and their forms on the wire.
 
-Pure: nothing here does I/O, reads a clock or the environment, or imports another room. Time and state are arguments.
+Pure: nothing here does I/O, reads a clock or the environment, or imports another package of citybeat. Time and state are arguments.
 """

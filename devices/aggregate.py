@@ -1,7 +1,7 @@
-"""Readings to partials: the one place that says what a kind's sums are. Pure.
+"""Aggregation of readings to partials: the only code that computes the sums of a metric's kind. Pure.
 
-`devices.batch.Partials` says what the columns mean. Ingest's readings come here when they are new, and again when minutes are
-recomputed from raw.
+`devices.batch.Partials` defines the columns. Ingest aggregates readings when they are new, and again when minutes are recomputed
+from raw.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from citybeat.devices.flags import is_bad
 
 
 def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = None, *, bucket: Int64 | None = None) -> Partials:
-    """What these readings add to each series' minutes, or other buckets.
+    """Aggregate readings to minutes, or to other buckets, of each series.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
     before : (s,) float64, optional
         Value of each counter's last good reading before those of the batch; NaN: there is none. None: no counter has one.
     bucket : (n,) int64, optional
-        us since 1970 UTC: start of the bucket that each reading lies in, never falling within a series. None: of its minute.
+        us since 1970 UTC: start of the bucket that each reading lies in; never decreasing within a series. None: of its minute.
 
     Returns
     -------
     Partials
         A minute is [bucket, bucket + 60 s). Bad readings (`devices.flags.is_bad`) count in `n_bad` and nowhere else. A counter's s1
-        is its increase (`increases`), which is right where no other good reading lies between those of the batch, and none after
-        them; its s2 is 0.
+        is its increase (`increases`), which is right if no other good reading lies between those of the batch or after them; its s2
+        is 0.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
     all_good = bool(good.all())
 
     def unless_bad(column: NDArray[Any], neutral: float | np.int64) -> NDArray[Any]:
-        return column if all_good else np.where(good, column, neutral)  # bad readings are few, and in most batches there is none
+        return column if all_good else np.where(good, column, neutral)  # bad readings are rare: most batches have none
 
     kinds = kind[batch.series]
     x1, x2 = _summands(unless_bad(batch.value, 0.0), kinds)
@@ -63,7 +63,7 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
         x1[counted] = increases(batch.series[counted], batch.value[counted], before)
     x1, x2 = unless_bad(x1, 0.0), unless_bad(x2, 0.0)
     vmin, vmax = unless_bad(batch.value, np.inf), unless_bad(batch.value, -np.inf)
-    if len(starts) == n:  # each reading is its minute's only one, as sensors that report once a minute make it
+    if len(starts) == n:  # one reading a bucket, the usual case for sensors that report once a minute
         only, n_good = unless_bad(batch.value, 0.0), good.astype(np.int32)
         return Partials(
             series=batch.series,
@@ -81,7 +81,7 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
         )
     n_good = np.add.reduceat(good.astype(np.int32), starts)
     sizes = np.diff(np.append(starts, n)).astype(np.int32)
-    # Within a bucket rows are in time order, so its first and last good row are the least and greatest row number of good rows.
+    # Rows of a bucket are in time order, so its first and last good reading have the least and greatest row number of good rows.
     numbers = np.arange(n)
     first = np.minimum.reduceat(np.where(good, numbers, n), starts)
     last = np.maximum.reduceat(np.where(good, numbers, -1), starts)
@@ -104,10 +104,10 @@ def downsample(batch: Batch, kind: NDArray[np.int8], before: Float64 | None = No
 
 
 def increases(series: Int32, value: Float64, before: Float64 | None = None) -> Float64:
-    """How far a counter rose up to each reading from the good one before it.
+    """Increase of a counter between each reading and the good one before it.
 
-    A counter that shows less than before started again at 0, so it rose by what it shows. One that ran over (99,999 to 0) is taken
-    for one that started again: what it counted between its last reading and its largest number is lost, the rest is right.
+    A counter that shows less than before has started again at 0, so its increase is the value that it shows. A counter that ran
+    over (99,999 to 0) is treated alike: the counts between its last reading and its largest number are lost, the rest is right.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def increases(series: Int32, value: Float64, before: Float64 | None = None) -> F
     value : (n,) float64
         Good readings, in time order within a series.
     before : (s,) float64, optional
-        By series id, the value of its good reading before these; NaN, or None: there is none, and the first one counts 0.
+        By series id, the value of the good reading before these. NaN, or None: there is none, and the first increase is 0.
 
     Returns
     -------
@@ -136,15 +136,15 @@ def increases(series: Int32, value: Float64, before: Float64 | None = None) -> F
 
 
 def _summands(value: Float64, kind: NDArray[np.int8]) -> tuple[Float64, Float64]:
-    """What each reading adds to s1 and s2; 0 for a counter."""
+    """Contribution of each reading to s1 and s2; 0 for a counter."""
     x1, x2 = value.copy(), value * value
-    # Kinds whose sums are dear have them computed for their own rows only.
+    # The costly functions of other kinds are computed for the rows of these kinds only.
     other = np.flatnonzero((kind != KIND_CODES[Kind.GAUGE]) & (kind != KIND_CODES[Kind.AMOUNT]))
     x2[other] = 0.0
     k = kind[other]
     x1[other[k == KIND_CODES[Kind.COUNTER]]] = 0.0
     level = other[k == KIND_CODES[Kind.LEVEL]]
-    # No sound has 2,000 dB; a city's own metric without bounds must not overflow the sum all the same.
+    # No sound has 2,000 dB, but a city's own metric may have no bounds, and must not overflow the sum.
     x1[level] = 10.0 ** (np.clip(value[level], -2000.0, 2000.0) / 10.0)
     direction = other[k == KIND_CODES[Kind.DIRECTION]]
     radians = np.radians(value[direction])

@@ -1,7 +1,6 @@
-"""Readings as arrays. A batch is made once from many messages and never unpacked into row objects.
+"""Readings and their rollups as arrays. A batch is made once from many messages and never unpacked into row objects.
 
-Times are int64 microseconds since 1970-01-01 UTC everywhere inside citybeat: what PostgreSQL stores, and exact in NumPy.
-Rows stand in order of arrival, unless a function says otherwise.
+Times are int64 microseconds since 1970-01-01 UTC (`devices.clock`). Rows are in order of arrival, unless a function says otherwise.
 """
 
 from dataclasses import dataclass, fields
@@ -29,19 +28,19 @@ class Batch:
     series: Int32  # series id
     value: Float64  # unit of the series' metric; always finite
     flags: Int16  # devices.flags
-    message: Int32  # which message of the batch the reading came in
-    index: Int32  # which reading of its message
+    message: Int32  # position of the reading's message in the batch
+    index: Int32  # position of the reading in its message
 
     def __len__(self) -> int:
         return len(self.time)
 
     def take(self, rows: Int64 | Bools) -> Self:
-        """The batch of these rows, in this order.
+        """Select rows, in the given order.
 
         Parameters
         ----------
         rows : (k,) int64, or (n,) bool
-            A mask of all rows, which nearly every mask is, gives the batch itself; so nobody writes into its arrays.
+            A mask that selects all rows, as nearly every mask does, returns the batch itself. Its arrays are therefore read only.
         """
         if rows.dtype == np.bool_ and rows.all():
             return self
@@ -50,16 +49,16 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partials:
-    """Rollup rows of one bucket length: what a set of readings adds to each (series, bucket), sorted by that key.
+    """Rollup rows of one bucket length: the contribution of a set of readings to each (series, bucket), sorted by that key.
 
-    Every column merges with what is stored by +, least, greatest, or "earlier/later wins", whatever the metric's kind. A bucket
-    with no good reading has the neutral elements: vmin, first_at = +infinity; vmax, last_at = -infinity; the rest 0.
+    Every column merges with the stored one by +, least, greatest, or "earlier/later wins", whatever the metric's kind. A bucket
+    without a good reading has the neutral elements: vmin, first_at = +infinity; vmax, last_at = -infinity; the rest 0.
     """
 
     series: Int32
     bucket: Int64  # start of the bucket, us
     n: Int32  # good readings
-    n_bad: Int32  # readings that a flag keeps out
+    n_bad: Int32  # readings that a flag excludes
     vmin: Float64
     vmax: Float64
     first_at: Int64  # us; FOREVER if n = 0
@@ -73,6 +72,6 @@ class Partials:
         return len(self.series)
 
 
-#: PostgreSQL's 'infinity' and '-infinity' as we hold them; the codec turns them into the server's.
+#: PostgreSQL's timestamps 'infinity' and '-infinity'; `storage.db.pgcopy` converts them to the server's representation.
 FOREVER: Final = np.int64(np.iinfo(np.int64).max)
 NEVER: Final = np.int64(np.iinfo(np.int64).min)

@@ -1,4 +1,4 @@
-"""The catalogue: one table of metrics, read from `catalogue.toml` and from a city's own file with the same columns."""
+"""The catalogue of metrics, read from `catalogue.toml` and from a city's own file with the same columns."""
 
 import enum
 import math
@@ -25,7 +25,7 @@ class Domain(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a metric's numbers are, and so how they are aggregated."""
+    """The nature of a metric's values, which decides how they are aggregated."""
 
     GAUGE = "gauge"  # a quantity at an instant: arithmetic mean
     AMOUNT = "amount"  # a quantity per interval, stamped at its end: sum
@@ -41,22 +41,22 @@ KIND_CODES: Final[Mapping[Kind, int]] = {kind: code for code, kind in enumerate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """What a mean should not exceed."""
+    """A value that the mean over some span should not exceed."""
 
-    standard: str  # which body of limits it belongs to
-    span: str  # over which the mean is taken: one of SPANS
+    standard: str  # the set of limits that it belongs to
+    span: str  # length of time of the mean: one of SPANS
     value: float  # unit of the metric
     source: str
-    since: date  # in force
+    since: date  # day on which it came into force
 
 
-#: Lengths of time that limits are given for.
+#: Lengths of time for which limits exist.
 SPANS: Final = ("1h", "8h", "24h", "1y")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """One row of the catalogue; the columns are explained at the top of `catalogue.toml`. Infinite: open or unlimited."""
+    """One row of the catalogue; `catalogue.toml` explains the columns. Infinite: open or unlimited."""
 
     name: str  # FIWARE Smart Data Models spelling
     domain: Domain
@@ -77,23 +77,23 @@ class Metric:
     stuck_after: float = math.inf  # s
     may_repeat: tuple[float, ...] = ()  # values that are never stuck
     interval: float = 60.0  # s
-    sentinels: tuple[float, ...] = ()  # codes for "missing", wherever they lie
-    source: str = ""  # where the bounds come from
-    label: str = ""  # what people read, in English; empty: the name
+    sentinels: tuple[float, ...] = ()  # codes for "missing", also within the plausible range
+    source: str = ""  # origin of the bounds
+    label: str = ""  # shown to people, in English; empty: the name
     label_vi: str = ""  # the same in Vietnamese
-    decimals: float = 1.0  # digits after the point that are worth showing
+    decimals: float = 1.0  # digits to show after the decimal point
     color: str = "#8E8E8E"  # on dashboards
     limits: tuple[Limit, ...] = ()
 
     def plausible(self, *, rating: float | None = None, interval: float | None = None) -> tuple[float, float]:
-        """The plausible range of a sensor that declared this rating and interval.
+        """The plausible range of a sensor with this rating and interval.
 
         Parameters
         ----------
         rating : float, optional
-            In the metric's unit, or a unit an hour where `rating_per_hour`. Without one, a bound that hangs on it is open.
+            In the metric's unit, or in the unit per hour if `rating_per_hour`. Without a rating, bounds that depend on it are open.
         interval : float, optional
-            Seconds between readings; the catalogue's, unless given.
+            Seconds between readings. Default: the catalogue's.
 
         Returns
         -------
@@ -127,14 +127,14 @@ def parse(text: str, *, origin: str) -> dict[str, Metric]:
     Parameters
     ----------
     text : str
-        A table a metric, columns as in `catalogue.toml`.
+        One table for each metric, columns as in `catalogue.toml`.
     origin : str
-        Where the text came from; stands in error messages.
+        Name of the text's source, for error messages.
 
     Raises
     ------
     CatalogueError
-        Not TOML, an unknown or missing column, a wrong type, a name that is no identifier, or bounds that exclude each other.
+        Not TOML, an unknown or missing column, a wrong type, a name that is not an identifier, or bounds that exclude each other.
     """
     try:
         tables = tomllib.loads(text)
@@ -144,17 +144,17 @@ def parse(text: str, *, origin: str) -> dict[str, Metric]:
 
 
 def builtin() -> Catalogue:
-    """The catalogue that ships with citybeat."""
+    """Return the catalogue that ships with citybeat."""
     return _BUILTIN
 
 
 def extended(text: str, *, origin: str) -> Catalogue:
-    """The shipped catalogue and a city's own metrics; a metric of the same name replaces the shipped one.
+    """Return the shipped catalogue with a city's own metrics added; a metric of the same name replaces the shipped one.
 
     Raises
     ------
     CatalogueError
-        As `parse`.
+        See `parse`.
     """
     return MappingProxyType({**_BUILTIN, **parse(text, origin=origin)})
 
@@ -169,7 +169,7 @@ _BOOL: Final = {"rating_per_hour", "range_per_interval"}
 def _metric(name: str, row: Any, origin: str) -> Metric:
     where = f"{origin}: metric {name!r}"
     if not _NAME.fullmatch(name):
-        raise CatalogueError(f"{where}: a name is a letter, then letters, digits or _, at most 64")
+        raise CatalogueError(f"{where}: a name must be a letter, then letters, digits or _, at most 64 characters")
     if not isinstance(row, dict):
         raise CatalogueError(f"{where}: expected a table of columns")
     columns: dict[str, Any] = {"name": name}
@@ -187,9 +187,9 @@ def _metric(name: str, row: Any, origin: str) -> Metric:
     if not metric.interval > 0:
         raise CatalogueError(f"{where}: column 'interval' must be above 0 seconds")
     if metric.decimals not in range(10):
-        raise CatalogueError(f"{where}: column 'decimals' must be a whole number from 0 to 9")
+        raise CatalogueError(f"{where}: column 'decimals' must be an integer from 0 to 9")
     if not _COLOR.fullmatch(metric.color):
-        raise CatalogueError(f"{where}: column 'color' must be such as #1F60C4")
+        raise CatalogueError(f"{where}: column 'color' must have the form #1F60C4")
     return metric
 
 
@@ -198,7 +198,7 @@ def _column(where: str, column: str, value: Any) -> Any:
     if column in enums:
         allowed = [member.value for member in enums[column]]
         if value not in allowed:
-            raise CatalogueError(f"{where}: column {column!r} is {value!r}; one of {', '.join(allowed)} is expected")
+            raise CatalogueError(f"{where}: column {column!r} is {value!r}; expected one of {', '.join(allowed)}")
         return enums[column](value)
     if column in _TEXT:
         if not isinstance(value, str):
@@ -224,11 +224,11 @@ def _column(where: str, column: str, value: Any) -> Any:
 def _limit(where: str, row: Any) -> Limit:
     columns = {field.name for field in fields(Limit)}
     if not isinstance(row, dict) or row.keys() != columns:
-        raise CatalogueError(f"{where}: each of 'limits' is a table of {', '.join(sorted(columns))}")
+        raise CatalogueError(f"{where}: each entry of 'limits' must be a table of {', '.join(sorted(columns))}")
     if row["span"] not in SPANS:
-        raise CatalogueError(f"{where}: the span of a limit is {row['span']!r}; one of {', '.join(SPANS)} is expected")
+        raise CatalogueError(f"{where}: the span of a limit is {row['span']!r}; expected one of {', '.join(SPANS)}")
     if not _is_number(row["value"]) or not isinstance(row["since"], date):
-        raise CatalogueError(f"{where}: a limit's value is a number, and since when it is in force a date such as 2026-01-01")
+        raise CatalogueError(f"{where}: the value of a limit must be a number, and 'since' a date such as 2026-01-01")
     return Limit(**{**row, "value": float(row["value"]), "standard": str(row["standard"]), "source": str(row["source"])})
 
 

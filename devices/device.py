@@ -1,4 +1,4 @@
-"""Devices as they are registered: what a sensor, a device and a source are called, and what a registration may say."""
+"""Registered devices, their sensors and calibrations, and the rules for their names and values."""
 
 import enum
 import math
@@ -12,27 +12,27 @@ from citybeat.devices.catalogue import Domain
 from citybeat.devices.errors import DeviceError
 from citybeat.devices.units import MAX_LENGTH
 
-#: A source's name is its MQTT user name and a level of its topics.
+#: Name of a source, which is its MQTT user name and a level of its topics.
 SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: Broker users that are ours; no source may have one of these names.
+#: Users of the broker that citybeat itself has; no source may have one of these names.
 RESERVED_SOURCES: Final = frozenset({"provision", "ingest", "admin"})
-#: A colon is allowed, since URNs (urn:dev:mac:…) are common device ids; a slash is not, it separates parts of URLs and topics.
+#: Id of a device. A colon is allowed, since URNs (urn:dev:mac:…) are common ids; a slash is not, since it separates parts of URLs
+#: and topics.
 DEVICE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
-
-#: s, ten years. More would be a mistake, and much more would not fit into the times that are computed with it.
+#: s, ten years: the largest interval. A larger one is a mistake, and a much larger one would overflow times computed with it.
 LONGEST: Final = 315_576_000
 
 
 class ConflictPolicy(enum.StrEnum):
-    """What becomes of a stored value when its source sends another one for that series and time. Quarantine keeps the loser."""
+    """The choice between a stored value and another one of its source for that series and time. Quarantine keeps the loser."""
 
-    KEEP = "keep"  # the first stays
-    REPLACE = "replace"  # the last one replaces it
+    KEEP = "keep"  # the first value stays
+    REPLACE = "replace"  # the last value replaces it
 
 
 def check_source(name: str) -> str:
-    """Return the name, if a source may have it.
+    """Return a source's name if it is valid.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_source(name: str) -> str:
         It does not match `SOURCE_NAME`, or is reserved.
     """
     if not SOURCE_NAME.fullmatch(name):
-        raise DeviceError(f"source {name!r}: a letter or digit, then letters, digits, '.', '_' or '-', at most 64")
+        raise DeviceError(f"source {name!r}: a name must be a letter or digit, then letters, digits, '.', '_' or '-', at most 64")
     if name in RESERVED_SOURCES:
         raise DeviceError(f"source {name!r} is reserved; choose another name")
     return name
@@ -48,15 +48,15 @@ def check_source(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What a sensor's values are corrected by: value * scale + offset, after the conversion of units and before any bound."""
+    """A correction of a sensor's values: value * scale + offset, after the conversion of units and before any bound."""
 
     scale: float = 1.0  # below 0: mounted the wrong way round
     offset: float = 0.0  # unit of the metric
-    #: For readings of this time and later, until the next one. None: for every reading, if the sensor has none yet, else from the
-    #: moment of registration.
+    #: It applies to readings from this time until the next calibration's. None: to every reading, if the sensor has no calibration
+    #: and nothing is stored yet; otherwise from the time of registration.
     valid_from: datetime | None = None
-    by: str = ""  # who calibrated
-    reason: str = ""  # why, or which certificate
+    by: str = ""  # person or office that calibrated
+    reason: str = ""  # reason, or name of the certificate
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale) or self.scale == 0:
@@ -67,7 +67,7 @@ class Calibration:
             raise DeviceError("calibration: valid_from needs an offset from UTC, such as 2026-03-01T08:00:00+07:00")
 
 
-#: Numbers that a registration may override, or declare.
+#: Numbers of a sensor that a registration may override or declare.
 SENSOR_NUMBERS: Final = (
     "low",
     "high",
@@ -83,21 +83,21 @@ SENSOR_NUMBERS: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensor:
-    """One metric of a device, and what its registration overrides. None: as the catalogue says."""
+    """A sensor of a device: its metric, and values that override the catalogue's. None: the catalogue's applies."""
 
     metric: str  # a name of the catalogue
     low: float | None = None  # plausible range, unit of the metric
     high: float | None = None
     suspect_low: float | None = None
     suspect_high: float | None = None
-    rating: float | None = None  # what the device is built for; see Metric.plausible for its unit
+    rating: float | None = None  # largest value that the device is built for; `Metric.plausible` describes its unit
     interval: float | None = None  # s between readings
-    step_floor: float | None = None  # unit of the metric; as it is, whatever the interval
+    step_floor: float | None = None  # unit of the metric; applies for any interval
     step_per_minute: float | None = None  # unit of the metric, a minute
     stuck_after: float | None = None  # s
-    sentinels: tuple[float, ...] = ()  # codes for "missing" as they are sent, beside the default ones
-    unit: str | None = None  # what it sends, in UCUM or one of units.SPELLINGS
-    calibration: Calibration | None = None  # None: those that it has stay
+    sentinels: tuple[float, ...] = ()  # codes for "missing" as they are sent, in addition to the default ones
+    unit: str | None = None  # unit of the values as sent, in UCUM or one of `units.SPELLINGS`
+    calibration: Calibration | None = None  # to be added to the registered ones; None: nothing is added
 
     def __post_init__(self) -> None:
         for name in SENSOR_NUMBERS:
@@ -154,7 +154,7 @@ class Device:
     """
 
     id: str
-    source: str  # the MQTT identity that it publishes through
+    source: str  # the MQTT user that it publishes through
     domain: Domain
     sensors: tuple[Sensor, ...]
     name: str = _described(FieldType.TEXT, "For people.", "Riverside air station")
@@ -167,11 +167,13 @@ class Device:
 
     def __post_init__(self) -> None:
         if not DEVICE_ID.fullmatch(self.id):
-            raise DeviceError(f"device {self.id!r}: a letter or digit, then letters, digits, '.', '_', ':' or '-', at most 128")
+            raise DeviceError(
+                f"device {self.id!r}: an id must be a letter or digit, then letters, digits, '.', '_', ':' or '-', at most 128"
+            )
         check_source(self.source)
         metrics = [sensor.metric for sensor in self.sensors]
         if len(set(metrics)) != len(metrics):
-            raise DeviceError(f"device {self.id!r}: a metric stands twice among its sensors")
+            raise DeviceError(f"device {self.id!r}: two sensors have the same metric")
         if (self.latitude is None) != (self.longitude is None):
             raise DeviceError(f"device {self.id!r}: latitude and longitude are given together or not at all")
         for name, about in DEVICE_FIELDS.items():

@@ -1,4 +1,4 @@
-"""Quality flags of a reading: a bit mask of what the checks found. No bit: good. A flag never drops a reading."""
+"""Quality flags of a reading: a bit mask of findings. A reading without a bit is good. A flag never drops a reading."""
 
 import enum
 from typing import Final
@@ -8,41 +8,41 @@ from numpy.typing import NDArray
 
 
 class Flag(enum.IntFlag):
-    """One bit a finding. Stored as a 16-bit integer, so a bit is never given another meaning."""
+    """The bits, one for each finding. They are stored as a 16-bit integer, so a bit never gets another meaning."""
 
     RANGE = 1  # outside the plausible range
     STEP = 2  # changed faster than the metric can
-    STUCK = 4  # unchanged for longer than the metric stays
-    SUSPECT = 8  # plausible, but outside the suspect range
+    STUCK = 4  # unchanged for longer than is plausible
+    SUSPECT = 8  # plausible, but outside the usual range
     LATE = 16  # arrived long after its time
-    FUTURE = 32  # ahead of our clock, within tolerance
-    CLOCK = 64  # had no time of its own: it carries the time of receipt
+    FUTURE = 32  # ahead of ingest's clock, within tolerance
+    CLOCK = 64  # came without a time: the time of receipt is used
     MANUAL_BAD = 128  # an operator declared it bad
     MANUAL_GOOD = 256  # an operator declared it good; wins over every other bit
 
 
 class Verdict(enum.StrEnum):
-    """What an operator may declare of a period."""
+    """An operator's declaration about the readings of a period."""
 
     BAD = "bad"
     GOOD = "good"
-    CLEAR = "clear"  # as if nothing were declared
+    CLEAR = "clear"  # withdraws earlier declarations
 
     @property
     def flags(self) -> Flag:
-        """The bits that readings get by it."""
+        """The bits that it sets on readings."""
         return {Verdict.BAD: Flag.MANUAL_BAD, Verdict.GOOD: Flag.MANUAL_GOOD, Verdict.CLEAR: Flag(0)}[self]
 
 
-#: Bits that only an operator sets.
+#: Bits that only operators set.
 MANUAL: Final = np.int16(Flag.MANUAL_BAD | Flag.MANUAL_GOOD)
-#: Bits that keep a reading out of the rollups, unless an operator declared it good.
+#: Bits that exclude a reading from the rollups, unless an operator declared it good.
 BAD: Final = np.int16(Flag.RANGE | Flag.STEP | Flag.STUCK | Flag.MANUAL_BAD)
 _GOOD: Final = np.int16(Flag.MANUAL_GOOD)
 
 
 def is_bad(flags: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Which readings stay out of the rollups.
+    """Tell which readings are excluded from the rollups.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def is_bad(flags: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def names(flags: int) -> list[str]:
-    """The flags of one reading as lower-case names, in bit order.
+    """Return the flags of one reading as lower-case names, in bit order.
 
     Examples
     --------

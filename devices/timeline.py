@@ -1,7 +1,7 @@
-"""What held when: values that change at moments, for many series at once, in compact form.
+"""Piecewise-constant values of many series, in compact form.
 
-Entries of series i stand at `start[i]` up to `start[i + 1]` in arrays of their own, with the moment from which each holds in
-`since`, ascending.
+The entries of series i are at the positions from `start[i]` up to `start[i + 1]` of common arrays. `since` holds the time from
+which each entry applies, ascending within a series.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from citybeat.devices.batch import Int32, Int64
 
 
 def starts(size: int, counts: Iterable[tuple[int, int]]) -> Int64:
-    """`start` for ids below `size`, from (id, number of entries).
+    """Make `start` for ids below `size` from pairs (id, number of entries).
 
     Returns
     -------
@@ -25,7 +25,7 @@ def starts(size: int, counts: Iterable[tuple[int, int]]) -> Int64:
 
 
 def in_force(start: Int64, since: Int64, of: Int32, at: Int64) -> Int64:
-    """The entry that holds for each row: the last of its series that does not begin later.
+    """Find the entry in force for each row: the last one of its series that does not begin later.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ def in_force(start: Int64, since: Int64, of: Int32, at: Int64) -> Int64:
     since : (entries,) int64
         us since 1970 UTC.
     of : (n,) int32
-        Series of each row.
+        Series id of each row.
     at : (n,) int64
         us since 1970 UTC.
 
     Returns
     -------
     (n,) int64
-        Index of the entry; -1: none holds.
+        Index of the entry; -1: none is in force.
     """
     # Bisection of all rows at once: `low` becomes the first entry that begins later.
     first = start[of]
@@ -54,19 +54,19 @@ def in_force(start: Int64, since: Int64, of: Int32, at: Int64) -> Int64:
 
 
 def overlaid(intervals: Sequence[tuple[int, int, int]], neutral: int) -> list[tuple[int, int]]:
-    """Intervals that were laid one over another, later ones on top, as moments and what holds from each.
+    """Turn overlapping intervals into consecutive entries; where intervals overlap, the later one in the sequence wins.
 
     Parameters
     ----------
     intervals : sequence of (from, to, value)
-        [from, to), in the order in which they were laid.
+        Half-open intervals [from, to).
     neutral : int
-        What holds outside all of them.
+        Value outside all intervals.
 
     Returns
     -------
     list of (since, value)
-        Ascending, without repeats of a value.
+        Ascending; consecutive values differ.
 
     Examples
     --------

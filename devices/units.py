@@ -1,11 +1,11 @@
-"""Units of measure: how a number in the unit that a sensor sends becomes a number in its metric's unit.
+"""Conversion of numbers between units of measure, from the unit that a sensor sends to its metric's unit.
 
-UCUM (case-sensitive codes) in and out, beside the common spellings of `SPELLINGS`. Everything is exact, in fractions, until the
-end: a factor is the float nearest to the true one. What is not here is refused, never guessed. Only text and numbers: nothing of
-devices, and no clock.
+Units are UCUM codes (case-sensitive) or the common spellings of `SPELLINGS`. Factors are computed exactly, in fractions, and
+rounded once to the nearest float. An unknown unit is refused, never guessed. The module handles only text and numbers: it knows
+neither devices nor a clock.
 
 UCUM's grammar, in short: a term is components joined by `.` and `/`, from left to right (`W/m2`, `kW.h`, `/min`); a component is a
-unit with a prefix and an exponent, a whole number, a term in parentheses, or an annotation in braces, which means nothing
+unit with a prefix and an exponent, an integer, a term in parentheses, or an annotation in braces, which has no meaning
 (`{vehicle}/h`).
 """
 
@@ -18,19 +18,19 @@ from typing import Final, NamedTuple
 
 from citybeat.devices.errors import CitybeatError
 
-#: Characters, and factors. Units that people use are half as long; senders name units in every record, and what they name must be
-#: cheap to refuse (about 0.1 ms).
+#: Characters of a unit, and (`_MAX_FACTORS`) its factors. Units that people use are half as long. Senders name units in every
+#: record, so refusing one must be cheap (about 0.1 ms).
 MAX_LENGTH: Final = 40
 _MAX_FACTORS: Final = 8
 
 
 class UnitError(CitybeatError, ValueError):
-    """A unit is unknown, or cannot be converted to another; the message names them and says what to do."""
+    """A unit is unknown, or cannot be converted to another; the message names the units and a remedy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
-    """wanted = sent * scale + offset."""
+    """A linear conversion: wanted = sent * scale + offset."""
 
     scale: float = 1.0
     offset: float = 0.0  # in the wanted unit
@@ -40,12 +40,12 @@ IDENTITY: Final = Linear()
 
 
 def conversion(sent: str, wanted: str) -> Linear:
-    """How numbers in one unit become numbers in another.
+    """Return the conversion of numbers from one unit to another.
 
     Parameters
     ----------
     sent, wanted : str
-        UCUM, or one of `SPELLINGS`. Text that is equal needs no conversion, even where it is no unit that is known here.
+        UCUM, or one of `SPELLINGS`. Equal texts need no conversion, even if they are not a known unit.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def conversion(sent: str, wanted: str) -> Linear:
     Raises
     ------
     UnitError
-        A unit that is not known, two that measure different things, or one whose scale is not linear in the other's.
+        A unit is unknown, the units measure different quantities, or the scale of one is not linear in the other's.
 
     Examples
     --------
@@ -74,8 +74,8 @@ def conversion(sent: str, wanted: str) -> Linear:
 
 # --- spellings -----------------------------------------------------------------------------------------------------------------
 
-#: What people write and UCUM does not have. None of these is a unit of UCUM (a test says so): `C` is coulomb, `kt` kilotonne, `ft`
-#: femtotonne, `F` farad, `pH` picohenry, and stay that.
+#: Common spellings that UCUM does not have, with their UCUM codes. None of them is a UCUM unit itself (a test makes sure): `C`
+#: stays coulomb, `kt` kilotonne, `ft` femtotonne, `F` farad and `pH` picohenry.
 SPELLINGS: Final = {
     "°C": "Cel", "℃": "Cel", "degC": "Cel", "celsius": "Cel", "Celsius": "Cel",
     "°F": "[degF]", "℉": "[degF]", "degF": "[degF]", "fahrenheit": "[degF]", "Fahrenheit": "[degF]",
@@ -93,9 +93,9 @@ SPELLINGS: Final = {
     "dBA": "dB[SPL]", "dB(A)": "dB[SPL]", "dBspl": "dB[SPL]", "Bspl": "B[SPL]", "dBW": "dB[W]",
     "veh/h": "{vehicle}/h", "vph": "{vehicle}/h",
 }  # fmt: skip
-#: Characters that UCUM does not have, as it writes them: µ (the micro sign and the Greek letter), powers, and the middle dots.
+#: Characters that UCUM does not have, and its characters for them: µ (the micro sign and the Greek letter), powers, middle dots.
 _CHARACTERS: Final = str.maketrans({"µ": "u", "μ": "u", "²": "2", "³": "3", "⁻": "-", "¹": "1", "·": ".", "⋅": ".", "º": "°"})
-#: A power written as in most programming languages; 10^ is UCUM's own.
+#: The sign of a power in most programming languages; `10^` is UCUM's own.
 _CARET: Final = re.compile(r"(?<!10)\^")
 
 
@@ -107,13 +107,13 @@ class _Unit(NamedTuple):
 
     size: Fraction
     dimension: tuple[int, ...]  # exponents of _BASE
-    zero: Fraction = Fraction(0)  # other than 0: a scale whose zero is not nothing, a temperature's
-    level: str | None = None  # of a logarithmic unit, what its zero is the level of ("": it does not say); `size` counts such units
+    zero: Fraction = Fraction(0)  # other than 0 for a scale with a zero of its own, as temperatures have
+    level: str | None = None  # the quantity of a logarithmic unit's reference level ("": unspecified); `size` counts such units
 
 
-@lru_cache(maxsize=4096)  # what senders name comes again and again; so do mistakes, so these are kept as well
+@lru_cache(maxsize=4096)  # senders repeat the units that they name, wrong ones too, so refusals are cached as well
 def _found(sent: str, wanted: str) -> Linear | str:
-    """The conversion, or why there is none."""
+    """Return the conversion, or the reason why there is none."""
     try:
         a, b = _read(sent), _read(wanted)
     except UnitError as exc:
@@ -154,14 +154,14 @@ def _quoted(text: str) -> str:
 
 
 def _dimension(unit: _Unit) -> str:
-    """A dimension in base units, such as `m.s-1`."""
+    """Return a dimension in base units, such as `m.s-1`."""
     parts = [f"{base}{'' if power == 1 else power}" for base, power in zip(_BASE, unit.dimension, strict=True) if power]
     return ".".join(parts) or "a plain number"
 
 
 # --- UCUM ----------------------------------------------------------------------------------------------------------------------
 
-#: UCUM's base units: metre, second, gram, radian, kelvin, coulomb, candela. An angle is not a plain number here, so % is no deg.
+#: UCUM's base units: metre, second, gram, radian, kelvin, coulomb, candela. An angle is not a plain number, so % cannot become deg.
 _BASE: Final = ("m", "s", "g", "rad", "K", "C", "cd")
 _PREFIXES: Final = {
     "da": "1e1",
@@ -169,7 +169,7 @@ _PREFIXES: Final = {
     "d": "1e-1", "c": "1e-2", "m": "1e-3", "u": "1e-6", "n": "1e-9", "p": "1e-12", "f": "1e-15", "a": "1e-18",
     "Ki": "1024", "Mi": "1048576", "Gi": "1073741824", "Ti": "1099511627776",
 }  # fmt: skip
-#: Units that take prefixes: how many of what. Values are UCUM 2.2's.
+#: Definitions of units that take prefixes: a number and a unit. The values are those of UCUM 2.2.
 _METRIC: Final = {
     "mol": "6.02214076e23 1", "sr": "1 rad2", "Hz": "1 s-1", "N": "1 kg.m/s2", "Pa": "1 N/m2", "J": "1 N.m", "W": "1 J/s",
     "A": "1 C/s", "V": "1 J/C", "F": "1 C/V", "Ohm": "1 V/A", "S": "1 Ohm-1", "Wb": "1 V.s", "T": "1 Wb/m2", "H": "1 Wb/A",
@@ -177,7 +177,7 @@ _METRIC: Final = {
     "ar": "100 m2", "t": "1000 kg", "bar": "100000 Pa", "cal": "4.184 J", "m[H2O]": "9.80665 kPa", "m[Hg]": "133.3220 kPa",
     "gf": "9.80665 g.m/s2", "eV": "1.602176634e-19 J", "bit": "1 1", "By": "8 bit", "Bd": "1 s-1",
 }  # fmt: skip
-#: Units that take none.
+#: Definitions of units without prefixes.
 _OTHER: Final = {
     "10*": "10 1", "10^": "10 1", "%": "0.01 1", "[ppth]": "1e-3 1", "[ppm]": "1e-6 1", "[ppb]": "1e-9 1", "[pptr]": "1e-12 1",
     "[pi]": "3.1415926535897932384626433832795028841971693993751 1", "deg": "2 [pi].rad/360", "'": "1 deg/60", "''": "1 deg/3600",
@@ -189,13 +189,13 @@ _OTHER: Final = {
     "[sft_i]": "1 [ft_i]2", "[HP]": "550 [ft_i].[lbf_av]/s", "[Btu_IT]": "1.05505585262 kJ", "[degR]": "5 K/9", "[NTU]": "1 1",
     "[FNU]": "1 1",
 }  # fmt: skip
-#: Temperatures: the unit takes prefixes, how many K a step has, and at how many K the zero is.
+#: Temperatures: whether the unit takes prefixes, the K of one degree, and the K of its zero.
 _ZEROS: Final = {"Cel": (True, "1", "273.15"), "[degF]": (False, "5/9", "45967/180")}
-#: Logarithmic units: what their zero is the level of; "": they do not say. B and dB go together with any, since a metric in dB says
-#: by its name what it is a level of.
+#: Logarithmic units, with the quantity of their reference level; "": unspecified. B and dB are compatible with all of them, since
+#: the name of a metric in dB says which level it is.
 _LEVELS: Final = {"B": "", "B[SPL]": "pressure", "B[W]": "power", "B[V]": "voltage"}
 
-#: The largest exponent: of 10* for any factor that a float can hold, of units for more than any quantity has.
+#: The largest exponents: of 10*, for every factor that a float can hold; of units, more than any quantity has.
 _MAX_POWER: Final = {"10*": 300, "10^": 300}
 _MAX_UNIT_POWER: Final = 9
 _NUMBER: Final = re.compile(r"[0-9]+")
@@ -206,18 +206,18 @@ _ONE: Final = _Unit(Fraction(1), (0,) * len(_BASE))
 
 
 class _NotUcumError(Exception):
-    """Carries what is wrong to `_read`."""
+    """Carries the description of a mistake to `_read`."""
 
 
 class _Parser:
-    """Recursive descent; its depth and its time are bounded by MAX_LENGTH."""
+    """A recursive-descent parser of UCUM; MAX_LENGTH bounds its depth and its time."""
 
     def __init__(self, text: str) -> None:
         self._text: Final = text
         self._at = 0
 
     def unit(self) -> _Unit:
-        """The whole text as a unit."""
+        """Parse the whole text as a unit."""
         special = self._special()
         if special is not None:
             return special
@@ -227,7 +227,7 @@ class _Parser:
         return found
 
     def _special(self) -> _Unit | None:
-        """A unit that must stand alone: a temperature with a zero of its own, or a level."""
+        """Parse a unit that must stand alone: a temperature with a zero of its own, or a level. None: it is another unit."""
         name, brace, note = self._text.partition("{")
         if brace and not _ANNOTATION.fullmatch(brace + note):
             return None
@@ -290,13 +290,13 @@ class _Parser:
 
 
 def _times(a: _Unit, b: _Unit, power: int) -> _Unit:
-    """The product of a and b ** power."""
+    """Return a * b ** power."""
     return _Unit(a.size * b.size**power, tuple(x + y * power for x, y in zip(a.dimension, b.dimension, strict=True)))
 
 
 @cache
 def _known(name: str) -> _Unit:
-    """A unit of the tables, without prefix."""
+    """Look up a unit of the tables, without prefix."""
     if name in _BASE:
         return _Unit(Fraction(1), tuple(int(base == name) for base in _BASE))
     value, definition = (_METRIC.get(name) or _OTHER[name]).split()
@@ -305,7 +305,7 @@ def _known(name: str) -> _Unit:
 
 
 def _unit(name: str) -> _Unit:
-    """A unit of the tables, with or without prefix."""
+    """Look up a unit of the tables, with or without prefix."""
     if name in _BASE or name in _METRIC or name in _OTHER:
         return _known(name)
     for prefix, factor in _PREFIXES.items():

@@ -1,4 +1,4 @@
-"""CBOR of untrusted senders: one whole value a payload, without the types that cbor2 would make of tags."""
+"""Parsing of CBOR from untrusted senders: one whole value in each payload, without the types that cbor2 makes of tags."""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,26 +9,26 @@ import cbor2
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire.decoded import Finding
 
-#: Containers within each other, the frame of `parse_all` included: an array of maps of plain values.
+#: Depth of nested containers, the frame of `parse_all` included: an array of maps of plain values.
 _FLAT: Final = 3
-#: The same for what has tags, or arrays as keys, in its maps. It is read up to `_DEEP_BYTES` only: such keys could be made to
-#: collide, which costs the square of their number.
+#: Depth for payloads with tags, or with arrays as keys, in their maps. Only payloads up to `_DEEP_BYTES` are read so deep: a sender
+#: can make such keys collide, which costs the square of their number.
 _DEEP: Final = 8
 _DEEP_BYTES: Final = 64 * 1024
 _DETAIL: Final = 120  # characters of a parser's message that are kept
 
 
 class _Tagged:
-    """A value under a CBOR tag that SenML has no use for: no field takes it."""
+    """A value under a CBOR tag that SenML does not use; every field refuses it."""
 
     def __repr__(self) -> str:
         return "a tagged value"
 
 
 class _Tags(Mapping[int, Callable[[Any], Any]]):
-    """Decoders of tags: of cbor2's own, senders reach those of numbers only, not of regular expressions and the like.
+    """Decoders of tags. Senders reach cbor2's own decoders for numbers only, not those for regular expressions and the like.
 
-    2 and 3 are large integers, 4 is a decimal fraction; 55799 says that this is CBOR.
+    Tags 2 and 3 are large integers, 4 is a decimal fraction, and 55799 marks the content as CBOR.
     """
 
     def __getitem__(self, tag: int) -> Callable[[Any], Any]:
@@ -55,9 +55,9 @@ _TAGS: Final = _Tags()
 
 
 def parse_all(payloads: Sequence[bytes]) -> list[Any]:
-    """CBOR of every payload; a `Finding` where there is none."""
-    # cbor2 does not mind bytes behind the first value. So each payload is read as the first of two, the second of which is a number
-    # that no sender can guess: it is in its place only if the payload is one whole value.
+    """Parse the CBOR of every payload; the result is a `Finding` for a payload that is not CBOR."""
+    # cbor2 accepts bytes after the first value. Therefore each payload is framed as the first item of a pair whose second item is a
+    # number that no sender can guess: the number is found in its place only if the payload is exactly one value.
     mark = secrets.randbits(63) | 1 << 63
     end = b"\x1b" + mark.to_bytes(8, "big")
     return [_parse_one(payload, b"\x82" + payload + end, mark) for payload in payloads]
@@ -76,5 +76,5 @@ def _parse_one(payload: bytes, framed: bytes, mark: int) -> Any:
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as exc:
         return Finding(Reason.MALFORMED, str(exc)[:_DETAIL])
     if parsed[1] != mark:
-        return Finding(Reason.MALFORMED, "bytes behind the pack")
+        return Finding(Reason.MALFORMED, "bytes after the pack")
     return parsed[0]

@@ -1,8 +1,7 @@
-"""Lists of what a parser found, as arrays: for the fast gears, which take a column as a whole or not at all. Pure.
+"""Conversion of parsed lists to arrays, for the fast paths of decoding, which take a column as a whole or not at all. Pure.
 
-No item is asked for its type where the conversion tells as much: `struct` takes neither strings nor null, of which NumPy would
-make numbers. 50,000 numbers take `struct` 0.2 ms (floats) or 0.7 ms (integers); `np.array` 0.5 ms, and a set of their types 0.5 ms
-on top.
+`struct` refuses strings and null, which NumPy would convert to numbers, so the items' types need no check of their own. For 50,000
+numbers, `struct` takes 0.2 ms (floats) or 0.7 ms (integers); `np.array` takes 0.5 ms, and a set of the items' types 0.5 ms more.
 """
 
 import struct
@@ -16,21 +15,21 @@ from citybeat.devices.batch import Float64, Int64
 
 
 class NotPlainError(Exception):
-    """The column holds something else; the slow gear says what."""
+    """The column holds other values too; the slow path finds and reports them."""
 
 
 def doubles(column: Sequence[Any]) -> Float64:
-    """Numbers; true and false are 1 and 0.
+    """Convert a column of numbers to float64; true and false become 1 and 0.
 
     Parameters
     ----------
     column : sequence
-        As JSON or CBOR has them. A decimal fraction of CBOR is a number too.
+        Values parsed from JSON or CBOR. A decimal fraction of CBOR is a number too.
 
     Raises
     ------
     NotPlainError
-        Something is no number, or beyond the range of float64.
+        An item is not a number, or beyond the range of float64.
     """
     out = np.empty(len(column), np.float64)
     _pack(column, "d", out)
@@ -38,28 +37,28 @@ def doubles(column: Sequence[Any]) -> Float64:
 
 
 def integers(column: Sequence[Any]) -> Int64:
-    """Integers; true and false are none.
+    """Convert a column of integers to int64; true and false are refused.
 
     Raises
     ------
     NotPlainError
-        Something is no integer, or beyond the range of int64.
+        An item is not an integer, or beyond the range of int64.
     """
     out = np.empty(len(column), np.int64)
     _pack(column, "q", out)
-    # `struct` takes them for 1 and 0, so that is where they would be.
+    # `struct` converts booleans to 1 and 0, so only items with these values can be booleans.
     if any(type(column[row]) is bool for row in np.flatnonzero((out == 0) | (out == 1)).tolist()):
         raise NotPlainError
     return out
 
 
 def text(column: Sequence[Any]) -> str:
-    """All strings as one.
+    """Join a column of strings.
 
     Raises
     ------
     NotPlainError
-        Something is no string.
+        An item is not a string.
     """
     try:
         return "".join(column)

@@ -1,4 +1,4 @@
-"""What decoding gives, whatever the format: readings as columns, and what was refused; and how formats read values and times."""
+"""The result of decoding, readings as columns and refusals, and the parsing of values and times that all formats share."""
 
 import math
 import re
@@ -15,54 +15,54 @@ from citybeat.devices.clock import MAX_US, MIN_US, to_us
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire.names import Names, flat
 
-#: ms. 9999-12-31T23:59:59.999Z: beyond it Python has no dates, and such a number is a fault (microseconds sent as milliseconds).
+#: ms. 9999-12-31T23:59:59.999Z, the last date of Python. A larger number is a sender's fault (microseconds sent as milliseconds).
 MAX_MS: Final = MAX_US // 1000
 #: ms. 0001-01-01T00:00:00Z.
 MIN_MS: Final = MIN_US // 1000
 _DETAIL: Final = 120  # characters of a sender's input that a detail may quote
-#: RFC 3339, section 5.6 (with its note: a space or lower case for T and Z). `fromisoformat` alone would take far more.
+#: RFC 3339, section 5.6 (with its note: a space or lower case for T and Z). `fromisoformat` alone would accept far more.
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """Why a message, or one reading of it, is kept out."""
+    """The refusal of a message, or of one of its readings."""
 
-    message: int  # which of the decoded messages
-    index: int | None  # which reading of the message; None: all of it
+    message: int  # position of the message among the decoded ones
+    index: int | None  # position of the reading in the message; None: the whole message
     reason: Reason
-    detail: str  # for people; never longer than a line
+    detail: str  # for people; at most a line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
     """Readings of m messages as n rows, in order of arrival; refused readings have no row."""
 
-    names: list[Names]  # of all rows, piece by piece
+    names: list[Names]  # devices and metrics of all rows, in pieces
     time: Int64  # (n,) us since 1970 UTC; the time of receipt where the reading has none
     value: Float64  # (n,) as sent; NaN: missing. May be infinite
     flags: Int16  # (n,) CLOCK or 0
     message: Int32  # (n,)
-    index: Int32  # (n,) position in the message, counting refused readings too
+    index: Int32  # (n,) position in the message, refused readings counted
     received: Int32  # (m,) readings in each message, refused ones included
     seq: Int64  # (m,) -1: none
     boot: list[str]  # (m,) "": none
     refused: list[Refusal]
-    unit: list[str] = field(default_factory=list)  # as the sender named it, "" for the registered one; empty: nobody named any
+    unit: list[str] = field(default_factory=list)  # (n,) as sent, "": the registered unit; an empty list: no reading named one
 
     @property
     def device(self) -> list[str]:
-        """Device of each row; a new list."""
+        """Devices of the rows; a new list."""
         return flat(self.names)[0]
 
     @property
     def metric(self) -> list[str]:
-        """Metric of each row; a new list."""
+        """Metrics of the rows; a new list."""
         return flat(self.names)[1]
 
 
 class Rows:
-    """Rows of m messages being gathered, in order of arrival."""
+    """Collects the rows of m messages, in order of arrival."""
 
     def __init__(self, m: int) -> None:
         self.received: Final = np.zeros(m, np.int32)  # as in `Decoded`
@@ -73,8 +73,8 @@ class Rows:
         self._time: Final[list[Int64]] = []
         self._value: Final[list[Float64]] = []
         self._flags: Final[list[Int16]] = []
-        self._gaps: Final[list[tuple[int, list[int]]]] = []  # first row and indexes of messages that lack some of their readings
-        self._unit: Final[list[str]] = []  # of the first rows; the others have none
+        self._gaps: Final[list[tuple[int, list[int]]]] = []  # first row and indexes of messages with refused readings
+        self._unit: Final[list[str]] = []  # units of the first rows; the others name none
 
     def add(
         self,
@@ -86,7 +86,7 @@ class Rows:
         flags: Int16,
         unit: Sequence[str] | None = None,
     ) -> None:
-        """Add all readings of messages that follow each other, with the number of each."""
+        """Add all readings of consecutive messages; `counts` is the number of readings of each."""
         self._kept[messages] = self.received[messages] = counts
         self._names.extend(names)
         self._time.append(time)
@@ -108,14 +108,14 @@ class Rows:
         flags: list[int],
         unit: Sequence[str] | None = None,
     ) -> None:
-        """Add those readings of a message that can be read: what `index` says of `received`."""
+        """Add the readable readings of a message: those at the positions `index` of its `received` readings."""
         self._gaps.append((self._count, index))
         columns = np.array(time, np.int64), np.array(value, np.float64), np.array(flags, np.int16)
         self.add([message], [len(index)], [names], *columns, unit)
         self.received[message] = received
 
     def decoded(self, seq: Int64, boot: list[str]) -> Decoded:
-        """All of it."""
+        """Return everything that was added."""
         message = np.repeat(np.arange(len(self._kept), dtype=np.int32), self._kept)
         starts = (np.cumsum(self._kept) - self._kept).astype(np.int32)
         index = np.arange(self._count, dtype=np.int32) - starts[message]
@@ -138,7 +138,7 @@ class Rows:
         )
 
 
-class Finding(Exception):  # noqa: N818 - not our error: it carries what is wrong with a message to whoever records it
+class Finding(Exception):  # noqa: N818 - not an error of citybeat: it carries a refusal to the code that records it
     """A sender's mistake."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -147,7 +147,7 @@ class Finding(Exception):  # noqa: N818 - not our error: it carries what is wron
 
 
 def number(raw: Any) -> float:
-    """A JSON value as a reading's value: NaN for null, 0 and 1 for booleans.
+    """Convert a JSON value to a reading's value: NaN for null, 0 and 1 for booleans.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def number(raw: Any) -> float:
 
 
 def moment(ts: Any) -> int:
-    """A `ts` (integer milliseconds, or RFC 3339 with an offset) as microseconds since 1970 UTC.
+    """Convert a `ts` (integer milliseconds, or RFC 3339 with an offset) to microseconds since 1970 UTC.
 
     Raises
     ------
@@ -187,16 +187,16 @@ def moment(ts: Any) -> int:
 
 
 def short(thing: Any) -> str:
-    """The beginning of something a sender wrote, safe to store and print."""
+    """Quote the beginning of a value that a sender wrote, safe to store and print."""
     try:
         text = repr(thing)
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python prints
         text = "a number of thousands of digits"
     return text if len(text) <= _DETAIL else text[:_DETAIL] + "…"
 
 
 def joined(pieces: list[Any], dtype: type) -> Any:
-    """Pieces of arrays as one; an empty array of this type for none."""
+    """Concatenate pieces of an array; without pieces the result is an empty array of this dtype."""
     if len(pieces) == 1:
         return pieces[0]
     return np.concatenate(pieces) if pieces else np.empty(0, dtype)

@@ -1,4 +1,4 @@
-"""JSON of many messages at once. Senders are not trusted: none of them can reach into another's message."""
+"""Parsing of the JSON of many messages at once. Senders are not trusted: no payload can affect the parsing of another."""
 
 import json
 import secrets
@@ -10,15 +10,15 @@ import orjson
 from citybeat.devices.errors import Reason
 from citybeat.devices.wire.decoded import Finding
 
-#: Bytes of payload that are parsed and flattened at once. What orjson makes of them (eight times as many bytes) then stays in the
-#: processor's cache until it is done with: on 3 MB of reports, all at once took 1.2 times as long, message by message 1.4 times;
-#: half and twice as much are alike.
+#: Bytes of payload that are parsed and flattened at once. The objects that orjson makes of them (eight times as many bytes) then
+#: stay in the processor's cache until they are flattened: for 3 MB of reports, all at once took 1.2 times as long, message by
+#: message 1.4 times; half and twice this size make no difference.
 SLICE: Final = 64 * 1024
 _DETAIL: Final = 120  # characters of a parser's message that are kept
 
 
 def slices(payloads: Sequence[bytes]) -> Iterable[tuple[int, int]]:
-    """Runs of payloads of about `SLICE` bytes."""
+    """Divide payloads into runs of about `SLICE` bytes; yields the start and end of each."""
     start = size = 0
     for i, payload in enumerate(payloads):
         size += len(payload)
@@ -30,7 +30,7 @@ def slices(payloads: Sequence[bytes]) -> Iterable[tuple[int, int]]:
 
 
 def parse_all(payloads: Sequence[bytes]) -> list[Any]:
-    """JSON of every payload; a `Finding` where there is none.
+    """Parse the JSON of every payload; the result is a `Finding` for a payload that is not JSON.
 
     All payloads are parsed as one array. A payload such as `1],[2` could make the whole parse as something else, and even give the
     right number of elements, so a number that no sender can guess stands between them: only if every second element is that number
@@ -57,9 +57,9 @@ def _parse(payload: bytes) -> Any:
 
 
 def _parse_leniently(payload: bytes) -> Any:
-    """JSON as Python reads it: NaN, Infinity and numbers beyond float64 too, as Python's and C's printers write them.
+    """Parse JSON as Python does: NaN, Infinity and numbers beyond float64, which Python's and C's printers write, are accepted.
 
-    One sensor without a proper value is no broken message.
+    A sensor without a proper value does not make its message malformed.
     """
     try:
         return json.loads(payload.decode("utf-8"))

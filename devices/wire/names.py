@@ -1,8 +1,8 @@
-"""Which device and metric readings are of, for many of them. Pure.
+"""Compact form of the device and metric names of many readings. Pure.
 
-Gateways send the same names in the same order, message after message. So a message's names are carried as one text, and whoever
-has looked up the text's names once knows what they came to (`ingest.judging.resolve`). A list of 50,000 fresh strings would cost
-more: they fill the processor's cache while the rest is parsed, and each is hashed, looked up and dropped on its own.
+Gateways send the same names in the same order, message after message. A message's names are therefore carried as one text, so that
+`ingest.judging.resolve` can look up the whole text at once. A list of 50,000 fresh strings would cost more: the strings fill the
+processor's cache while the rest is parsed, and each of them is hashed, looked up and freed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,27 +15,27 @@ import numpy as np
 from citybeat.devices.batch import Int64
 from citybeat.devices.wire.columns import text
 
-#: Readings of a message, on average, from which on their names are a text: for fewer it takes as long as it saves.
+#: Mean readings of a message from which its names are joined to a text: for fewer, joining takes as long as it saves.
 _MANY: Final = 16
-#: Separates names; no name in a text has it.
+#: Separates the names of a text; no name contains it.
 _END: Final = "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Device and metric of readings that stand together."""
+    """Device and metric of consecutive readings, as a text or as lists."""
 
     count: int
-    text: str  # of one whole message: device, metric, device, metric, ..., a line each; "": the lists have them
+    text: str  # names of one whole message: device, metric, device, metric, ..., one on each line; "": `listed` has them
     listed: tuple[list[str], list[str]] = ([], [])
 
     @classmethod
     def of(cls, device: list[str], metric: list[str]) -> Self:
-        """As lists."""
+        """Make names from lists."""
         return cls(len(device), "", (device, metric))
 
     def lists(self) -> tuple[list[str], list[str]]:
-        """Devices and metrics."""
+        """Return the devices and the metrics as lists."""
         if not self.text:
             return self.listed
         lines = self.text.split(_END)
@@ -43,23 +43,23 @@ class Names:
 
 
 def is_lines(names: Sequence[Any]) -> bool:
-    """Whether these names can be lines of a text.
+    """Tell whether names can be lines of a text.
 
     Raises
     ------
     NotPlainError
-        One is no string.
+        A name is not a string.
     """
     return _END not in text(names)
 
 
 def named(device: list[str], metric: list[str], counts: Sequence[int]) -> list[Names]:
-    """Names of the readings of messages that follow each other.
+    """Make the names of consecutive messages from lists.
 
     Parameters
     ----------
     device, metric : list of str
-        Of every reading. None has a line's end in it.
+        Names of every reading, without line feeds.
     counts : sequence of int
         Readings of each message.
     """
@@ -76,14 +76,14 @@ def named(device: list[str], metric: list[str], counts: Sequence[int]) -> list[N
 
 
 def from_text(lines: str, ends: Int64, counts: Sequence[int]) -> list[Names]:
-    """The same from a text.
+    """Make the names of consecutive messages from a text.
 
     Parameters
     ----------
     lines : str
-        Device, metric, device, metric, ..., each with a line's end behind it.
+        Device, metric, device, metric, ..., each followed by a line feed.
     ends : (n,) int64
-        Where the line of each metric ends.
+        Position of the line feed after each metric.
     counts : sequence of int
         Readings of each message.
     """
@@ -98,6 +98,6 @@ def from_text(lines: str, ends: Int64, counts: Sequence[int]) -> list[Names]:
 
 
 def flat(pieces: Iterable[Names]) -> tuple[list[str], list[str]]:
-    """Devices and metrics of all pieces."""
+    """Concatenate the devices and the metrics of all pieces."""
     lists = [names.lists() for names in pieces]
     return list(chain.from_iterable(device for device, _ in lists)), list(chain.from_iterable(metric for _, metric in lists))

@@ -1,9 +1,9 @@
-"""The `readings` channel, both ways: what the simulator encodes is what ingest decodes (docs/mqtt.md is the contract).
+"""Encoding and decoding of the `readings` channel, for the simulator and ingest (docs/mqtt.md is the contract).
 
-Decoding takes the payloads of many messages and gives flat columns, one row a reading. It works in two gears. The fast one
-parses all payloads with one orjson call and flattens them with C-speed iteration; it takes only what is plainly right. Whatever
-it does not take goes message by message, and then reading by reading, through the slow one, which names what is wrong. So a
-bad reading costs its own message some speed, and its neighbours nothing.
+Decoding turns the payloads of many messages into flat columns with one row for each reading. It has two paths. The fast path parses
+all payloads with one orjson call and flattens them with C-speed iteration; it takes only messages that are correct in every part.
+The slow path takes the others, message by message and then reading by reading, and names what is wrong. So a bad reading slows down
+its own message, and no other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from citybeat.devices.wire.decoded import MAX_MS, MIN_MS, Decoded, Finding, Refu
 from citybeat.devices.wire.jsontext import parse_all, slices
 from citybeat.devices.wire.names import Names, is_lines, named
 
-#: The largest `seq`: one less than int8's maximum, so that a half-open range can hold it.
+#: The largest `seq`: one less than the largest PostgreSQL int8, so that a half-open range can hold it.
 MAX_SEQ: Final = 2**63 - 2
 _MAX_BOOT: Final = 64
 _MISSING: Final = object()
@@ -36,22 +36,22 @@ def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64
     ----------
     payloads : sequence of bytes, length m
     sources : sequence of str, length m
-        The source of each message: the device of a report that names none.
+        The source of each message, which is the device of a report that names none.
     received_at : (m,) int64
-        Microseconds since 1970 UTC: the time of a reading that has none (flag CLOCK).
+        Microseconds since 1970 UTC: the time of readings without one (flag CLOCK).
 
     Returns
     -------
     Decoded
-        `null` and NaN become NaN, booleans 0 and 1. Sentinels and infinities stand as sent: whether they mean something is
-        for the caller to say, who knows the metric. A refused message has no rows and 0 received readings.
+        `null` and NaN become NaN, booleans 0 and 1. Sentinels and infinities stay as sent: their meaning depends on the metric,
+        which the caller knows. A refused message has no rows and 0 received readings.
     """
     m = len(payloads)
     rows = Rows(m)
     seq = [-1] * m
     boot = [""] * m
     for start, end in slices(payloads):
-        bodies: dict[int, list[Any] | _Columns] = {}  # of messages that can be read, by number and in order
+        bodies: dict[int, list[Any] | _Columns] = {}  # of readable messages, by number and in order
         for i, parsed in enumerate(parse_all(payloads[start:end]), start):
             body = parsed
             try:
@@ -81,7 +81,7 @@ def _unwrap(body: dict[str, Any]) -> tuple[int, str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """A message of columns, checked for shape."""
+    """The body of a message of columns, its shape checked."""
 
     device: Any  # str, list, or None: the source
     metric: Any  # str or list
@@ -90,7 +90,7 @@ class _Columns:
 
 
 def _as_reports(body: Any) -> list[Any] | _Columns:
-    """A message as a list of reports, or as columns."""
+    """Return the body of a message as a list of reports, or as columns."""
     if type(body) is Finding:
         raise body
     if type(body) is list:
@@ -131,7 +131,7 @@ def _as_columns(body: dict[str, Any]) -> _Columns:
 
 
 def _flatten(bodies: dict[int, list[Any] | _Columns], sources: Sequence[str], received_at: Int64, rows: Rows) -> None:
-    """Turn checked bodies into rows: runs of messages with reports at once, columns one message at a time, in order of arrival."""
+    """Add the rows of checked bodies, in order of arrival: runs of messages with reports at once, columns message by message."""
     messages = list(bodies)
     start = 0
     while start < len(messages):
@@ -153,7 +153,7 @@ def _flatten(bodies: dict[int, list[Any] | _Columns], sources: Sequence[str], re
 
 
 def _fast(run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], received_at: Int64, rows: Rows) -> None:
-    """Rows of a run of plain messages: all with reports, or one with columns. Raises `NotPlainError` before it adds any row."""
+    """Add the rows of a run of messages with reports, or of one with columns. Raises `NotPlainError` before it adds any row."""
     if type(bodies[run[0]]) is _Columns:
         device, metric, ts, values = _fast_columns(bodies[run[0]], sources[run[0]])
         counts, sizes = [len(values)], None
@@ -161,7 +161,7 @@ def _fast(run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], rec
         device, metric, ts, values, counts, sizes = _fast_reports(run, bodies, sources)
     lines = is_lines(device) and is_lines(metric)
     names = named(device, metric, counts) if lines else [Names.of(device, metric)]
-    value = doubles(values)  # true and false become 1 and 0, as they should
+    value = doubles(values)  # true and false become 1 and 0, as the contract says
     if ts is None:
         time, flag = np.repeat(received_at[run], counts), Flag.CLOCK
     else:
@@ -175,10 +175,13 @@ def _fast(run: list[int], bodies: Mapping[int, Any], sources: Sequence[str], rec
 def _fast_reports(
     run: list[int], bodies: Mapping[int, Any], sources: Sequence[str]
 ) -> tuple[list[Any], list[str], list[Any] | None, list[Any], list[int], list[int] | None]:
-    """Columns, and the readings of each message and each report (None: one each). There is one `ts` a report."""
+    """Return device, metric, ts and value columns, and the number of readings of each message and of each report (None: one each).
+
+    `ts` has one item for each report, the other columns have one for each reading.
+    """
     counts = [len(bodies[i]) for i in run]
     reports = bodies[run[0]] if len(run) == 1 else list(chain.from_iterable([bodies[i] for i in run]))
-    # Nothing is asked for its type: a TypeError tells of what is no dict.
+    # Types are not checked: an item that is not a dict raises a TypeError.
     try:
         groups = [report["values"] for report in reports]
         metric = list(chain.from_iterable(groups))
@@ -216,7 +219,7 @@ def _fast_columns(columns: _Columns, source: str) -> tuple[list[Any], list[Any],
 
 
 def _slow(i: int, body: list[Any] | _Columns, source: str, received_at: int, rows: Rows) -> None:
-    """One message, reading by reading; a row for each that can be read, a refusal for each that cannot."""
+    """Add a row or a refusal for each reading of one message."""
     devices: list[str] = []
     metrics: list[str] = []
     time: list[int] = []
@@ -258,7 +261,10 @@ def _each(body: list[Any] | _Columns) -> Iterable[Any]:
 
 
 def _readings(report: Any, source: str) -> Iterable[tuple[Any, Any, Any, Any]]:
-    """(device, metric, ts, value) of a report or of a row of columns; the value is a `Finding` where the report is none."""
+    """Return (device, metric, ts, value) for the readings of a report or of a row of columns.
+
+    For an item that is not a report, the value is a `Finding`.
+    """
     if type(report) is tuple:
         device, metric, ts, value = report
         return [(source if device is _MISSING else device, metric, ts, value)]
@@ -283,16 +289,16 @@ def _readings(report: Any, source: str) -> Iterable[tuple[Any, Any, Any, Any]]:
 
 
 def encode_report(device: str | None, time: int | None, values: Mapping[str, float | None]) -> dict[str, Any]:
-    """One report, ready for `encode`.
+    """Make a report for `encode`.
 
     Parameters
     ----------
     device : str or None
         None: the source itself.
     time : int or None
-        Microseconds since 1970 UTC, sent as milliseconds, or as RFC 3339 where these are too coarse. None: no time of its own.
+        Microseconds since 1970 UTC, sent as milliseconds, or as RFC 3339 if it is not a whole number of them. None: no `ts`.
     values : mapping
-        By metric; None is sent as null: missing.
+        By metric; None is sent as null, which means missing.
     """
     report: dict[str, Any] = {}
     if device is not None:
@@ -309,20 +315,20 @@ def encode_columns(
     time: Sequence[int] | Int64,
     value: Sequence[float] | Float64,
 ) -> dict[str, Any]:
-    """Readings as columns, ready for `encode`. Times are microseconds since 1970 UTC; NaN is sent as null."""
+    """Make columns for `encode`. Times are microseconds since 1970 UTC; NaN is sent as null."""
     us = np.asarray(time, np.int64)
     ts: Any = us // 1000 if not (us % 1000).any() else [_wire_time(int(t)) for t in us]
     return {"device": device, "metric": metric, "ts": ts, "value": np.asarray(value, np.float64)}
 
 
 def encode(readings: Any, *, seq: int | None = None, boot: str | None = None) -> bytes:
-    """A payload of the `readings` channel.
+    """Encode a payload of the `readings` channel.
 
     Parameters
     ----------
     readings : a report, a list of reports, or columns
     seq, boot : optional
-        Number of the message, +1 each, and what distinguishes one start of the source from another.
+        Consecutive number of the message, and an identifier of the source's start that the numbers belong to.
     """
     if seq is not None:
         envelope: dict[str, Any] = {"seq": seq}

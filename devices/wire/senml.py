@@ -1,9 +1,8 @@
-"""The `senml` and `senml-cbor` channels, both ways: SenML packs of RFC 8428 (docs/senml.md says how we read them).
+"""Encoding and decoding of the `senml` and `senml-cbor` channels: SenML packs of RFC 8428, as docs/senml.md interprets them.
 
-As in `devices.wire.reports`, decoding works in two gears. The fast one takes the packs of many messages at once and resolves base
-fields in arrays; it takes only packs whose records have a plain number as value and none but the usual fields. Whatever it does not
-take goes record by record through the slow one, which names what is wrong. JSON and CBOR differ in how they are parsed and in their
-labels.
+As in `devices.wire.reports`, decoding has two paths. The fast path takes the packs of many messages at once and resolves base
+fields in arrays; it takes only packs whose records have a plain number as value and no unusual fields. The slow path takes the
+others record by record, and names what is wrong. JSON and CBOR differ in their parsers and labels.
 
 Seconds become integer microseconds by rint(seconds * 1e6) in float64. That is exact for every time that was written with at most
 six decimals, until the year 2106: below 2^32 s the nearest float64 is within 2^-22 s = 0.238 us of the decimal, and the product,
@@ -41,10 +40,10 @@ from citybeat.devices.wire.senml_records import (
     understood,
 )
 
-#: s. The fast gear's times: float64 seconds below it give exact microseconds, see above.
+#: s. Limit of the fast path's times: float64 seconds below it give exact microseconds (see above).
 _EXACT_BELOW: Final = 2.0**32
 _PLAIN_NUMBERS: Final = frozenset({float, int})
-#: By byte: what a name begins with, and what stands before its last part.
+#: By byte: whether a name may begin with it, and (`_MARKS`) whether it precedes the last part of a name.
 _BEGINS: Final = np.array([byte < 128 and chr(byte).isalnum() for byte in range(256)])
 _LINE_BYTES: Final = NAME_BYTES + b"\n"
 _MARKS: Final = np.array([chr(byte) in ":/" for byte in range(256)])
@@ -57,20 +56,20 @@ def decode(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64
     ----------
     payloads : sequence of bytes, length m
     sources : sequence of str, length m
-        The source of each message: the device of a record whose name has one part only.
+        The source of each message, which is the device of a record whose name has one part only.
     received_at : (m,) int64
-        Microseconds since 1970 UTC: "now" of times that are relative to it, or absent (flag CLOCK).
+        Microseconds since 1970 UTC: "now" for times that are relative or absent (flag CLOCK).
 
     Returns
     -------
     Decoded
-        `unit` as SenML names it. Records of base fields only are not readings: `index` and `received` do not count them.
+        `unit` has SenML's names. Records with base fields only are not readings: `index` and `received` do not count them.
     """
     return _decode(payloads, sources, received_at, jsontext.parse_all, JSON_LABELS)
 
 
 def decode_cbor(payloads: Sequence[bytes], sources: Sequence[str], received_at: Int64) -> Decoded:
-    """Decode the payloads of messages of the `senml-cbor` channel; as `decode`."""
+    """Decode the payloads of messages of the `senml-cbor` channel; see `decode`."""
     return _decode(payloads, sources, received_at, cbor.parse_all, CBOR_LABELS)
 
 
@@ -84,7 +83,7 @@ def _decode(
     m = len(payloads)
     rows = Rows(m)
     for start, end in slices(payloads):
-        packs: dict[int, list[Any]] = {}  # that can be read, by message and in order
+        packs: dict[int, list[Any]] = {}  # readable packs, by message and in order
         for i, parsed in enumerate(parse(payloads[start:end]), start):
             try:
                 packs[i] = _as_pack(parsed)
@@ -113,7 +112,7 @@ def _as_pack(parsed: Any) -> list[Any]:
     return parsed
 
 
-# --- the fast gear -------------------------------------------------------------------------------------------------------------
+# --- the fast path -------------------------------------------------------------------------------------------------------------
 
 
 def _fast(
@@ -124,7 +123,7 @@ def _fast(
     rows: Rows,
     labels: Labels,
 ) -> None:
-    """Rows of a run of plain packs. Raises `NotPlainError` before it adds any row."""
+    """Add the rows of a run of packs. Raises `NotPlainError` before it adds any row."""
     records = packs[run[0]] if len(run) == 1 else list(chain.from_iterable([packs[i] for i in run]))
     n = len(records)
     values = _everywhere(records, labels.v)
@@ -136,15 +135,16 @@ def _fast(
         told = [record.get(labels.n) for record in records]
         names, unnamed = ["" if name is None else name for name in told], told.count(None)
     times = _everywhere(records, labels.t)
-    # No record is searched for fields that we do not know: they are found by counting what is left of those that we do.
+    # Records are not searched for unknown fields: `left` counts the fields that are neither common to all records nor found below,
+    # and what remains of it is unknown.
     try:
-        sizes = np.frombuffer(bytearray(map(len, records)), np.uint8)  # the fastest way to an array of small numbers
+        sizes = np.frombuffer(bytearray(map(len, records)), np.uint8)  # the fastest way to make an array of small numbers
     except ValueError:  # 256 fields
         raise NotPlainError from None
     whole = 1 + (not unnamed) + (times is not None)
     left = int(sizes.sum()) - 2 * n + unnamed - (0 if times is None else n)
-    others = np.flatnonzero(sizes > whole).tolist() if left else []  # records with more than what all have
-    found: dict[Any, tuple[list[int], list[Any]]] = {}  # which of them have a field, and what it says
+    others = np.flatnonzero(sizes > whole).tolist() if left else []  # records with more fields than the common ones
+    found: dict[Any, tuple[list[int], list[Any]]] = {}  # by field: the records that have it, and its values
     for label in (labels.bn, labels.bt, labels.t, labels.u, labels.bu, labels.bver, labels.bv, labels.ut):
         wanted = left and not (label == labels.t and times is not None)
         found[label] = _found(records, others, label) if wanted else ([], [])
@@ -191,7 +191,7 @@ def _fast(
 
 
 def _everywhere(records: list[Any], label: Any) -> list[Any] | None:
-    """What each record has under a label; None: not all have it. A TypeError tells of a record that is no dict."""
+    """Return the values of a field that all records have; None: some lack it. Raises `NotPlainError` if a record is not a dict."""
     try:
         return list(map(dict.__getitem__, records, repeat(label)))
     except KeyError:
@@ -201,7 +201,7 @@ def _everywhere(records: list[Any], label: Any) -> list[Any] | None:
 
 
 def _found(records: list[Any], places: list[int], label: Any) -> tuple[list[int], list[Any]]:
-    """Which of these records have a field, and what it says."""
+    """Return the positions of those of these records that have a field, and its values."""
     try:
         return places, [records[i][label] for i in places]
     except KeyError:
@@ -210,7 +210,7 @@ def _found(records: list[Any], places: list[int], label: Any) -> tuple[list[int]
 
 
 def _spread(starts: list[int], places: list[int], told: list[Any], default: Any, n: int) -> tuple[list[Any], Int64]:
-    """Values of a base field, and for how many of n records each holds: from its place on, up to the next or the pack's end."""
+    """Return the values of a base field and the number of records for which each holds: up to the next value, or the pack's end."""
     if not set(starts) <= set(places):
         changes = dict.fromkeys(starts, default)
         changes.update(zip(places, told, strict=True))
@@ -220,23 +220,23 @@ def _spread(starts: list[int], places: list[int], told: list[Any], default: Any,
 
 
 def _repeated(told: list[str], spans: Int64) -> list[str]:
-    """Each as often as it holds; half as fast again as a chain of `repeat`."""
+    """Repeat each text as often as `spans` says; 1.5 times as fast as a chain of `repeat`."""
     repeated: list[str] = np.repeat(np.array(told, object), spans).tolist()
     return repeated
 
 
 def _fast_seconds(seconds: list[Any]) -> Int64:
-    """Seconds as microseconds."""
-    if not set(map(type, seconds)) <= _PLAIN_NUMBERS:  # decimal fractions have digits of their own, and true is no time
+    """Convert seconds to microseconds."""
+    if not set(map(type, seconds)) <= _PLAIN_NUMBERS:  # neither decimal fractions, which are exact, nor booleans
         raise NotPlainError
     exact = doubles(seconds)
-    if not (np.abs(exact) <= _EXACT_BELOW).all():  # NaN neither
+    if not (np.abs(exact) <= _EXACT_BELOW).all():  # refuses NaN too
         raise NotPlainError
     return np.rint(exact * 1e6).astype(np.int64)
 
 
 def _fast_names(bases: tuple[list[str], Int64], names: list[str], sources: list[str], counts: list[int]) -> list[Names]:
-    """Device and metric of each record, from base names with the number of records of each, and names."""
+    """Return device and metric of each record, from the base names with the number of records of each, and the records' names."""
     stems, spans = bases
     if _are_metrics(names) and _are_stems(stems):
         return named(_repeated([stem[:-1] for stem in stems], spans), names, counts)
@@ -246,13 +246,13 @@ def _fast_names(bases: tuple[list[str], Int64], names: list[str], sources: list[
 
 
 def _are_metrics(names: list[str]) -> bool:
-    """Whether each is a valid last part of a name."""
+    """Tell whether each text is a valid last part of a name."""
     all_ = text(names)
     return all(names) and ":" not in all_ and "/" not in all_ and _allowed(all_)
 
 
 def _are_stems(stems: list[str]) -> bool:
-    """Whether each is a valid beginning of a name that ends the device's part."""
+    """Tell whether each text is a valid beginning of a name, up to the separator after the device."""
     if not all(stems):
         return False
     raw, starts, ends = _lines(stems)
@@ -264,7 +264,7 @@ def _allowed(all_: str) -> bool:
 
 
 def _lines(names: list[str]) -> tuple[NDArray[np.uint8], Int64, Int64]:
-    """Names as lines of one text: its bytes, and where each line starts and ends. Raises `NotPlainError` for other bytes."""
+    """Join names to lines of one text: its bytes, and the start and end of each line. Raises `NotPlainError` for other bytes."""
     lines = "\n".join(names) + "\n"
     if not lines.isascii() or lines.encode().translate(None, _LINE_BYTES):
         raise NotPlainError
@@ -276,13 +276,13 @@ def _lines(names: list[str]) -> tuple[NDArray[np.uint8], Int64, Int64]:
 
 
 def _halves(names: list[str], sources: list[str], counts: list[int]) -> list[Names]:
-    """Device and metric of whole names, as `split` gives them.
+    """Divide whole names into device and metric, as `split` does.
 
-    In a text of all names the last ':' or '/' of each becomes a line's end. Name by name it takes five times as long.
+    The last ':' or '/' of each name is replaced by a line feed in a text of all names. Name by name would take five times as long.
     """
     raw, starts, ends = _lines(names)
     marks = np.flatnonzero(_MARKS[raw])
-    last = np.append(marks, -1)[np.searchsorted(marks, ends) - 1]  # before each end, of this name or an earlier one; -1: none
+    last = np.append(marks, -1)[np.searchsorted(marks, ends) - 1]  # last mark before each end, even of an earlier name; -1: none
     if not _BEGINS[raw[starts]].all() or (last == ends - 1).any():
         raise NotPlainError
     if (last > starts).all():
@@ -294,11 +294,11 @@ def _halves(names: list[str], sources: list[str], counts: list[int]) -> list[Nam
     return named(device, [name[cut + 1 :] for name, cut in zip(names, cuts, strict=True)], counts)
 
 
-# --- the slow gear -------------------------------------------------------------------------------------------------------------
+# --- the slow path -------------------------------------------------------------------------------------------------------------
 
 
 def _slow(i: int, pack: list[Any], source: str, received_at: int, rows: Rows, labels: Labels) -> None:
-    """One pack, record by record: a row for each reading that can be read, a refusal for each that cannot."""
+    """Add a row or a refusal for each reading of one pack."""
     for record in pack:
         if type(record) is dict and labels.bver in record and not understood(record[labels.bver]):
             detail = f"SenML version {short(record[labels.bver])}; understood are 1 to 10, and 26"
@@ -326,7 +326,9 @@ def _slow(i: int, pack: list[Any], source: str, received_at: int, rows: Rows, la
             units.append(unit)
         count += 1
     if not count:
-        rows.refused.append(Refusal(message=i, index=None, reason=Reason.EMPTY, detail="a pack of base fields only"))
+        rows.refused.append(
+            Refusal(message=i, index=None, reason=Reason.EMPTY, detail="a pack without a reading: it has base fields only")
+        )
         return
     columns: list[list[Any]] = [[row[k] for row in found] for k in range(6)]
     names = Names.of(columns[0], columns[1])
@@ -345,20 +347,20 @@ def encode(
     unit: str | Sequence[str] = "",
     binary: bool = False,
 ) -> bytes:
-    """A pack of readings.
+    """Encode readings as a pack.
 
     Parameters
     ----------
     device, metric : str, or sequence of str of length n
         "" as device: the source itself.
     time : (n,) int, or None
-        Microseconds since 1970 UTC, from 1978-07-04T21:24:16Z (2^28 s): SenML reads what is earlier as relative. None: no times.
+        Microseconds since 1970 UTC, from 1978-07-04T21:24:16Z (2^28 s): to SenML, earlier times are relative. None: no times.
     value : (n,) float
-        NaN: missing, which SenML has no word for; sent as null, or as CBOR's NaN.
+        NaN: missing, which SenML cannot express; sent as null, or as CBOR's NaN.
     unit : str, or sequence of str of length n
         SenML's name of the unit; "": none.
     binary : bool
-        A payload of `senml-cbor` instead of `senml`.
+        Encode for `senml-cbor` instead of `senml`.
 
     Raises
     ------

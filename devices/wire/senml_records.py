@@ -1,4 +1,4 @@
-"""SenML record by record, as RFC 8428 defines it: labels, names, base fields, values and times; and what is wrong with them."""
+"""Interpretation of SenML records one by one, as RFC 8428 defines them: labels, names, base fields, values and times."""
 
 import re
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from citybeat.devices.wire.decoded import MAX_MS, Finding, number, short
 
 #: s. RFC 8428, section 4.5.3: a time below it is relative to now.
 RELATIVE_BELOW: Final = 2**28
-#: Versions that are understood: drafts and RFC 8428 (10), and RFC 9100's version with secondary units (10 + 2^4).
+#: Supported versions: those of drafts and RFC 8428 (10), and RFC 9100's version with secondary units (10 + 2^4).
 VERSIONS: Final = frozenset({*range(1, 11), 26})
-#: RFC 8428, section 4.5.1: characters of a name; it begins with a letter or digit.
+#: RFC 8428, section 4.5.1: the characters of a name, which begins with a letter or digit.
 NAME_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-:./_"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-:./_]*")
-#: s. Beyond it no sum of base time and time can be a date.
+#: s. Beyond it no sum of base time and time is a date.
 _MAX_SECONDS: Final = 2 * MAX_MS // 1000
 
 
 class Labels(NamedTuple):
-    """How a representation names its fields (RFC 8428, tables 1 and 4)."""
+    """Names of the fields in a representation (RFC 8428, tables 1 and 4)."""
 
     bver: Any
     bn: Any
@@ -45,11 +45,12 @@ CBOR_LABELS: Final = Labels(-1, -2, -3, -4, -5, -6, *range(9))
 
 
 def understood(version: Any) -> bool:
+    """Tell whether a `bver` is one of `VERSIONS`."""
     return type(version) is int and version in VERSIONS
 
 
 def split(name: str) -> tuple[str, str]:
-    """Device and metric of a name; no device: "".
+    """Divide a name into device ("": it has none) and metric.
 
     Raises
     ------
@@ -58,34 +59,35 @@ def split(name: str) -> tuple[str, str]:
     """
     if not _NAME.fullmatch(name):
         raise Finding(
-            Reason.BAD_NAME, f"a name is a letter or digit, then letters, digits, '-', ':', '.', '/', '_', not {short(name)}"
+            Reason.BAD_NAME, f"a name must be a letter or digit, then letters, digits, '-', ':', '.', '/', '_', not {short(name)}"
         )
     end = max(name.rfind(":"), name.rfind("/"))
     if end == len(name) - 1:
-        raise Finding(Reason.BAD_NAME, f"no metric behind the last ':' or '/' of {short(name)}")
+        raise Finding(Reason.BAD_NAME, f"no metric after the last ':' or '/' of {short(name)}")
     return name[: max(end, 0)], name[end + 1 :]
 
 
 class Resolver:
-    """Records of one pack, in order, with the base fields that hold at each.
+    """Resolves the records of one pack, in order, with the base fields in force at each.
 
-    A base field that cannot be read spoils the readings that it holds for, up to the next record that has it.
+    A base field with an invalid value makes the readings that it applies to invalid, up to the next record that has the field.
     """
 
     def __init__(self, labels: Labels) -> None:
         self._labels: Final = labels
         self._base_labels: Final = frozenset(labels[:6])
         self._known: Final = frozenset(labels)
-        # Each may be a Finding. Adding -0.0 leaves any number as it is, 0.0 would make 0.0 of -0.0.
+        # A value may be a Finding. Adding -0.0 changes no number, whereas adding 0.0 would change -0.0 to 0.0.
         self._bases: dict[str, Any] = {"bn": "", "bt": 0, "bu": "", "bv": -0.0, "bs": -0.0}
-        self._foreign: list[str] = []  # base fields that must be understood, and are not
+        self._foreign: list[str] = []  # unknown base fields that must be understood
 
     def take(self, record: Any) -> tuple[str, str, int, float, str] | None:
-        """Device, metric, time or seconds from now in us, value, unit; None: base fields only.
+        """Resolve a record to device, metric, time (us since 1970, or from now), value and unit; None: it has base fields only.
 
         Raises
         ------
         Finding
+            The record is not a reading that citybeat can store.
         """
         labels = self._labels
         if type(record) is not dict:
@@ -113,7 +115,7 @@ class Resolver:
         return device, metric, self._base("bt") + _seconds(record.get(labels.t, 0)), value, unit
 
     def _has_base_only(self, record: dict[Any, Any]) -> bool:
-        """Whether a record has base fields and none but them; ones that we do not know begin with b too."""
+        """Tell whether a record has base fields and no others; unknown base fields begin with b too."""
         based = False
         for key in record:
             if key in self._base_labels or (type(key) is str and key.startswith("b") and key not in self._known):
@@ -185,10 +187,10 @@ def _real(raw: Any) -> float:
 
 
 def _seconds(raw: Any) -> int:
-    """Seconds as microseconds; an absolute time or a part of one."""
+    """Convert seconds, of an absolute time or a part of one, to microseconds."""
     if type(raw) not in (int, float, Decimal):
         raise Finding(Reason.BAD_TIME, f"expected seconds, not {short(raw)}")
-    if not -_MAX_SECONDS <= raw <= _MAX_SECONDS:  # NaN neither
+    if not -_MAX_SECONDS <= raw <= _MAX_SECONDS:  # refuses NaN too
         raise Finding(Reason.BAD_TIME, f"{short(raw)} s is no date; are these milliseconds?")
     if type(raw) is int:
         return raw * MICROSECOND

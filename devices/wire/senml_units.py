@@ -1,7 +1,7 @@
-"""Units as SenML writes them: the registry of RFC 8428 (section 12.1) and RFC 8798, and the UCUM code of each.
+"""Names of units in SenML, from the registry of RFC 8428 (section 12.1) and RFC 8798, and the UCUM code of each.
 
-Only names are here; values are converted between UCUM units where the registry of devices is at hand. Two names are traps: `%` is
-the plain ratio (1.0 is all of it; RFC 8428, table 6, note 1), and `B` is a byte.
+This module maps names only; ingest converts values between UCUM units. Two names are misleading: `%` is the plain ratio (1.0 is the
+whole; RFC 8428, table 6, note 1), and `B` is a byte.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ m kg g s A K cd mol Hz rad sr N Pa J W C V F Ohm S Wb T H Cel lm lx Bq Gy Sv kat
 lat lon pH dB dBW Bspl count / % %RH %EL EL 1/s 1/min beat/min beats S/m
 B VA VAs var vars J/m kg/m3 deg
 """
-#: RFC 8428, section 12.1, and (the last line) RFC 8798, table 1: what `u` and `bu` may say in version 10.
+#: RFC 8428, section 12.1, and (the last line) RFC 8798, table 1: values of `u` and `bu` in version 10.
 PRIMARY: Final = frozenset(_PRIMARY.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Secondary:
-    """A unit that is a linear function of a primary one: primary value = value * scale + offset."""
+    """A unit that is a linear function of a primary unit: primary value = value * scale + offset."""
 
     primary: str
     scale: Fraction
     offset: Fraction = Fraction(0)
 
 
-#: RFC 8798, table 2. A sender declares them with version 26 (RFC 9100); most do not, and nothing is ambiguous without.
+#: RFC 8798, table 2. A sender should declare them with version 26 (RFC 9100); most do not, and the names are unambiguous without.
 SECONDARY: Final[Mapping[str, Secondary]] = MappingProxyType(
     {
         "ms": Secondary("s", Fraction(1, 1000)),
@@ -72,8 +72,8 @@ m kg g s A K cd mol Hz rad sr N Pa J W C V F Ohm S Wb T H Cel lm lx Bq Gy Sv kat
 dB S/m J/m kg/m3 deg ms min h MHz kW Mbit/s mV mA ug/m3 mm/h m/h hPa mm cm km km/h
 """
 
-#: UCUM code of a SenML unit, as the catalogue writes it. Not here: dBW and dBm, since UCUM's level units of power are not those
-#: of any metric, and a level cannot be converted linearly.
+#: UCUM code of each SenML unit, as the catalogue writes it. dBW and dBm are missing: no metric has UCUM's level units of power, and
+#: a level cannot be converted linearly.
 UCUM: Final[Mapping[str, str]] = MappingProxyType(
     {
         **{name: name for name in _SAME.split()},
@@ -117,13 +117,13 @@ UCUM: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-#: Where several SenML names are one UCUM code, the one that says no more than the code.
+#: The preferred name of a UCUM code with several SenML names: the one that says no more than the code.
 _PLAIN: Final = {"1": "/", "%": "/100", "s": "s", "deg": "deg", "/min": "1/min"}
 _NAMES: Final = {ucum: name for name, ucum in reversed([*UCUM.items()])} | _PLAIN
 
 
 def name_of(ucum: str) -> str | None:
-    """The SenML unit of a UCUM code; None: there is none.
+    """Return the SenML name of a UCUM code; None: it has none.
 
     Examples
     --------

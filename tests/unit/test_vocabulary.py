@@ -85,7 +85,7 @@ def test_a_city_adds_and_replaces_metrics():
         ("[x", "city.toml: not TOML"),
         ("x = 1", "'x': expected a table"),
         ("[x]\n", "'domain' is missing"),
-        ('[x]\ndomain = "sea"', "'sea'; one of traffic, environment, energy"),
+        ('[x]\ndomain = "sea"', "'sea'; expected one of traffic, environment, energy"),
         ('[x]\ndomain = "energy"\nunit = "W"\nkind = "mean"', "column 'kind'"),
         ('[x]\ndomain = "energy"\nunit = 5', "'unit' must be text"),
         ('[x]\ndomain = "energy"\nunit = "W"\nkind = "gauge"\nlow = 5\nhigh = 1', "low bound is above"),
@@ -266,11 +266,11 @@ def test_metrics_are_keyed_by_their_names():
     [
         ("decimals = 1.5", "decimals"),
         ('color = "red"', "#1F60C4"),
-        ("limits = [1]", "each of 'limits' is a table"),
+        ("limits = [1]", "each entry of 'limits' must be a table"),
         ('limits = [{ standard = "x", span = "2h", value = 1, source = "s", since = 2026-01-01 }]', "one of 1h, 8h, 24h, 1y"),
         (
             'limits = [{ standard = "x", span = "1h", value = "1", source = "s", since = 2026-01-01 }]',
-            "a limit's value is a number",
+            "the value of a limit must be a number",
         ),
         ('limits = [{ standard = "x", span = "1h", value = 1, source = "s", since = "2026" }]', "a date such as 2026-01-01"),
     ],
