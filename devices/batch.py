@@ -15,13 +15,13 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-MICROSECOND: Final = 1_000_000  # microseconds a second
+MICROSECOND: Final = 1_000_000  # microseconds in a second
 MINUTE: Final = 60 * MICROSECOND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Readings that passed decoding and belong to known series: six arrays of one length n."""
+    """Readings that passed decoding and belong to known series: arrays of one length n."""
 
     time: Int64  # us since 1970 UTC
     received_at: Int64  # us since 1970 UTC

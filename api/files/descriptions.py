@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from citybeat.api.http.answers import finite
 from citybeat.api.http.models.base import with_device_fields
 from citybeat.api.http.params import Instant, Parameters, Text
 from citybeat.devices.catalogue import Catalogue, Domain
@@ -166,7 +167,7 @@ class SensorBody(OverridesBody):
 def _stated(about: DeviceField) -> tuple[Any, Any]:
     return {
         FieldType.TEXT: (_Words, ""),
-        FieldType.NUMBER: (Annotated[Number, Field(ge=about.least, le=about.most)] | None, None),
+        FieldType.NUMBER: (Annotated[Number, Field(ge=finite(about.least), le=finite(about.most))] | None, None),
         FieldType.TAGS: (Tags, {}),
     }[about.type]
 

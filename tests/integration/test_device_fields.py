@@ -15,16 +15,16 @@ ADDED = '    height: float | None = _described(FieldType.NUMBER, "Metres above g
 
 
 def test_a_field_is_added_in_one_place(tmp_path, database):
-    rooms = [path.parent.name for path in ROOT.glob("*/__init__.py")]
-    for room in rooms:
-        shutil.copytree(ROOT / room, tmp_path / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    for package in packages:
+        shutil.copytree(ROOT / package, tmp_path / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     listed = tmp_path / "devices" / "device.py"
     text = listed.read_text("utf-8")
     assert text.count(LAST) == 1
     listed.write_text(text.replace(LAST, ADDED + LAST), "utf-8")
     migrations = tmp_path / "storage" / "migrations"
     earlier = sorted(migrations.glob("*.sql"))
-    (selecting,) = [found for path in earlier for found in SELECTED.findall(path.read_text("utf-8"))]
+    *_, selecting = [found for path in earlier for found in SELECTED.findall(path.read_text("utf-8"))]
     added = migrations / f"{len(earlier) + 1:04}_height.sql"
     added.write_text(f"ALTER TABLE devices ADD COLUMN height float8;\nCREATE OR REPLACE {selecting}\n", "utf-8")
     script = Path(__file__).with_name("added_field.py")

@@ -51,11 +51,11 @@ def test_a_time_without_an_offset_is_refused():
 
 
 def test_no_other_module_counts_from_1970():
-    rooms = ("api", "citybeat", "dashboards", "devices", "ingest", "simulator", "storage")
+    packages = ("api", "citybeat", "dashboards", "devices", "ingest", "simulator", "storage")
     found = [
         path.relative_to(ROOT).as_posix()
-        for room in rooms
-        for path in (ROOT / room).rglob("*.py")
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
         if re.search(r"datetime\(1970|fromtimestamp\(|\.timestamp\(\)|946_684_800", path.read_text("utf-8"))
     ]
     assert found == ["devices/clock.py"]

@@ -202,10 +202,10 @@ def test_cbor_agrees_with_its_slow_twin(messages):
         max_size=4,
     )
 )
-def test_plain_packs_stay_in_the_fast_gear(messages, function):
+def test_plain_packs_stay_in_the_fast_path(messages, function):
     original = senml._slow
     try:
-        senml._slow = lambda *_: pytest.fail("slow gear")
+        senml._slow = lambda *_: pytest.fail("slow path")
         encoded = [orjson.dumps(m) if function is senml.decode else cbor2.dumps(numbered(m)) for m in messages]
         check(encoded, function, oracle.from_json if function is senml.decode else oracle.from_cbor)
     finally:
@@ -396,7 +396,7 @@ def test_a_time_written_with_six_decimals_is_exact_until_2106(us):
         ["s"] * 2,
         np.array([NOW] * 2),
     )
-    assert decoded.time.tolist() == [us, us]  # fast gear and slow gear
+    assert decoded.time.tolist() == [us, us]  # fast path and slow path
     decimal = cbor2.dumps([{0: "x", 2: 1, 6: Decimal(text)}])
     assert senml.decode_cbor([decimal], ["s"], np.array([NOW])).time.tolist() == [us]
 

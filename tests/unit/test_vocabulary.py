@@ -196,7 +196,7 @@ def test_default_sentinels_only_outside_the_range():
         (Sensor(metric="relativeHumidity", unit="%"), {-200, -999, -9999, 65535}),
         (Sensor(metric="totalActivePower", rating=1e5), set()),
         (Sensor(metric="totalActivePower", rating=1e5, unit="kW"), {-200, -999, -9999, 65535}),
-        (Sensor(metric="temperature", unit="furlong", sentinels=(85,)), {85}),  # nobody knows what its values mean
+        (Sensor(metric="temperature", unit="furlong", sentinels=(85,)), {85}),  # the meaning of its values is unknown
     ],
 )
 def test_default_sentinels_are_what_would_be_implausible_as_sent(sensor, codes):

@@ -141,11 +141,11 @@ def test_decode_agrees_with_its_slow_twin(messages):
 
 
 @given(st.lists(st.lists(plain_reports, min_size=1, max_size=5).map(orjson.dumps), min_size=1, max_size=5))
-def test_plain_messages_stay_in_the_fast_gear(messages):
+def test_plain_messages_stay_in_the_fast_path(messages):
     original = wire._slow
     try:
-        wire._slow = lambda *_: pytest.fail("slow gear")
-        # A batch in which some reports have a time and others have none is what the slow gear is for.
+        wire._slow = lambda *_: pytest.fail("slow path")
+        # A batch in which some reports have a time and others have none is what the slow path is for.
         plain = [m for m in messages if len({"ts" in report for report in json.loads(m)}) == 1]
         for message in plain:
             wire.decode([message], ["s"], np.array([NOW]))
