@@ -9,6 +9,9 @@ from typing import Final
 
 #: One microsecond: the resolution of every time here.
 TICK: Final = timedelta(microseconds=1)
+#: The first and the last time that a `datetime` can be: 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z.
+OLDEST: Final = datetime.min.replace(tzinfo=UTC)
+NEWEST: Final = datetime.max.replace(tzinfo=UTC)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,9 +47,9 @@ def from_us(us: int) -> datetime:
     return _EPOCH + us * TICK
 
 
-#: us. The first and the last time that a `datetime` can be: 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z.
-MIN_US: Final = to_us(datetime.min.replace(tzinfo=UTC))
-MAX_US: Final = to_us(datetime.max.replace(tzinfo=UTC))
+#: us. `OLDEST` and `NEWEST`.
+MIN_US: Final = to_us(OLDEST)
+MAX_US: Final = to_us(NEWEST)
 
 
 def rfc3339(at: datetime) -> str:

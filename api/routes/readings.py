@@ -1,7 +1,7 @@
 """Raw readings: pages in order of time, and the one nearest to a time."""
 
 import enum
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from citybeat.api.http.models import NearestModel, ReadingsModel
 from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.series.selecting import Filters, check_metrics, resolve
-from citybeat.devices.clock import from_us, rfc3339, to_us
+from citybeat.devices.clock import NEWEST, OLDEST, from_us, rfc3339, to_us
 from citybeat.devices.flags import Flag
 from citybeat.storage.reads import readings, series
 from citybeat.storage.reads.series import Level, Policy, Readings
@@ -29,8 +29,6 @@ router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 MAX_PAGE_SERIES: Final = 100
 #: s. A reading that is farther from a time than a year says nothing about it.
 MAX_DISTANCE: Final = 366 * 86_400
-_OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
-_NEWEST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 class Order(enum.StrEnum):
@@ -89,7 +87,7 @@ async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParam
     A page goes on behind the last reading of the one before: readings that arrive meanwhile move nothing, and appear if they belong
     behind it.
     """
-    start, stop = parameters.start or _OLDEST, parameters.stop or _NEWEST
+    start, stop = parameters.start or OLDEST, parameters.stop or NEWEST
     if start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
     check_metrics(parts, parameters.metric)
@@ -140,8 +138,8 @@ async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestPar
         parts.pool,
         chosen.id,
         at=at,
-        start=max(at, _OLDEST + away) - away,
-        stop=min(at, _NEWEST - away) + away,
+        start=max(at, OLDEST + away) - away,
+        stop=min(at, NEWEST - away) + away,
         policy=parameters.flags,
     )
     order = np.argsort(chosen.rows(found.series))

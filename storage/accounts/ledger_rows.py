@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from citybeat.devices.batch import Int64
+from citybeat.devices.clock import NEWEST, OLDEST
 from citybeat.storage.db import sql
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
@@ -28,8 +29,6 @@ COUNTS: Final = (
     "overflow",
 )
 _LEDGER: Final[Mapping[str, Type | None]] = {"source": None, "minute": "timestamptz", **dict.fromkeys(COUNTS, "int8")}
-_OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
-_NEWEST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +65,8 @@ async def ledger(
         See `ReadPool.cursor`.
     """
     parameters: dict[str, Any] = {
-        "start": start or _OLDEST,
-        "stop": stop or _NEWEST,
+        "start": start or OLDEST,
+        "stop": stop or NEWEST,
         "after_minute": after[0] if after else None,
         "after_source": after[1] if after else None,
         "limit": limit,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from citybeat.devices.batch import Int32
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.clock import NEWEST
 from citybeat.storage.db import sql
 from citybeat.storage.db.packed_rows import PackedRows, joined
 from citybeat.storage.db.pgcopy import Type
@@ -220,7 +221,7 @@ def slices(ranges: Sequence[tuple[datetime, datetime]], start: datetime, stop: d
     edges = sorted({min(max(edge, start), stop) for pair in ranges for edge in pair})
     out = []
     reach = datetime(1, 1, 1, tzinfo=UTC)
-    beginnings = iter([*ranges, (datetime.max.replace(tzinfo=UTC), reach)])
+    beginnings = iter([*ranges, (NEWEST, reach)])
     begin, end = next(beginnings)
     for left, right in pairwise(edges):
         while begin <= left:
