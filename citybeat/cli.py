@@ -154,7 +154,7 @@ def retention(
             table = Table("level", "since", "chunks", "dropped chunks", "dropped rows")
             for level in retentions.summary(connection):
                 since = "the beginning" if level.since is None else level.since.isoformat()
-                table.add_row(level.name, since, str(level.chunks), str(level.dropped_chunks), f"{level.dropped_rows:,}")
+                table.add_row(level.level, since, str(level.chunks), str(level.dropped_chunks), f"{level.dropped_rows:,}")
             _OUT.print(table)
 
 

@@ -14,11 +14,13 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.text import TextMode
 
+from citybeat.devices.states import STATES as NAMES
+
 DATASOURCE: Final = common.DataSourceRef(type_val="grafana-postgresql-datasource", uid="citybeat")
 GREEN, YELLOW, ORANGE, RED, PURPLE, GREY = "#56A64B", "#F2CC0C", "#FF9830", "#E02F44", "#8F3BB8", "#8E8E8E"
 
-#: Severity of a sensor's state, 0 to 4: ok, bad, stuck, overdue, silent.
-STATES: Final = (("ok", GREEN), ("bad", ORANGE), ("stuck", PURPLE), ("overdue", RED), ("silent", GREY))
+#: States of a sensor in order of severity, each with its color.
+STATES: Final = tuple(zip(NAMES, (GREEN, ORANGE, PURPLE, RED, GREY), strict=True))
 
 
 class Sql(Dataquery, Builder[Dataquery]):

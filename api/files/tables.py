@@ -23,8 +23,9 @@ from citybeat.api.series import aggregates
 from citybeat.api.series.aggregates import Aggregate
 from citybeat.devices.catalogue import Kind
 from citybeat.devices.flags import Flag
-from citybeat.storage.reads.export import Block, Exported, Level
+from citybeat.storage.reads.export import Block, Exported
 from citybeat.storage.reads.series import Buckets
+from citybeat.storage.rollups.levels import Level
 
 Format = Literal["csv", "arrow", "parquet"]
 MEDIA_TYPES: Final[Mapping[Format, str]] = {
@@ -93,7 +94,7 @@ class _Table:
 
     def __init__(self, selection: Exported, level: Level, *, query: Mapping[str, Any], version: str) -> None:
         self._selection: Final = selection
-        self._raw: Final = level == "raw"
+        self._raw: Final = level is Level.RAW
         self._devices: Final = pa.array([device.id for device in selection.devices], pa.string())
         self._metrics: Final = pa.array([metric.name for metric in selection.metrics], pa.string())
         kinds = list(Kind)

@@ -11,7 +11,8 @@ import numpy as np
 import orjson
 
 from citybeat.api.http.answers import flag_names, milliseconds
-from citybeat.storage.batches.outbox import STATES, OutboxRows
+from citybeat.devices.states import STATES
+from citybeat.storage.batches.outbox import OutboxRows
 from citybeat.storage.reads.following import Names
 
 MEDIA_TYPE: Final = "text/event-stream"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -19,7 +19,8 @@ from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads import export as store
-from citybeat.storage.reads.export import Block, Level
+from citybeat.storage.reads.export import Block
+from citybeat.storage.rollups.levels import Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 
@@ -34,6 +35,8 @@ _ACCEPTED: Final[tuple[tuple[str, Format], ...]] = (
     ("application/*", "arrow"),
     ("*/*", "csv"),
 )
+#: In the document a list of words, not a schema of its own.
+_AnyLevel = Literal[Level.RAW, Level.MINUTES, Level.QUARTERS]
 _QUALITY: Final = re.compile(r"q=([01](?:\.\d{0,3})?)")
 
 
@@ -47,7 +50,7 @@ class ExportParameters(Filters):
         description="RFC 3339 with an offset; excluded. Now, unless given.",
         examples=["2026-02-01T00:00:00+07:00"],
     )
-    level: Level = Field("raw", description="`raw`: readings, with their flags. `1m`, `15m`: aggregates of good readings.")
+    level: _AnyLevel = Field(Level.RAW, description="`raw`: readings, with their flags. `1m`, `15m`: aggregates of good readings.")
     format: Format | None = Field(None, description="Form of the file; it wins over the header `Accept`. CSV, unless either asks.")
 
 

@@ -20,8 +20,9 @@ from citybeat.api.series.selecting import Filters, check_metrics, resolve
 from citybeat.devices.clock import NEWEST, OLDEST, from_us, rfc3339, to_us
 from citybeat.devices.flags import Flag
 from citybeat.storage.reads import readings, series
-from citybeat.storage.reads.series import Level, Policy, Readings
+from citybeat.storage.reads.series import Policy, Readings
 from citybeat.storage.registry.selection import Selected
+from citybeat.storage.rollups.levels import Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 

@@ -9,10 +9,11 @@ from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import GEOJSON, answer, features, milliseconds
 from citybeat.api.http.auth import Reader
-from citybeat.api.http.models import State, StatesModel
+from citybeat.api.http.models import StatesModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
+from citybeat.devices.states import State
 from citybeat.storage.reads import states as store
 from citybeat.storage.reads.cursors import Cursor
 

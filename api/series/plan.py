@@ -8,7 +8,8 @@ import enum
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from citybeat.storage.reads.series import Level, Policy
+from citybeat.storage.reads.series import Policy
+from citybeat.storage.rollups.levels import Level
 
 #: Points of one answer. 100,000 are 69 days of minutes, or a day of readings a second; with every aggregate about 13 MB of JSON
 #: and 0.5 s of a core here and 0.1 s of the database's, compression included. More belongs into an export.

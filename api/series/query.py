@@ -24,9 +24,10 @@ from citybeat.devices.clock import from_us, rfc3339, to_us
 from citybeat.devices.flags import is_bad
 from citybeat.storage.db.connection import RefusedDataError
 from citybeat.storage.reads import series
-from citybeat.storage.reads.series import Buckets, Level, Policy, Span
+from citybeat.storage.reads.series import Buckets, Policy, Span
 from citybeat.storage.registry.selection import Selected
 from citybeat.storage.rollups.buckets import VALUES
+from citybeat.storage.rollups.levels import Level
 
 _NOTHING: Final = -1
 

@@ -24,8 +24,6 @@ from citybeat.storage.db.connection import Connection, translated
 _SQL: Final = sql.load("outbox")
 READINGS: Final = 0
 STATES_CHANGED: Final = 1
-#: States of a sensor, in the order of their codes.
-STATES: Final = ("ok", "bad", "stuck", "overdue", "silent")
 #: Readings of one row at most. It becomes one event, of some 50 bytes a reading, and holds up the event loop for as long as it
 #: takes to write that: 20,000 are 1 MB and some 10 ms.
 PIECE: Final = 20_000

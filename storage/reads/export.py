@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import AsyncCursor, ReadPool
 from citybeat.storage.reads.series import ROLLUP
 from citybeat.storage.registry.selection import Selection
+from citybeat.storage.rollups.levels import Level
 
-Level = Literal["raw", "1m", "15m"]
 _SQL: Final = sql.load("export")
 
 #: Rows of a block, about. Of raw readings 3 MB as arrays, 8 MB as CSV; blocks twice as large were no faster, and took 100 MB more.
@@ -56,10 +56,10 @@ class _Source:
 
 
 _SOURCES: Final[Mapping[Level, _Source]] = {
-    "raw": _Source(statement="raw", columns=_RAW, tables=("readings",)),
-    "1m": _Source(statement="minutes", columns=_ROLLUP, tables=("readings_1m",)),
+    Level.RAW: _Source(statement="raw", columns=_RAW, tables=("readings",)),
+    Level.MINUTES: _Source(statement="minutes", columns=_ROLLUP, tables=("readings_1m",)),
     # A marked quarter-hour may have no chunk of its own yet.
-    "15m": _Source(statement="quarter_hours", columns=_ROLLUP, tables=("readings_1m", "readings_15m")),
+    Level.QUARTERS: _Source(statement="quarter_hours", columns=_ROLLUP, tables=("readings_1m", "readings_15m")),
 }
 
 
@@ -200,7 +200,7 @@ def _block(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]], selection: Ex
 
 def _part(selection: Exported, level: Level) -> timedelta:
     """How long a packed row reaches."""
-    seconds = {"raw": selection.fastest, "1m": 60.0, "15m": 900.0}[level]
+    seconds = {Level.RAW: selection.fastest, Level.MINUTES: 60.0, Level.QUARTERS: 900.0}[level]
     return timedelta(seconds=round(min(max(seconds * _PACKED, _PART.total_seconds()), _SLICE.total_seconds())))
 
 

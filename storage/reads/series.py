@@ -22,6 +22,7 @@ from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
 from citybeat.storage.registry.selection import Selected
 from citybeat.storage.rollups import buckets
+from citybeat.storage.rollups.levels import Level
 
 _SQL: Final = sql.load("series")
 #: What a rollup's row holds, beside what it is of.
@@ -52,14 +53,6 @@ _PLACED: Final[Mapping[str, Type | None]] = {
 
 
 _UTC: Final = "UTC"
-
-
-class Level(enum.StrEnum):
-    """What a bucket is made from."""
-
-    RAW = "raw"
-    MINUTES = "1m"
-    QUARTERS = "15m"
 
 
 class Policy(enum.StrEnum):

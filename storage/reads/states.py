@@ -11,6 +11,7 @@ from typing import Final
 
 from citybeat.devices.batch import Float64, Int64
 from citybeat.devices.flags import BAD, Flag
+from citybeat.devices.states import STATES
 from citybeat.storage.batches import outbox
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
@@ -68,7 +69,7 @@ def watch(connection: Connection) -> int:
             return 0
         outbox.lock_writer(connection)
         parameters = {
-            "states": list(outbox.STATES),
+            "states": list(STATES),
             "bad": int(BAD),
             "stuck": int(Flag.STUCK),
             "manual_good": int(Flag.MANUAL_GOOD),

@@ -25,6 +25,7 @@ from citybeat.devices.flags import BAD, Flag
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, StorageError, translated
 from citybeat.storage.db.source_locks import lock
+from citybeat.storage.rollups.levels import Level
 from citybeat.storage.rollups.rollup import WORKER_LOCK
 
 _LOG: Final = logging.getLogger(__name__)
@@ -37,15 +38,15 @@ _LOCK_TIMEOUT: Final = "2s"
 _EXPIRE: Final = 1_000
 
 
-class _Level(NamedTuple):
-    name: str  # as in `horizons`
-    table: str
+class _Table(NamedTuple):
+    level: Level
+    name: str
     counting: str  # statement that counts a chunk's rows
 
 
-_RAW: Final = _Level("raw", "readings", "count_readings")
-_MINUTES: Final = _Level("1m", "readings_1m", "count_1m")
-_QUARTERS: Final = _Level("15m", "readings_15m", "count_15m")
+_RAW: Final = _Table(Level.RAW, "readings", "count_readings")
+_MINUTES: Final = _Table(Level.MINUTES, "readings_1m", "count_1m")
+_QUARTERS: Final = _Table(Level.QUARTERS, "readings_15m", "count_15m")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,11 +67,11 @@ class Policy:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
-    """What there is of raw, minutes or quarter-hours."""
+class LevelSummary:
+    """Stored and dropped data of a level."""
 
-    name: str
-    since: datetime | None  # what is older is gone, or goes with the rest of its chunk; None: nothing is
+    level: Level
+    since: datetime | None  # older data is dropped, or will be with the rest of its chunk; None: nothing was dropped
     chunks: int
     dropped_chunks: int
     dropped_rows: int
@@ -101,24 +102,24 @@ def keep(connection: Connection, policy: Policy) -> int:
         if not alone:
             return 0
         done = 0
-        for level, kept in ((_RAW, policy.raw), (_MINUTES, policy.minutes), (_QUARTERS, policy.quarters)):
+        for table, kept in ((_RAW, policy.raw), (_MINUTES, policy.minutes), (_QUARTERS, policy.quarters)):
             if kept is not None:
-                connection.execute(_SQL["move_horizon"], {"level": level.name, "keep": kept})
-        for level in (_RAW, _MINUTES, _QUARTERS):
-            done += _drop(connection, level)
+                connection.execute(_SQL["move_horizon"], {"level": table.level, "keep": kept})
+        for table in (_RAW, _MINUTES, _QUARTERS):
+            done += _drop(connection, table)
         if policy.quarantine is not None:
             done += _expire_quarantine(connection, policy.quarantine)
-        for level, after in ((_RAW, policy.columnstore_raw), (_MINUTES, policy.columnstore_minutes)):
+        for table, after in ((_RAW, policy.columnstore_raw), (_MINUTES, policy.columnstore_minutes)):
             if after is not None:
-                done += _compress(connection, level, after)
+                done += _compress(connection, table, after)
         return done
 
 
-def summary(connection: Connection) -> list[Level]:
+def summary(connection: Connection) -> list[LevelSummary]:
     """What there is, and what was dropped: raw, minutes, quarter-hours."""
     with translated():
         rows = connection.execute(_SQL["summary"]).fetchall()
-    return [Level(name=r[0], since=r[1], chunks=r[2], dropped_chunks=r[3], dropped_rows=r[4]) for r in rows]
+    return [LevelSummary(level=Level(r[0]), since=r[1], chunks=r[2], dropped_chunks=r[3], dropped_rows=r[4]) for r in rows]
 
 
 @contextmanager
@@ -132,25 +133,25 @@ def _alone(connection: Connection) -> Iterator[bool]:
             connection.execute(_SQL["unlock_retention"], {"key": _LOCK})
 
 
-def _drop(connection: Connection, level: _Level) -> int:
-    chunks = connection.execute(_SQL["behind"], {"level": level.name, "table": level.table}).fetchall()
-    if chunks and level is _RAW:
+def _drop(connection: Connection, table: _Table) -> int:
+    chunks = connection.execute(_SQL["behind"], {"level": table.level, "table": table.name}).fetchall()
+    if chunks and table is _RAW:
         _wait_for_writers(connection)
     dropped = 0
     for start, stop in chunks:
         bounds = {"start": start, "stop": stop}
         with connection.transaction():
-            if level is _MINUTES and not _quarters_are_made(connection, stop):
+            if table is _MINUTES and not _quarters_are_made(connection, stop):
                 break
             connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})
-            if level is _RAW:
+            if table is _RAW:
                 connection.execute(_SQL["carry_counters"], {**bounds, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
-            row = connection.execute(_SQL[level.counting], bounds).fetchone()
+            row = connection.execute(_SQL[table.counting], bounds).fetchone()
             assert row is not None
-            connection.execute(_SQL["drop_chunk"], {**bounds, "table": level.table})
-            connection.execute(_SQL["note_dropped"], {**bounds, "level": level.name, "rows": row[0]})
+            connection.execute(_SQL["drop_chunk"], {**bounds, "table": table.name})
+            connection.execute(_SQL["note_dropped"], {**bounds, "level": table.level, "rows": row[0]})
         dropped += 1
-        _LOG.info("retention: dropped %d rows of %s from %s up to %s", row[0], level.table, start.isoformat(), stop.isoformat())
+        _LOG.info("retention: dropped %d rows of %s from %s up to %s", row[0], table.name, start.isoformat(), stop.isoformat())
     return dropped
 
 
@@ -185,7 +186,7 @@ def _expire_quarantine(connection: Connection, kept: timedelta) -> int:
     return expired
 
 
-def _compress(connection: Connection, level: _Level, after: timedelta) -> int:
+def _compress(connection: Connection, table: _Table, after: timedelta) -> int:
     row = connection.execute(_SQL["edition"]).fetchone()
     assert row is not None
     if row[0] != "timescale":
@@ -193,11 +194,11 @@ def _compress(connection: Connection, level: _Level, after: timedelta) -> int:
             f"this TimescaleDB is of the {row[0]} edition, which has no columnstore; unset CITYBEAT_COLUMNSTORE_DAYS_RAW and _1M, "
             "or run the Community edition with timescaledb.license = timescale"
         )
-    row = connection.execute(_SQL["columnstore_on"], {"table": level.table}).fetchone()
+    row = connection.execute(_SQL["columnstore_on"], {"table": table.name}).fetchone()
     assert row is not None
     if not row[0]:
-        connection.execute(_SQL["columnstore_readings" if level is _RAW else "columnstore_1m"])
-    chunks = connection.execute(_SQL["compressible"], {"table": level.table, "after": after}).fetchall()
+        connection.execute(_SQL["columnstore_readings" if table is _RAW else "columnstore_1m"])
+    chunks = connection.execute(_SQL["compressible"], {"table": table.name, "after": after}).fetchall()
     for (chunk,) in chunks:
         with connection.transaction():
             connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})

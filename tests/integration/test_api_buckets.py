@@ -16,9 +16,10 @@ from citybeat.api.series.plan import WIDTHS, Bucket
 from citybeat.api.series.selecting import resolve
 from citybeat.devices.catalogue import Kind, builtin
 from citybeat.storage.reads import series
-from citybeat.storage.reads.series import Level, Policy
+from citybeat.storage.reads.series import Policy
 from citybeat.storage.registry.selection import Selection
 from citybeat.storage.rollups import rollup
+from citybeat.storage.rollups.levels import Level
 from tests.integration.asking import KINDS, METRICS, generated, post, register
 from tests.oracles_buckets import COLUMNS, same, slow, us, utc
 

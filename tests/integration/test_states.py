@@ -9,6 +9,7 @@ import pytest
 
 from citybeat.devices.device import Device, Sensor
 from citybeat.devices.flags import Flag
+from citybeat.devices.states import STATES
 from citybeat.ingest.writing.housekeeping import Housekeeper
 from citybeat.storage.batches import outbox
 from citybeat.storage.batches.outbox import Bounds
@@ -47,7 +48,7 @@ def told(connection):
     for data, rows in connection.execute("SELECT data, rows FROM outbox WHERE kind = 1 ORDER BY xact, id"):
         piece = outbox.decode(data, rows)
         for series, code, value in zip(piece.series.tolist(), piece.code.tolist(), piece.value.tolist(), strict=True):
-            found.append((names[series], outbox.STATES[code], None if np.isnan(value) else value))
+            found.append((names[series], STATES[code], None if np.isnan(value) else value))
     return found
 
 

@@ -27,6 +27,7 @@ from citybeat.devices.flags import Flag
 from citybeat.storage.db.packed_rows import PackedRows
 from citybeat.storage.db.pgcopy import CopyFormatError
 from citybeat.storage.reads.export import Block, Exported, ExportedDevice, ExportedMetric, slices
+from citybeat.storage.rollups.levels import Level
 
 T0 = 1_767_225_600_000_000
 SELECTION = Exported(
@@ -154,7 +155,7 @@ def test_the_form_that_is_asked_for(accept, form):
     assert negotiated(accept) == form
 
 
-def pieces(form, *, level="raw", blocks=(BLOCK,), selection=SELECTION):
+def pieces(form, *, level=Level.RAW, blocks=(BLOCK,), selection=SELECTION):
     made = encoder(form, selection, level, query={"from": "then"}, version="1.2.3")
     return made.begin(), b"".join(made.block(block) for block in blocks), made.end()
 
@@ -201,7 +202,7 @@ def test_a_single_metric_is_told_at_the_value():
         metrics=SELECTION.metrics[:1],
         fastest=60.0,
     )
-    for level, name in (("raw", "value"), ("1m", "mean"), ("15m", "stddev")):
+    for level, name in ((Level.RAW, "value"), (Level.MINUTES, "mean"), (Level.QUARTERS, "stddev")):
         stream = b"".join(pieces("arrow", level=level, blocks=(), selection=one))
         field = pa.ipc.open_stream(stream).schema.field(name)
         assert (field.metadata[b"unit"], field.metadata[b"kind"]) == (b"Cel", b"gauge")
@@ -251,7 +252,7 @@ def play(client, source, downloads=None, **options):
     downloads = downloads or Downloads(1)
 
     async def run():
-        made = encoder("arrow", SELECTION, "raw", query={}, version="1")
+        made = encoder("arrow", SELECTION, Level.RAW, query={}, version="1")
         try:
             async with asyncio.timeout(20):
                 await Download(downloads, source, made, media_type="x/y", headers={}, **options)({}, client.receive, client.send)

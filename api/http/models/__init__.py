@@ -4,6 +4,7 @@ Columns of one answer all have the same length; `pandas.DataFrame(answer["column
 """
 
 from citybeat.api.http.models.accounts import (
+    POSTED,
     CountsModel,
     HealthModel,
     LedgerColumns,
@@ -57,7 +58,6 @@ from citybeat.api.http.models.telemetry import (
     ReadingsModel,
     SeriesColumns,
     SeriesModel,
-    State,
     StatesColumns,
     StatesFeatureModel,
     StatesFeaturesModel,
@@ -68,6 +68,7 @@ from citybeat.api.http.models.telemetry import (
 
 __all__ = [
     "FLAGS",
+    "POSTED",
     "SINCE",
     "STREAM",
     "TIMES",
@@ -119,7 +120,6 @@ __all__ = [
     "SeriesModel",
     "SourceModel",
     "SourcesModel",
-    "State",
     "StatesColumns",
     "StatesFeatureModel",
     "StatesFeaturesModel",

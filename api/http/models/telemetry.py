@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from citybeat.api.http.models.base import FLAGS, TIMES, Model, PointModel
 from citybeat.devices.catalogue import Kind
+from citybeat.devices.states import State
 
 STREAM = "Where /v1/stream goes on behind this answer, as its `last_event_id`; of several pages, that of the first."
 SINCE = (
     "Epoch milliseconds, UTC: the time of the reading by which it was noticed; of overdue when it became due, of silent when the "
     "sensor was registered."
 )
-State = Literal["ok", "bad", "stuck", "overdue", "silent"]
 
 
 class LatestColumns(Model):
