@@ -32,7 +32,7 @@ from citybeat.devices.catalogue import builtin
 from citybeat.devices.registry.snapshot import Registry
 from citybeat.stack.process import free_port
 from citybeat.storage import migrate
-from citybeat.storage.batches import write
+from citybeat.storage.batches.rows import encode_readings
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import records
@@ -137,7 +137,7 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
     rng = np.random.default_rng(1)
     for first in range(START, START + DAYS * 24 * HOUR, HOUR):
         batch = _hour(rng, series, every, first)
-        _copy(connection, "readings (time, received_at, value, series_id, flags)", write.encode_readings(batch))
+        _copy(connection, "readings (time, received_at, value, series_id, flags)", encode_readings(batch))
         for table, width in (("readings_1m", 60_000_000), ("readings_15m", 900_000_000)):
             made = downsample(batch, snapshot.kind, bucket=batch.time // width * width)
             _copy(connection, f"{table} ({_ROLLUP})", minutes.encode_partials(made))

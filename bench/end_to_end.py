@@ -24,8 +24,8 @@ import numpy as np
 from bench import drain, machine, scene, store
 from bench.sender import Payloads, Sender, prepare
 from bench.workload import SHAPES, City, Shape, Traffic
+from citybeat.devices.ledger import Counts
 from citybeat.storage.accounts import ledger
-from citybeat.storage.accounts.ledger import Totals
 
 #: s from the first commit on that are not counted: caches, plans and the first growth of tables.
 RAMP = 3.0
@@ -119,7 +119,7 @@ def run(
 
 def _watch(
     opened: scene.Scene,
-    before: Totals,
+    before: Counts,
     sender: Sender,
     ingest: scene.Ingest,
     pids: Mapping[str, int],
@@ -167,7 +167,7 @@ def _drain(opened: scene.Scene, ingest: scene.Ingest, messages: int) -> None:
         time.sleep(0.05)
 
 
-def _wrong(opened: scene.Scene, totals: Totals, payloads: Payloads, sent: int) -> list[str]:
+def _wrong(opened: scene.Scene, totals: Counts, payloads: Payloads, sent: int) -> list[str]:
     """What was sent against what the ledger has, and the database's own books."""
     found = ledger.discrepancies(opened.connection)
     readings = int(payloads.packets["readings"][:sent].sum())

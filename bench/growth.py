@@ -29,7 +29,7 @@ from bench.workload import LIVE, METRICS_EACH, MINUTE, City, Traffic
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import NEVER, Batch, Int32
 from citybeat.devices.catalogue import builtin
-from citybeat.storage.batches.write import Tally, encode_readings
+from citybeat.storage.batches.rows import Tally, encode_readings
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection
 from citybeat.storage.registry import records

@@ -22,7 +22,7 @@ from citybeat.ingest.judging.judge import judge
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.writing.memory import keep_freed_memory, spare_the_collector
-from citybeat.storage.batches import write
+from citybeat.storage.batches.rows import encode_readings
 from citybeat.storage.rollups import minutes
 
 #: Readings in one batch, as ingest makes them under load.
@@ -89,7 +89,7 @@ def _ours(batch: list[Message], registry: Any) -> None:
     read = decode(batch, max_bytes=4 * 1024 * 1024)
     prepared = judge(read, np.ones(len(batch), np.int32), registry, Limits(), History.empty(len(registry.owner)))
     rows = prepared.judged.batch
-    for blocks in (write.encode_readings(rows), minutes.encode_partials(downsample(rows, registry.kind))):
+    for blocks in (encode_readings(rows), minutes.encode_partials(downsample(rows, registry.kind))):
         for _ in blocks:
             pass
 

@@ -20,7 +20,7 @@ from bench.workload import SINGLES, City, Traffic
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import Float64
 from citybeat.storage.accounts import ledger
-from citybeat.storage.batches.write import encode_readings
+from citybeat.storage.batches.rows import encode_readings
 from citybeat.storage.db.connection import connect
 from citybeat.storage.rollups import minutes
 

@@ -35,7 +35,7 @@ from citybeat.ingest.judging.message import Message
 from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.transport.inbox import BatchSize
 from citybeat.ingest.writing.commit import write
-from citybeat.storage.batches.write import encode_readings
+from citybeat.storage.batches.rows import encode_readings
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import records

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from citybeat.storage.accounts.ledger import Totals
+from citybeat.devices.ledger import OUTCOMES, Counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,15 +36,10 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """DESIGN section 8. Counts are readings of this run; `lost_before_broker` is messages."""
+    """The account of a run, in readings of this run; `lost_before_broker` is messages."""
 
     published: int
-    received: int
-    stored: int
-    duplicate: int
-    conflict: int
-    missing: int
-    quarantined: int
+    run: Counts  # of the ledger
     lost_before_broker: int
     in_flight: int
     balanced: bool
@@ -54,21 +49,23 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether the run may end with exit status 0."""
-        return self.balanced and self.rollups_match and self.stored > 0
+        return self.balanced and self.rollups_match and self.run.stored > 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+        """Give the account as JSON has it: of the ledger's counts received readings and their outcomes."""
+        whole = asdict(self)
+        run = whole.pop("run")
+        return {"published": whole.pop("published"), **{name: run[name] for name in ("received", *OUTCOMES)}, **whole}
 
 
-def build(*, sent: Sequence[Sent], run: Totals, discrepancies: Sequence[str], rollup_differences: Sequence[str]) -> Report:
+def build(*, sent: Sequence[Sent], run: Counts, discrepancies: Sequence[str], rollup_differences: Sequence[str]) -> Report:
     """Put the account together.
 
     Parameters
     ----------
     sent : sequence of Sent
         By source; empty without a simulator.
-    run : Totals
+    run : Counts
         The ledger's totals of this run, over all sources.
     discrepancies, rollup_differences : sequence of str
         From `storage.accounts.ledger`, over the whole database.
@@ -76,12 +73,7 @@ def build(*, sent: Sequence[Sent], run: Totals, discrepancies: Sequence[str], ro
     outstanding = [f"source {s.source}: {s.outstanding} acknowledged messages have not come" for s in sent if s.outstanding]
     return Report(
         published=sum(s.readings for s in sent),
-        received=run.received,
-        stored=run.stored,
-        duplicate=run.duplicate,
-        conflict=run.conflict,
-        missing=run.missing,
-        quarantined=run.quarantined,
+        run=run,
         lost_before_broker=sum(s.lost for s in sent),
         in_flight=sum(s.in_flight for s in sent),
         balanced=not outstanding and not discrepancies,

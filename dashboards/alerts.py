@@ -11,6 +11,7 @@ from typing import Any, Final
 from citybeat.dashboards import sql
 from citybeat.dashboards.board import Context, uid
 from citybeat.dashboards.panels import DATASOURCE
+from citybeat.devices.ledger import OUTCOMES
 
 #: Names of what is made in Grafana.
 FOLDER: Final = "citybeat"
@@ -56,7 +57,7 @@ def rules(context: Context) -> list[Rule]:
             name="ledger",
             query=(
                 "SELECT s.name AS source,\n"
-                "    abs(t.received - t.stored - t.duplicate - t.conflict - t.missing - t.quarantined)::float8 AS difference\n"
+                f"    abs(t.received - {' - '.join(f't.{name}' for name in OUTCOMES)})::float8 AS difference\n"
                 "FROM ledger_totals t JOIN sources s ON s.id = t.source_id ORDER BY 1"
             ),
             above=0.0,

@@ -1,5 +1,6 @@
 """The ledger: what was received, and what became of it."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -14,12 +15,12 @@ from citybeat.api.http.params import Instant, Paged, Text, decode_cursor, encode
 from citybeat.api.http.problems import invalid
 from citybeat.api.series.query import check_zone
 from citybeat.devices.clock import from_us, rfc3339
+from citybeat.devices.ledger import Counts
 from citybeat.storage.accounts import ledger_rows
 from citybeat.storage.db.connection import RefusedDataError
 
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])
 _BUCKETS: Final = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
-_ENDS: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
 
 class LedgerParameters(Paged):
@@ -39,18 +40,9 @@ class LedgerParameters(Paged):
     tz: Text = Field("UTC", description="Days and hours begin when clocks of this zone say so.", examples=["Asia/Ho_Chi_Minh"])
 
 
-_COUNTS: Final = {
-    "messages": 60,
-    "undecodable": 1,
-    "redelivered": 0,
-    "received": 590,
-    "stored": 580,
-    "duplicate": 4,
-    "conflict": 1,
-    "missing": 3,
-    "quarantined": 2,
-    "overflow": 0,
-}
+_COUNTS: Final = asdict(
+    Counts(messages=60, undecodable=1, received=590, stored=580, duplicate=4, conflict=1, missing=3, quarantined=2)
+)
 _EXAMPLE: Final[dict[str, Any]] = {
     "from": "2026-01-01T00:00:00Z",
     "to": None,
@@ -101,7 +93,7 @@ async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParam
         {
             "from": start and rfc3339(start),
             "to": stop and rfc3339(stop),
-            "totals": {**found.totals, "balanced": found.totals["received"] == sum(found.totals[name] for name in _ENDS)},
+            "totals": {**asdict(found.totals), "balanced": found.totals.balanced},
             "count": n,
             "columns": {
                 "minute": milliseconds(found.minute[:n]),

@@ -27,7 +27,7 @@ from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Writer
 from citybeat.api.http.bodies import UPLOAD
 from citybeat.api.http.gate import Caller
-from citybeat.api.http.models import PostedModel
+from citybeat.api.http.models import POSTED, PostedModel
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.http.readings_writer import PATIENCE, ReadingsWriter, answered, not_taken, reused, told, told_reasons
@@ -57,7 +57,6 @@ CHANNELS: Final[Mapping[str, str]] = {
 _WINDOW: Final = 6
 #: Names of our requests' ids.
 _NAMESPACE: Final = UUID("6a5f7f2e-5e0c-4f0e-9d57-0d5a3f0f6d0b")
-_COUNTS: Final = ("messages", "redelivered", "received", "stored", "duplicate", "conflict", "missing", "quarantined")
 
 
 class PostParameters(Parameters):
@@ -285,7 +284,7 @@ def _together(pieces: Sequence[_Piece], said: Sequence[IngestResult], caller: Ca
         refused += [_shown(piece, entry) for entry in told(each.refused, caller.within)]
     return {
         "repeated": any(each.repeated for each in said),
-        "ledger": {name: counts[name] for name in _COUNTS},
+        "ledger": {name: counts[name] for name in POSTED},
         "reasons": told_reasons(reasons, caller.within),
         "refused": refused[:MAX_REFUSED],
         "refused_left_out": reasons.total() - len(refused[:MAX_REFUSED]),

@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 from citybeat.api.dependencies import Parts
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.problems import forbidden
+from citybeat.devices.ledger import COUNTERS, OUTCOMES, Sort
 from citybeat.storage.accounts.figures import Figures, figures
 from citybeat.storage.db.connection import StorageError
 
 router: Final = APIRouter(include_in_schema=False)  # for Prometheus, not for clients: docs/operations.md
 _log: Final = logging.getLogger(__name__)
-_OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
 
 class _Once(Collector):
@@ -62,24 +62,20 @@ def families(found: Figures | None, seconds: float) -> Iterable[Metric]:
     yield GaugeMetricFamily("citybeat_database_figures_seconds", "How long the database took for that.", value=seconds)
     if found is None:
         return
-    for name, column, text in (
-        ("messages", "messages", "Messages that were committed, over all time."),
-        ("undecodable_messages", "undecodable", "Of them, those in which nothing could be read."),
-        ("redelivered_messages", "redelivered", "Of them, those that had come before or were said to."),
-        ("received_readings", "received", "Readings in the messages that were committed."),
-        ("overflow_readings", "overflow", "Quarantined readings that were not kept: the source's quota is full."),
-    ):
-        counter = CounterMetricFamily(f"citybeat_ledger_{name}", text, labels=["source"])
+    for each in COUNTERS:
+        if each.sort is Sort.OUTCOME:
+            continue
+        counter = CounterMetricFamily(f"citybeat_ledger_{each.metric}", each.meaning, labels=["source"])
         for source, counts in found.ledger.items():
-            counter.add_metric([source], counts[column])
+            counter.add_metric([source], getattr(counts, each.name))
         yield counter
     # No counter: a replay of quarantine moves readings from one outcome to another.
     ends = GaugeMetricFamily(
         "citybeat_ledger_readings", "What became of the readings received, over all time.", labels=["source", "outcome"]
     )
     for source, counts in found.ledger.items():
-        for outcome in _OUTCOMES:
-            ends.add_metric([source, outcome], counts[outcome])
+        for outcome in OUTCOMES:
+            ends.add_metric([source, outcome], getattr(counts, outcome))
     yield ends
     yield _by("citybeat_quarantine_open_messages", "Messages with something open in quarantine.", "reason", found.quarantine)
     yield _by("citybeat_lost_before_broker_messages", "Message numbers that never came.", "source", found.lost)

@@ -18,6 +18,7 @@ from citybeat.api.http.problems import invalid
 from citybeat.api.http.readings_writer import not_taken, told, told_reason
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import OUTCOMES
 from citybeat.storage.accounts import quarantine as store
 from citybeat.storage.accounts.quarantine import Filter, Row
 
@@ -28,7 +29,6 @@ _SHOWN: Final = 10
 _MAX_REPLAY: Final = 1000
 #: int8 of the table.
 _LARGEST: Final = 2**63 - 1
-_COUNTS: Final = ("messages", "stored", "duplicate", "conflict", "missing", "quarantined", "unreadable")
 
 
 class QuarantineParameters(Paged):
@@ -153,7 +153,7 @@ async def replay(
     if parts.replay is None:
         raise not_taken("this server tries nothing again")
     counts, last = await asyncio.to_thread(parts.replay, _filter(body), after=_after(body.cursor, where="body"), limit=body.limit)
-    told_counts = {name: counts.get(name, 0) for name in _COUNTS}
+    told_counts = {name: counts.get(name, 0) for name in ("messages", *OUTCOMES, "unreadable")}
     return answer({**told_counts, "more": last is not None, "next_cursor": None if last is None else encode_cursor(last)})
 
 

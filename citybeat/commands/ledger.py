@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
@@ -18,10 +18,11 @@ from citybeat import context
 from citybeat.context import failures
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import CitybeatError
+from citybeat.devices.ledger import NAMES, Counts
 from citybeat.settings import Settings
 from citybeat.storage import migrate
 from citybeat.storage.accounts import ledger as accounts
-from citybeat.storage.accounts.ledger import Minute, Totals
+from citybeat.storage.accounts.ledger import Minute
 from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, connect
 
 #: Minutes that are shown unless it is said otherwise: as many as fit on a screen for a few sources.
@@ -30,7 +31,6 @@ _MINUTES: Final = 10
 _TICK: Final = 1.0
 #: Characters a line where no terminal says how many it has.
 _WIDTH: Final = 160
-_COUNTS: Final = tuple(field.name for field in fields(Totals))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +40,12 @@ class Shown:
     start: datetime  # of the first minute
     rows: Sequence[Minute]
     left_out: bool  # there are older rows since then
-    total: Totals  # over all time
+    total: Counts  # over all time
 
     @property
-    def shown(self) -> Totals:
+    def shown(self) -> Counts:
         """Sums of the rows."""
-        return Totals(**{name: sum(getattr(row.counts, name) for row in self.rows) for name in _COUNTS})
+        return Counts.of([sum(getattr(row.counts, name) for row in self.rows) for name in NAMES])
 
 
 def ledger(
@@ -95,7 +95,7 @@ def table(shown: Shown) -> Table:
     made = Table(title=title, title_justify="left", show_footer=False)
     made.add_column("minute")
     made.add_column("source")
-    for name in _COUNTS:
+    for name in NAMES:
         made.add_column(name, justify="right")
     for row in shown.rows:
         made.add_row(*_cells(f"{row.minute:%Y-%m-%d %H:%MZ}", row.source, row.counts), style=_style(row.counts))
@@ -143,7 +143,7 @@ def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime
         connection.close()
 
 
-def _verdict(total: Totals) -> str:
+def _verdict(total: Counts) -> str:
     return "every reading ended as one thing" if total.balanced else "NOT balanced: readings without an end, or with two"
 
 
@@ -154,11 +154,11 @@ def _start(since: datetime | None, minutes: int | None) -> datetime:
     return this - timedelta(minutes=(minutes or _MINUTES) - 1)
 
 
-def _cells(minute: str, source: str, counts: Totals) -> list[str]:
+def _cells(minute: str, source: str, counts: Counts) -> list[str]:
     return [minute, source, *(f"{count:,}" for count in astuple(counts))]
 
 
-def _style(counts: Totals) -> str:
+def _style(counts: Counts) -> str:
     return "" if counts.balanced else "red"
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from citybeat.devices.batch import FOREVER, MICROSECOND, MINUTE, Int64
 from citybeat.devices.catalogue import Catalogue
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import Counts
 from citybeat.devices.registry.snapshot import MEMORY, Registry
 from citybeat.ingest.judging.decode import decode
 from citybeat.ingest.judging.message import Message
@@ -185,12 +186,7 @@ def _accounts(
         columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3], [last_seq.get(pair, -1) for pair in names.boots]
     )
     counts = scoring.ledger(connection, names.sources, since=begun)
-    actual = {
-        source: Actual(
-            counts=counts.get(source, {}), reasons=reasons.get(source, {}), overflow=counts.get(source, {}).get("overflow", 0)
-        )
-        for source in names.sources
-    }
+    actual = {source: Actual(counts=counts.get(source, Counts()), reasons=reasons.get(source, {})) for source in names.sources}
     return actual, refusals
 
 

@@ -21,6 +21,7 @@ from citybeat.children import Child, ChildError, stop_all
 from citybeat.commands import keys
 from citybeat.context import say
 from citybeat.devices.errors import CitybeatError
+from citybeat.devices.ledger import OUTCOMES, Counts
 from citybeat.settings import Settings
 from citybeat.storage import migrate
 from citybeat.storage.accounts import ledger
@@ -107,7 +108,7 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
         report.write_text(text + "\n", "utf-8")
     for finding in account.findings:
         say(f"citybeat: {finding}")
-    if account.stored == 0:
+    if account.run.stored == 0:
         say("citybeat: nothing was stored")
     return 0 if account.ok else 1
 
@@ -157,7 +158,7 @@ def _watch(
     children: Mapping[str, Child],
     stop: threading.Event,
     *,
-    base: ledger.Totals,
+    base: Counts,
     began: float,
     duration: float | None,
 ) -> None:
@@ -187,18 +188,13 @@ def _watch(
             stop.wait(_TICK)
 
 
-def _figures(run: ledger.Totals, children: Mapping[str, Child], rate: float) -> dict[str, str]:
+def _figures(run: Counts, children: Mapping[str, Child], rate: float) -> dict[str, str]:
     ingest = children["ingest"].said
     simulator = children["simulate"].said if "simulate" in children else {}
     published = simulator.get("readings", 0)
     return {
         "published": f"{published:,}",
-        "received": f"{run.received:,}",
-        "stored": f"{run.stored:,}",
-        "duplicate": f"{run.duplicate:,}",
-        "conflict": f"{run.conflict:,}",
-        "missing": f"{run.missing:,}",
-        "quarantined": f"{run.quarantined:,}",
+        **{name: f"{getattr(run, name):,}" for name in ("received", *OUTCOMES)},
         "rate": f"{rate:,.0f}/s",
         "lag": f"{ingest.get('lag_s', 0.0) * 1000:,.0f} ms",
         "waiting": f"{ingest.get('waiting', 0):,}",
@@ -221,7 +217,7 @@ def _nothing() -> Iterator[None]:
 def _account(
     database: Connection,
     sent_report: Mapping[str, Any],
-    base: ledger.Totals,
+    base: Counts,
     children: dict[str, Child],
 ) -> reports.Report:
     """Wait until everything acknowledged is committed, end the rest, and compare."""

@@ -9,9 +9,9 @@ from typing import Any, Final
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
 from citybeat.dashboards.panels import GREEN, ORANGE, RED, Look, Overrides, Prom, Sql, named
+from citybeat.devices.ledger import OUTCOMES
 
-_OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
-_SUM: Final = " + ".join(_OUTCOMES)
+_SUM: Final = " + ".join(f"t.{name}" for name in OUTCOMES)
 _STEP: Final = f"chart_bucket($__interval_ms, {sql.FROM}, {sql.TO})"
 _MINUTES: Final = f"(extract(epoch FROM {_STEP}) / 60)"
 _RANGE: Final = f"l.minute BETWEEN {sql.FROM} AND {sql.TO}"
@@ -59,7 +59,7 @@ _PICKED: Final = f"(chosen({_SOURCES}) IS NULL OR s.name = ANY(chosen({_SOURCES}
 def _sums(context: Context) -> Any:
     words = context.words
     query = (
-        f"SELECT sum(t.received) AS received, sum(t.received - ({_SUM.replace('stored', 't.stored')})) AS difference,\n"
+        f"SELECT sum(t.received) AS received, sum(t.received - ({_SUM})) AS difference,\n"
         "    sum(t.stored)::float8 / nullif(sum(t.received), 0) AS stored,\n"
         "    (SELECT extract(epoch FROM now() - max(minute))::float8 FROM ledger) AS age,\n"
         "    (SELECT count(*) FROM (SELECT FROM marks_15m LIMIT 10000) m) AS behind,\n"
@@ -92,7 +92,7 @@ def _sums(context: Context) -> Any:
 
 def _outcomes(context: Context) -> Any:
     words = context.words
-    parts = ", ".join(f"sum(l.{name})::float8 / max({_MINUTES}) AS {name}" for name in ("received", *_OUTCOMES))
+    parts = ", ".join(f"sum(l.{name})::float8 / max({_MINUTES}) AS {name}" for name in ("received", *OUTCOMES))
     query = (
         f"SELECT time_bucket({_STEP}, l.minute) AS time, {parts}\n"
         f"FROM ledger l JOIN sources s ON s.id = l.source_id WHERE {_RANGE} AND {_PICKED} GROUP BY 1 ORDER BY 1"
@@ -104,7 +104,7 @@ def _outcomes(context: Context) -> Any:
         none=words("none.ledger"),
         about=words("ingest.outcomes.about"),
     )
-    return panels.fields(panel, {name: named(words(f"outcome.{name}")) for name in ("received", *_OUTCOMES)})
+    return panels.fields(panel, {name: named(words(f"outcome.{name}")) for name in ("received", *OUTCOMES)})
 
 
 def _by_source(context: Context) -> Any:

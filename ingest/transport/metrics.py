@@ -14,13 +14,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import COUNTERS, OUTCOMES, Sort
 from citybeat.ingest.transport.ipc import Committed
 
 #: s. From what a local commit takes to what an operator notices without a graph.
 _FAST: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 #: s. From a sensor beside us to a gateway that was cut off for days.
 _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0)
-_OUTCOMES: Final = ("stored", "duplicate", "conflict", "missing", "quarantined")
 
 # A series beside each counter that says when it began: twice as many of them, and rate() does without.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types all but this
@@ -44,15 +44,10 @@ class Metrics:
         self._registry: Final = CollectorRegistry()
         own = self._registry
         by_worker = ["worker"]
-        columns = {
-            "messages": ("messages", "Messages that were committed."),
-            "undecodable": ("undecodable_messages", "Of them, those in which nothing could be read."),
-            "redelivered": ("redelivered_messages", "Of them, those that had come before or were said to."),
-            "received": ("received_readings", "Readings in the messages that were committed."),
-            "overflow": ("overflow_readings", "Quarantined readings that were not kept: the source's quota is full."),
-        }
         self._columns: Final = {
-            column: Counter(f"citybeat_ingest_{name}", text, by_worker, registry=own) for column, (name, text) in columns.items()
+            each.name: Counter(f"citybeat_ingest_{each.metric}", each.meaning, by_worker, registry=own)
+            for each in COUNTERS
+            if each.sort is not Sort.OUTCOME
         }
         self._outcomes: Final = Counter(
             "citybeat_ingest_readings", "What became of the readings received.", ["worker", "outcome"], registry=own
@@ -88,7 +83,7 @@ class Metrics:
         for worker in map(str, range(workers)):
             for metric in (*self._columns.values(), self._batches, self._lag, self._commit, self._delay):
                 metric.labels(worker)
-            for outcome in _OUTCOMES:
+            for outcome in OUTCOMES:
                 self._outcomes.labels(worker, outcome)
             for reason in Reason:
                 self._reasons.labels(worker, reason.value)
@@ -99,7 +94,7 @@ class Metrics:
         label = str(worker)
         self._batches.labels(label).inc()
         for column, count in answer.counts.items():
-            if column in _OUTCOMES:
+            if column in OUTCOMES:
                 self._outcomes.labels(label, column).inc(count)
             else:
                 self._columns[column].labels(label).inc(count)

@@ -13,7 +13,8 @@ from citybeat.devices.registry.snapshot import Registry
 from citybeat.devices.wire.decoded import Refusal
 from citybeat.ingest.judging.decode import evidence
 from citybeat.ingest.judging.judge import PreparedBatch
-from citybeat.storage.batches.write import CONFLICT, DUPLICATE, NEW, BatchTransaction, Numbers, Quarantined, Tally
+from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW, Numbers, Quarantined, Tally
+from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.registry.records import NO_SOURCE
 
 

@@ -25,7 +25,8 @@ from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.writing.commit import conflicts_of, roll_up, tallies_of
 from citybeat.storage.accounts import quarantine
 from citybeat.storage.accounts.quarantine import Entry, Filter, Held
-from citybeat.storage.batches.write import CONFLICT, DUPLICATE, NEW, BatchTransaction
+from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW
+from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, RefusedDataError
 from citybeat.storage.registry import records as registry_store

@@ -8,12 +8,14 @@ import numpy as np
 
 from citybeat.devices.batch import FOREVER, NEVER, Int64
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import OUTCOMES as ENDS
+from citybeat.devices.ledger import Counts
 from citybeat.simulator.faults.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES, REASONS, Outcome
 from citybeat.simulator.score.labels import Labels, Names, delivered
 from citybeat.simulator.score.telling import NAMED, Findings
 
 #: What is compared of each source, in readings but for the last two.
-COUNTS: Final = ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "undecodable", "lost")
+COUNTS: Final = ("received", *ENDS, "undecodable", "lost")
 _READ, _UNREAD, _LOST = 1, 2, 4  # what became of a message
 
 
@@ -21,9 +23,8 @@ _READ, _UNREAD, _LOST = 1, 2, 4  # what became of a message
 class Actual:
     """What the database says of one source, of the time since the run began."""
 
-    counts: Mapping[str, int]  # of the ledger: COUNTS without "lost", and "redelivered" (messages)
-    reasons: Mapping[Reason, int]  # readings in quarantine
-    overflow: int  # of quarantined: not kept, so that their reasons are not known
+    counts: Counts  # of the ledger
+    reasons: Mapping[Reason, int]  # readings in quarantine; the reasons of those that `counts.overflow` counts are not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +110,11 @@ class Expected:
         accounts = []
         for place, source in enumerate(names.sources):
             outcomes = self._outcomes[place]
-            truth = {name: int(outcomes[OUTCOME_CODES[Outcome(name)]]) for name in COUNTS[1:6]}
+            truth = {name: int(outcomes[OUTCOME_CODES[Outcome(name)]]) for name in ENDS}
             truth = {"received": sum(truth.values()), **truth, "undecodable": self._unread[place], "lost": lost[source][0]}
-            said = actual.get(source, Actual(counts={}, reasons={}, overflow=0))
-            database = {**{name: said.counts.get(name, 0) for name in COUNTS[:-1]}, "lost": lost[source][1]}
-            account = Account(source=source, truth=truth, database=database, redelivered=said.counts.get("redelivered", 0))
+            said = actual.get(source, Actual(counts=Counts(), reasons={}))
+            database = {**{name: getattr(said.counts, name) for name in COUNTS[:-1]}, "lost": lost[source][1]}
+            account = Account(source=source, truth=truth, database=database, redelivered=said.counts.redelivered)
             accounts.append(account)
             for name in COUNTS:
                 if truth[name] != database[name]:
@@ -131,7 +132,7 @@ class Expected:
         for reason, code in REASON_CODES.items():
             have, want = said.reasons.get(reason, 0), int(wanted[code])
             # What found no room in quarantine is counted, and its reason is not known.
-            if reason is not Reason.CONFLICT and not want - said.overflow <= have <= want:
+            if reason is not Reason.CONFLICT and not want - said.counts.overflow <= have <= want:
                 findings.tell(
                     f"quarantined as {reason}: the truth has {want:,}, the database {have:,}", source, abs(want - have), []
                 )

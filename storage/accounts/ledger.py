@@ -1,109 +1,83 @@
-"""The accounts, asked of the database itself: what the ledger sums up to, what does not balance, which rollups are wrong.
+"""Checks of the ledger and the rollups against the tables: sums, discrepancies, wrong rollup rows.
 
-Sync, on a connection in autocommit mode; each function sees one state of the database. `storage/accounts/ledger_rows.py` has the
-ledger row by row for the API, `storage/accounts/figures.py` what Prometheus is shown.
+Sync, on a connection in autocommit mode; each function sees one state of the database. `storage/accounts/ledger_rows.py` pages
+through the ledger for the API, `storage/accounts/figures.py` has the figures for Prometheus.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Self
+from typing import Final
 
 from citybeat.devices.flags import BAD, Flag
+from citybeat.devices.ledger import OUTCOMES, Counts
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.counters import composed
 
 _SQL: Final = sql.load("accounts")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Totals:
-    """Sums of the ledger; the difference of two is what happened between them."""
-
-    messages: int = 0
-    undecodable: int = 0  # messages
-    redelivered: int = 0  # messages
-    received: int = 0  # readings, as all below
-    stored: int = 0
-    duplicate: int = 0
-    conflict: int = 0
-    missing: int = 0
-    quarantined: int = 0
-    overflow: int = 0  # of quarantined: not kept
-
-    def __sub__(self, earlier: Self) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every reading that was received ended as exactly one thing."""
-        return self.received == self.stored + self.duplicate + self.conflict + self.missing + self.quarantined
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Minute:
-    """A row of the ledger."""
+    """One row of the ledger."""
 
     minute: datetime  # of receipt
     source: str
-    counts: Totals
+    counts: Counts
 
 
-def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> Totals:
-    """What the ledger sums up to over all time.
+def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> Counts:
+    """Sum the ledger over all time.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     sources : sequence of str, optional
-        Only of these; all, unless given. One that does not exist counts nothing.
+        Only these; default all. A source that does not exist counts nothing.
     """
     with translated():
-        row = connection.execute(_SQL["totals"], {"sources": None if sources is None else list(sources)}).fetchone()
+        row = connection.execute(composed(_SQL["totals"]), {"sources": None if sources is None else list(sources)}).fetchone()
     assert row is not None
-    return _totals(row)
+    return Counts.of(row)
 
 
 def minutes(connection: Connection, *, start: datetime, sources: Sequence[str] | None = None, limit: int = 10_000) -> list[Minute]:
-    """The ledger by minute of receipt and source, oldest first.
+    """Rows of the ledger by minute of receipt and source, oldest first.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     start : datetime
-        Minutes that begin then or later.
+        First minute.
     sources : sequence of str, optional
-        Only of these; all, unless given.
+        Only these; default all.
     limit : int
-        Rows at most; of more the newest.
+        Maximum number of rows; of more, the newest are returned.
     """
     parameters = {"start": start, "sources": None if sources is None else list(sources), "limit": limit}
     with translated():
-        rows = connection.execute(_SQL["minutes"], parameters).fetchall()
-    return [Minute(minute=minute, source=source, counts=_totals(counts)) for minute, source, *counts in rows]
+        rows = connection.execute(composed(_SQL["minutes"]), parameters).fetchall()
+    return [Minute(minute=minute, source=source, counts=Counts.of(counts)) for minute, source, *counts in rows]
 
 
 def source_exists(connection: Connection, source: str) -> bool:
-    """Whether there is such a source, registered or heard of."""
+    """Whether a source of this name exists, registered or not."""
     with translated():
         row = connection.execute(_SQL["source_exists"], {"source": source}).fetchone()
     assert row is not None
     return bool(row[0])
 
 
-def _totals(row: Sequence[int]) -> Totals:
-    return Totals(**dict(zip((f.name for f in fields(Totals)), row, strict=True)))
-
-
 def discrepancies(connection: Connection) -> list[str]:
-    """What does not balance, each as a sentence with its numbers; empty: everything does.
+    """Find where the ledger does not balance. Each discrepancy is a sentence with its numbers.
 
-    Asked is whether every reading of a source ended as one thing, whether `readings`, with what retention dropped of it, has as
-    many rows as the ledger says were stored, whether what is in quarantine unresolved, with what found no room there, is what the
-    ledger has as quarantined, and whether the ledger's totals are the sums of its minutes.
+    The checks: every received reading of a source ended as exactly one outcome; `readings`, with the rows that retention dropped,
+    has as many rows as the ledger counts as stored; unresolved readings in quarantine, with those beyond the quota, are as many as
+    the ledger counts as quarantined; the ledger's totals are the sums of its minutes.
 
     Parameters
     ----------
@@ -111,15 +85,15 @@ def discrepancies(connection: Connection) -> list[str]:
         In autocommit mode.
     """
     with translated(), _snapshot(connection):
-        unbalanced = connection.execute(_SQL["unbalanced"]).fetchall()
+        unbalanced = connection.execute(composed(_SQL["unbalanced"])).fetchall()
         stored = connection.execute(_SQL["stored"]).fetchone()
-        astray = connection.execute(_SQL["totals_astray"]).fetchall()
+        astray = connection.execute(composed(_SQL["totals_astray"])).fetchall()
         quarantined = connection.execute(_SQL["quarantined"]).fetchall()
     assert stored is not None
     found = [
-        f"source {name}: received {received}, but stored {new} + duplicate {duplicate} + conflict {conflict} + missing {missing}"
-        f" + quarantined {refused} = {new + duplicate + conflict + missing + refused}"
-        for name, received, new, duplicate, conflict, missing, refused in unbalanced
+        f"source {name}: received {received}, but {' + '.join(f'{each} {n}' for each, n in zip(OUTCOMES, ended, strict=True))}"
+        f" = {sum(ended)}"
+        for name, received, *ended in unbalanced
     ]
     rows, dropped, counted = stored
     if rows + dropped != counted:
@@ -138,31 +112,31 @@ def discrepancies(connection: Connection) -> list[str]:
 
 
 def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
-    """Rows of the rollups that are not what a recomputation from `readings` gives, each as a sentence; empty: all are.
+    """Find rollup rows that differ from a recomputation from `readings`. Each is a sentence; an empty list means that all match.
 
     Counts, extremes, first and last values and times must be equal; sums may differ by 1e-9 of the sum of magnitudes, since
-    floating point addition depends on its order. Quarter-hours that are marked as behind are left out: readers take them from
-    the minutes. Where retention has dropped readings, quarter-hours are compared with minutes. Reads every reading.
+    floating point addition depends on its order. Quarter-hours that are marked as outdated are left out: readers take them
+    from the minutes. Where retention has dropped readings, quarter-hours are compared with minutes. Reads the whole table.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     limit : int
-        Rows that are told at most.
+        Maximum number of rows that are reported.
     """
     parameters = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD), "limit": limit}
     with translated():
         rows = connection.execute(_SQL["rollup_differences"], parameters).fetchall()
     found = []
     for table, series, device, metric, bucket, unfounded, absent, differences in rows:
-        what = ["stands there without a reading"] if unfounded else ["is absent"] if absent else differences
+        what = ["has no readings"] if unfounded else ["is absent"] if absent else differences
         found.append(f"{table}, series {series} ({device}, {metric}), {bucket:%Y-%m-%dT%H:%MZ}: {'; '.join(what)}")
     return found
 
 
 def numbers(connection: Connection, sources: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
-    """How many numbered messages came, and how many between the first and the last of them did not.
+    """Count numbered messages that came, and numbers between the first and the last of them that did not.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The ledger, as columns. Rows never become Python objects: see `storage/db/packed.py`."""
+"""Pages of the ledger for the API, as columns: no Python object for each row (`storage/db/packed.py`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,38 +7,26 @@ from typing import Any, Final
 
 from citybeat.devices.batch import Int64
 from citybeat.devices.clock import NEWEST, OLDEST
+from citybeat.devices.ledger import NAMES, Counts
 from citybeat.storage.db import sql
+from citybeat.storage.db.counters import composed
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
 from citybeat.storage.registry.selection import Restriction, seen_sources
 
 _SQL: Final = sql.load("read")
-
-#: Columns of the ledger that are counted, in the table's order.
-COUNTS: Final = (
-    "messages",
-    "undecodable",
-    "redelivered",
-    "received",
-    "stored",
-    "duplicate",
-    "conflict",
-    "missing",
-    "quarantined",
-    "overflow",
-)
-_LEDGER: Final[Mapping[str, Type | None]] = {"source": None, "minute": "timestamptz", **dict.fromkeys(COUNTS, "int8")}
+_LEDGER: Final[Mapping[str, Type | None]] = {"source": None, "minute": "timestamptz", **dict.fromkeys(NAMES, "int8")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerPage:
-    """Rows of the ledger in order of minute and source, and the sums over the whole range that was asked for."""
+    """Rows of the ledger in order of minute and source, and the sums over the whole requested range."""
 
-    totals: Mapping[str, int]  # COUNTS
+    totals: Counts
     source: Sequence[str]
     minute: Int64  # us since 1970 UTC
-    counts: Mapping[str, Int64]  # COUNTS, each (n,)
+    counts: Mapping[str, Int64]  # by counter, each (n,)
 
 
 async def ledger(
@@ -53,11 +41,22 @@ async def ledger(
     bucket: str = "1 minute",
     zone: str = "UTC",
 ) -> LedgerPage:
-    """At most `limit` rows of minutes with start <= minute < stop (None: open), behind the pair (start of bucket, source) `after`.
+    """Read a page of the ledger.
 
-    `bucket` is an interval of SQL, by the clocks of `zone`; `minute` is then the start of a bucket.
-
-    `sources` None: of every source that may be seen by whoever is restricted so.
+    Parameters
+    ----------
+    pool : ReadPool
+    sources : sequence of str, optional
+        Only these; None: all that the restriction lets the caller see.
+    within : Restriction, optional
+    start, stop : datetime, optional
+        Minutes with start <= minute < stop; None: open.
+    after : tuple, optional
+        Start of bucket and source of the last row of the page before.
+    limit : int
+        Maximum number of rows.
+    bucket, zone : str
+        Interval of SQL, by the clocks of the zone; `LedgerPage.minute` is the start of each bucket.
 
     Raises
     ------
@@ -76,10 +75,10 @@ async def ledger(
         parameters |= {"bucket": bucket, "zone": zone}
     async with pool.cursor(snapshot=True) as cursor:
         parameters["sources"] = await seen_sources(cursor, sources, within)
-        totals = await one(cursor, _SQL["ledger_totals"], parameters)
-        columns = unpack(await one(cursor, _SQL[statement], parameters), _LEDGER)
+        totals = await one(cursor, composed(_SQL["ledger_totals"]), parameters)
+        columns = unpack(await one(cursor, composed(_SQL[statement]), parameters), _LEDGER)
     return LedgerPage(
-        totals=dict(zip(COUNTS, totals, strict=True)),
+        totals=Counts.of(totals),
         source=columns.pop("source"),
         minute=columns.pop("minute"),
         counts=columns,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from citybeat.devices.batch import NEVER
 from citybeat.storage.batches import outbox
-from citybeat.storage.batches.write import LATEST, BatchTransaction
+from citybeat.storage.batches.rows import LATEST
+from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import connect, translated
 from citybeat.storage.db.source_locks import SOURCE_LOCKS

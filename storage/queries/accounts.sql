@@ -2,23 +2,16 @@
 
 -- name: totals
 -- Sums of the ledger over all time; they are kept, so that this costs the same whatever the history.
-SELECT coalesce(sum(messages), 0)::int8, coalesce(sum(undecodable), 0)::int8, coalesce(sum(redelivered), 0)::int8,
-    coalesce(sum(received), 0)::int8, coalesce(sum(stored), 0)::int8, coalesce(sum(duplicate), 0)::int8,
-    coalesce(sum(conflict), 0)::int8, coalesce(sum(missing), 0)::int8, coalesce(sum(quarantined), 0)::int8,
-    coalesce(sum(overflow), 0)::int8
-FROM ledger_totals t JOIN sources s ON s.id = t.source_id
+SELECT {sums}
+FROM ledger_totals l JOIN sources s ON s.id = l.source_id
 WHERE %(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s);
 
 -- name: unbalanced
 -- Sources whose readings did not each end as exactly one thing.
-SELECT s.name, l.received, l.stored, l.duplicate, l.conflict, l.missing, l.quarantined
-FROM (
-    SELECT source_id, sum(received)::int8 AS received, sum(stored)::int8 AS stored, sum(duplicate)::int8 AS duplicate,
-        sum(conflict)::int8 AS conflict, sum(missing)::int8 AS missing, sum(quarantined)::int8 AS quarantined
-    FROM ledger GROUP BY source_id
-) l
+SELECT s.name, l.received, {l_outcomes}
+FROM (SELECT l.source_id, {sums} FROM ledger l GROUP BY l.source_id) l
 JOIN sources s ON s.id = l.source_id
-WHERE l.received <> l.stored + l.duplicate + l.conflict + l.missing + l.quarantined
+WHERE l.received <> {l_ended}
 ORDER BY s.name;
 
 -- name: stored
@@ -29,24 +22,16 @@ SELECT (SELECT count(*) FROM readings), (SELECT coalesce(sum(rows), 0)::int8 FRO
 -- name: totals_astray
 -- Sources whose sums over all time are not what the ledger adds up to.
 SELECT s.name, coalesce(t.received, 0), coalesce(l.received, 0)
-FROM (
-    SELECT source_id, sum(messages)::int8 AS messages, sum(undecodable)::int8 AS undecodable, sum(redelivered)::int8 AS redelivered,
-        sum(received)::int8 AS received, sum(stored)::int8 AS stored, sum(duplicate)::int8 AS duplicate, sum(conflict)::int8 AS conflict,
-        sum(missing)::int8 AS missing, sum(quarantined)::int8 AS quarantined, sum(overflow)::int8 AS overflow
-    FROM ledger GROUP BY source_id
-) l
+FROM (SELECT l.source_id, {sums} FROM ledger l GROUP BY l.source_id) l
 FULL JOIN ledger_totals t ON t.source_id = l.source_id
 JOIN sources s ON s.id = coalesce(l.source_id, t.source_id)
-WHERE (t.messages, t.undecodable, t.redelivered, t.received, t.stored, t.duplicate, t.conflict, t.missing, t.quarantined, t.overflow)
-    IS DISTINCT FROM
-    (l.messages, l.undecodable, l.redelivered, l.received, l.stored, l.duplicate, l.conflict, l.missing, l.quarantined, l.overflow)
+WHERE ({t_counters}) IS DISTINCT FROM ({l_counters})
 ORDER BY s.name;
 
 -- name: minutes
 -- The ledger by minute of receipt and source, oldest first; of more rows than the limit the newest.
 SELECT * FROM (
-    SELECT l.minute, s.name, l.messages, l.undecodable, l.redelivered, l.received, l.stored, l.duplicate, l.conflict, l.missing,
-        l.quarantined, l.overflow
+    SELECT l.minute, s.name, {l_counters}
     FROM ledger l JOIN sources s ON s.id = l.source_id
     WHERE l.minute >= %(start)s AND (%(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s))
     ORDER BY l.minute DESC, s.name DESC LIMIT %(limit)s

@@ -2,8 +2,7 @@
 
 -- name: ledger
 -- Sums of the ledger over all time, by source.
-SELECT s.name, t.messages, t.undecodable, t.redelivered, t.received, t.stored, t.duplicate, t.conflict, t.missing, t.quarantined,
-    t.overflow
+SELECT s.name, {t_counters}
 FROM ledger_totals t JOIN sources s ON s.id = t.source_id ORDER BY s.name;
 
 -- name: quarantine

@@ -22,19 +22,13 @@ ORDER BY s.metric;
 
 -- name: ledger_totals
 -- Sums over a range of minutes.
-SELECT coalesce(sum(messages), 0)::int8, coalesce(sum(undecodable), 0)::int8, coalesce(sum(redelivered), 0)::int8,
-    coalesce(sum(received), 0)::int8, coalesce(sum(stored), 0)::int8, coalesce(sum(duplicate), 0)::int8,
-    coalesce(sum(conflict), 0)::int8, coalesce(sum(missing), 0)::int8, coalesce(sum(quarantined), 0)::int8,
-    coalesce(sum(overflow), 0)::int8
+SELECT {sums}
 FROM ledger l JOIN sources src ON src.id = l.source_id
 WHERE minute >= %(start)s AND minute < %(stop)s AND (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s));
 
 -- name: ledger
 -- A page of the ledger, packed, in order of minute and source; the cursor is the last pair of the page before.
-SELECT array_agg(name), string_agg(timestamptz_send(minute), ''), string_agg(int8send(messages), ''),
-    string_agg(int8send(undecodable), ''), string_agg(int8send(redelivered), ''), string_agg(int8send(received), ''),
-    string_agg(int8send(stored), ''), string_agg(int8send(duplicate), ''), string_agg(int8send(conflict), ''),
-    string_agg(int8send(missing), ''), string_agg(int8send(quarantined), ''), string_agg(int8send(overflow), '')
+SELECT array_agg(name), string_agg(timestamptz_send(minute), ''), {packed}
 FROM (
     SELECT src.name, l.* FROM ledger l JOIN sources src ON src.id = l.source_id
     WHERE minute >= %(start)s AND minute < %(stop)s AND (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s))
@@ -44,18 +38,11 @@ FROM (
 
 -- name: ledger_buckets
 -- The same in longer buckets of a zone's clocks. A page begins with the bucket in which the one before ended.
-SELECT array_agg(name), string_agg(timestamptz_send(began), ''), string_agg(int8send(messages), ''),
-    string_agg(int8send(undecodable), ''), string_agg(int8send(redelivered), ''), string_agg(int8send(received), ''),
-    string_agg(int8send(stored), ''), string_agg(int8send(duplicate), ''), string_agg(int8send(conflict), ''),
-    string_agg(int8send(missing), ''), string_agg(int8send(quarantined), ''), string_agg(int8send(overflow), '')
+SELECT array_agg(name), string_agg(timestamptz_send(began), ''), {packed}
 FROM (
-    SELECT src.name, b.began, b.messages, b.undecodable, b.redelivered, b.received, b.stored, b.duplicate, b.conflict, b.missing,
-        b.quarantined, b.overflow
+    SELECT src.name, b.*
     FROM (
-        SELECT l.source_id, m.began, sum(messages)::int8 AS messages, sum(undecodable)::int8 AS undecodable,
-            sum(redelivered)::int8 AS redelivered, sum(received)::int8 AS received, sum(stored)::int8 AS stored,
-            sum(duplicate)::int8 AS duplicate, sum(conflict)::int8 AS conflict, sum(missing)::int8 AS missing,
-            sum(quarantined)::int8 AS quarantined, sum(overflow)::int8 AS overflow
+        SELECT l.source_id, m.began, {sums}
         FROM (
             -- Once a minute, and not once a minute and source.
             SELECT minute, bucket_start(%(bucket)s::interval, %(zone)s, minute) AS began

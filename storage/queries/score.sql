@@ -25,8 +25,7 @@ WHERE s.name = ANY(%(sources)s) AND l.minute >= %(minute)s;
 
 -- name: ledger
 -- The ledger of these sources since a minute, summed by source.
-SELECT s.name, sum(l.messages)::int8, sum(l.undecodable)::int8, sum(l.redelivered)::int8, sum(l.received)::int8, sum(l.stored)::int8,
-    sum(l.duplicate)::int8, sum(l.conflict)::int8, sum(l.missing)::int8, sum(l.quarantined)::int8, sum(l.overflow)::int8
+SELECT s.name, {sums}
 FROM ledger l JOIN sources s ON s.id = l.source_id
 WHERE s.name = ANY(%(sources)s) AND l.minute >= %(minute)s
 GROUP BY s.name;

@@ -168,38 +168,13 @@ ON CONFLICT (source_id, boot) DO UPDATE SET
 -- name: add_ledger
 -- Counts of this batch, by minute of receipt and source, and the same by source over all time.
 WITH totals AS (
-    INSERT INTO ledger_totals AS t
-        (source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow, batch)
-    VALUES (%(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,
-            %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s, %(batch)s)
-    ON CONFLICT (source_id) DO UPDATE SET
-        messages = t.messages + EXCLUDED.messages,
-        undecodable = t.undecodable + EXCLUDED.undecodable,
-        redelivered = t.redelivered + EXCLUDED.redelivered,
-        received = t.received + EXCLUDED.received,
-        stored = t.stored + EXCLUDED.stored,
-        duplicate = t.duplicate + EXCLUDED.duplicate,
-        conflict = t.conflict + EXCLUDED.conflict,
-        missing = t.missing + EXCLUDED.missing,
-        quarantined = t.quarantined + EXCLUDED.quarantined,
-        overflow = t.overflow + EXCLUDED.overflow,
-        batch = EXCLUDED.batch
+    INSERT INTO ledger_totals AS l (source_id, {counters}, batch)
+    VALUES (%(source)s, {values}, %(batch)s)
+    ON CONFLICT (source_id) DO UPDATE SET {grown}, batch = EXCLUDED.batch
 )
-INSERT INTO ledger AS l
-    (minute, source_id, messages, undecodable, redelivered, received, stored, duplicate, conflict, missing, quarantined, overflow)
-VALUES (%(minute)s, %(source)s, %(messages)s, %(undecodable)s, %(redelivered)s, %(received)s, %(stored)s, %(duplicate)s,
-        %(conflict)s, %(missing)s, %(quarantined)s, %(overflow)s)
-ON CONFLICT (minute, source_id) DO UPDATE SET
-    messages = l.messages + EXCLUDED.messages,
-    undecodable = l.undecodable + EXCLUDED.undecodable,
-    redelivered = l.redelivered + EXCLUDED.redelivered,
-    received = l.received + EXCLUDED.received,
-    stored = l.stored + EXCLUDED.stored,
-    duplicate = l.duplicate + EXCLUDED.duplicate,
-    conflict = l.conflict + EXCLUDED.conflict,
-    missing = l.missing + EXCLUDED.missing,
-    quarantined = l.quarantined + EXCLUDED.quarantined,
-    overflow = l.overflow + EXCLUDED.overflow;
+INSERT INTO ledger AS l (minute, source_id, {counters})
+VALUES (%(minute)s, %(source)s, {values})
+ON CONFLICT (minute, source_id) DO UPDATE SET {grown};
 
 -- name: quarantine_room
 -- Bytes in quarantine by source, to keep each within its quota.

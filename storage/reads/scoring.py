@@ -1,7 +1,7 @@
-"""What a run left in the database, to be compared with what the run says it sent. Sync, in one snapshot, in bounded memory.
+"""Rows that a simulated run left in the database, for the comparison with its truth. Sync, in one snapshot, in bounded memory.
 
-Readings come slice by slice of time: within a slice the pages of a table are few, and each is read once. In order of series over
-the whole time every page would be read for every series on it (`storage/reads/export.py`).
+Readings come in slices of time: a slice has few pages of the table, and each is read once. In order of series over the whole range
+every page would be read once for every series on it (`storage/reads/export.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,24 +15,26 @@ from numpy.typing import NDArray
 
 from citybeat.devices.batch import FOREVER, NEVER, Int32, Int64
 from citybeat.devices.clock import from_us, minute_of, to_us
+from citybeat.devices.ledger import Counts
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.counters import composed
 from citybeat.storage.db.packed_rows import PackedRows, joined
 from citybeat.storage.db.pgcopy import Type, from_server
 
 _SQL: Final = sql.load("score")
 _COLUMNS: Final[Mapping[str, Type]] = {"time": "timestamptz", "received_at": "timestamptz", "value": "float8", "flags": "int2"}
-#: Readings of a block, about: 4 MB.
+#: Approximate number of readings in a block: 4 MB.
 _BLOCK: Final = 131_072
-#: Rows of quarantine at once. A message is some kB, and seldom more than 10.
+#: Rows of quarantine in a page. A message has some kB, and seldom more than 10.
 _PAGE: Final = 500
-#: What stands for the ends of time in a statement.
+#: The ends of time as PostgreSQL writes them.
 _ENDS: Final = {int(NEVER): "-infinity", int(FOREVER): "infinity"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedMessage:
-    """A message that is in quarantine, or a part of it."""
+    """A message in quarantine, with those of its readings that were refused."""
 
     source: str
     topic: str
@@ -43,12 +45,12 @@ class RefusedMessage:
 
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
-    """One state of the database for everything that is asked inside.
+    """Show one state of the database to all statements inside.
 
     Raises
     ------
     StorageError
-        This and below.
+        As all functions below.
     """
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -57,33 +59,22 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 def received(connection: Connection, sources: Sequence[str], *, since: int) -> int:
-    """Readings that the ledger has of these sources since the minute of a moment, us since 1970 UTC."""
+    """Count received readings of these sources in the ledger, since the minute of a moment, us since 1970 UTC."""
     with translated():
         row = connection.execute(_SQL["received"], {"sources": list(sources), "minute": _minute(since)}).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def ledger(connection: Connection, sources: Sequence[str], *, since: int) -> dict[str, dict[str, int]]:
-    """The ledger's counts by source, since the minute of a moment, us since 1970 UTC. Inside `snapshot`, as those below."""
-    names = (
-        "messages",
-        "undecodable",
-        "redelivered",
-        "received",
-        "stored",
-        "duplicate",
-        "conflict",
-        "missing",
-        "quarantined",
-        "overflow",
-    )
-    rows = connection.execute(_SQL["ledger"], {"sources": list(sources), "minute": _minute(since)}).fetchall()
-    return {source: dict(zip(names, counts, strict=True)) for source, *counts in rows}
+def ledger(connection: Connection, sources: Sequence[str], *, since: int) -> dict[str, Counts]:
+    """Sum the ledger by source, since the minute of a moment, us since 1970 UTC. Inside `snapshot`, as all functions below."""
+    parameters = {"sources": list(sources), "minute": _minute(since)}
+    rows = connection.execute(composed(_SQL["ledger"]), parameters).fetchall()
+    return {source: Counts.of(counts) for source, *counts in rows}
 
 
 def numbers(connection: Connection, sources: Sequence[str], *, since: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """By (source, boot), the message numbers that came: pairs of first and last, the last exclusive."""
+    """Message numbers that came, by (source, boot): pairs of first and last, the last exclusive."""
     out: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for source, boot, first, stop in connection.execute(_SQL["numbers"], {"sources": list(sources), "since": _moment(since)}):
         out.setdefault((source, boot), []).append((first, stop))
@@ -91,7 +82,7 @@ def numbers(connection: Connection, sources: Sequence[str], *, since: int) -> di
 
 
 def refused(connection: Connection, sources: Sequence[str], *, since: int) -> Iterator[list[RefusedMessage]]:
-    """What is in quarantine of these sources, received since a moment; page by page."""
+    """Messages of these sources in quarantine, received since a moment, page by page."""
     after = 0
     parameters = {"sources": list(sources), "since": _moment(since), "limit": _PAGE}
     while rows := connection.execute(_SQL["refused"], {**parameters, "after": after}).fetchall():
@@ -111,7 +102,7 @@ def refused(connection: Connection, sources: Sequence[str], *, since: int) -> It
 def readings(
     connection: Connection, series: Sequence[int], edges: Sequence[int], *, since: int
 ) -> Iterator[tuple[Int32, Mapping[str, NDArray[Any]]]]:
-    """Readings of these series, received since a moment.
+    """Read readings of these series, received since a moment.
 
     Parameters
     ----------
@@ -120,9 +111,9 @@ def readings(
     series : sequence of int
         Ids.
     edges : sequence of int
-        us since 1970 UTC, ascending: [edges[0], edges[1]) is a slice, and so on. FOREVER may be the last.
+        us since 1970 UTC, ascending: [edges[0], edges[1]) is a slice, and so on. The last may be FOREVER.
     since : int
-        us since 1970 UTC, of receipt.
+        Time of receipt, us since 1970 UTC.
 
     Yields
     ------
@@ -134,7 +125,7 @@ def readings(
     for start, stop in pairwise(edges):
         packed = PackedRows(_COLUMNS)
         parameters = {"series": list(series), "start": _moment(start), "stop": _moment(stop), "since": _moment(since)}
-        # COPY takes no parameters: the driver writes these, numbers and times of our own, into the statement.
+        # COPY takes no parameters: the driver writes these numbers and times of ours into the statement.
         with connection.cursor().copy(_SQL["readings"], parameters) as copy:
             for message in copy:
                 row = packed.read(message)

@@ -28,7 +28,7 @@ from citybeat.api.http.gate import EVERYTHING
 from citybeat.devices.batch import MINUTE, NEVER, Batch
 from citybeat.devices.catalogue import builtin
 from citybeat.storage import migrate
-from citybeat.storage.batches.write import NEW, Tally
+from citybeat.storage.batches.rows import NEW, Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import records

@@ -1,15 +1,19 @@
 """The accounts on a real database: they agree with what ingest does, and find every single thing that is wrong."""
 
+import json
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
 from citybeat.devices.device import Device, Sensor
+from citybeat.devices.ledger import NAMES, Counts
 from citybeat.storage.accounts import ledger
-from citybeat.storage.accounts.ledger import Totals
-from citybeat.storage.batches.write import Numbers, Quarantined, Tally
+from citybeat.storage.batches.rows import Numbers, Quarantined, Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.registry import records
 
@@ -42,17 +46,17 @@ def city(connection, fill):
 
 def test_totals(city, fill):
     before = ledger.totals(city)
-    assert before == Totals(messages=3, received=5001, stored=5001)
+    assert before == Counts(messages=3, received=5001, stored=5001)
     assert before.balanced
     fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
     fill([("env-1", "LAeq", T0 + 10**12, 50.0, 0)], received_at=T0)
-    assert ledger.totals(city) - before == Totals(messages=2, received=2, stored=1, duplicate=1)
+    assert ledger.totals(city) - before == Counts(messages=2, received=2, stored=1, duplicate=1)
     assert ledger.totals(city, sources=["gw-1"]) == ledger.totals(city)
-    assert ledger.totals(city, sources=["nobody"]) == ledger.totals(city, sources=[]) == Totals()
+    assert ledger.totals(city, sources=["nobody"]) == ledger.totals(city, sources=[]) == Counts()
 
 
 def test_totals_of_nothing(connection):
-    assert ledger.totals(connection) == Totals()
+    assert ledger.totals(connection) == Counts()
     assert ledger.discrepancies(connection) == []
     assert ledger.rollup_differences(connection) == []
 
@@ -130,7 +134,7 @@ def test_rows_that_are_absent_or_unfounded(city):
     assert without_increases(city) == []
     city.execute("DELETE FROM readings WHERE time_bucket('1 minute', time) = '2026-01-01T00:06Z'")
     assert len(without_increases(city)) == len(METRICS)
-    assert all("without a reading" in line for line in without_increases(city))
+    assert all("has no readings" in line for line in without_increases(city))
 
 
 def without_increases(city):
@@ -161,3 +165,27 @@ def test_numbers(database, city):
     assert ledger.numbers(city, ["gw-1"]) == {("gw-1", "a"): (4, 1), ("gw-1", "b"): (1, 0)}
     assert ledger.numbers(city, ["gw-2", "nobody"]) == {("gw-2", ""): (2, 1)}
     assert ledger.numbers(city, []) == {}
+
+
+@pytest.mark.parametrize("table", ["ledger", "ledger_totals"])
+def test_the_tables_have_the_counters_of_the_list(connection, table):
+    found = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", (table,)).fetchall()
+    assert {name for (name,) in found} - {"minute", "source_id", "batch"} == set(NAMES)
+
+
+def test_a_counter_more_is_a_line_in_the_list_and_a_migration(connection, database):
+    for table in ("ledger", "ledger_totals"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN expired bigint NOT NULL DEFAULT 0")
+    command = [sys.executable, "-m", "tests.integration.added_counter", database]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == {
+        "totals": 6,
+        "page": [6],
+        "hours": [6],
+        "score": 6,
+        "metric": 6,
+        "command": 1,
+        "models": [True, True, True],
+        "discrepancies": [],
+    }

@@ -6,7 +6,7 @@ import pytest
 
 from citybeat.api.http import models
 from citybeat.devices.device import Device, Sensor
-from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.rows import Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.registry import records
 

@@ -16,7 +16,7 @@ from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.settings import Settings
 from citybeat.storage.accounts import ledger
-from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.rows import Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.reads import overdue as liveness
 from citybeat.storage.registry import records

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import pytest
 
 from citybeat.devices.catalogue import builtin
 from citybeat.devices.device import Device, Sensor
+from citybeat.devices.ledger import NAMES
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.transport.ipc import Committed
@@ -16,7 +18,7 @@ from citybeat.ingest.transport.metrics import Metrics
 from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.storage import migrate
 from citybeat.storage.accounts import figures, ledger
-from citybeat.storage.batches.write import GRACE, Numbers
+from citybeat.storage.batches.rows import GRACE, Numbers
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry import records
@@ -82,8 +84,8 @@ def test_what_ingest_wrote(pipeline, ask, connection):
     written_again = take(pipeline, [reading()], source="gw-b")
     found = ask()
     for source, did in (("gw-a", written), ("gw-b", written_again)):
-        assert found.ledger[source] == {name: did.counts[name] for name in found.ledger[source]}
-    assert found.ledger["gw-a"]["conflict"] == found.ledger["gw-a"]["missing"] == found.ledger["gw-a"]["undecodable"] == 1
+        assert asdict(found.ledger[source]) == {name: did.counts[name] for name in NAMES}
+    assert found.ledger["gw-a"].conflict == found.ledger["gw-a"].missing == found.ledger["gw-a"].undecodable == 1
     assert found.quarantine == {"conflict": 1, "malformed": 1, "unknown_device": 1, "source_mismatch": 1}
     assert written.reasons == {"conflict": 1, "malformed": 1, "unknown_device": 1}
     assert written_again.reasons == {"source_mismatch": 1}
@@ -115,7 +117,7 @@ def test_a_database_that_had_history_before(pipeline, ask, connection, database)
 def test_what_finds_no_room_is_counted(pipeline, ask):
     written = take(pipeline, [reading(i, device="nobody" * 20) for i in range(12)])
     assert written.counts["overflow"] == written.counts["quarantined"] == written.reasons["unknown_device"] == 12
-    assert ask().ledger["gw-a"]["overflow"] == 12
+    assert ask().ledger["gw-a"].overflow == 12
     assert ask().quarantine == {}
 
 
@@ -124,7 +126,7 @@ def test_what_expires_is_counted_in_the_totals_too(pipeline, ask, connection):
     connection.execute("UPDATE quarantine SET received_at = received_at - interval '100 days'")
     connection.execute("UPDATE ledger SET minute = minute - interval '100 days'")
     assert retention.keep(connection, retention.Policy(quarantine=timedelta(days=90))) == 1
-    assert ask().ledger["gw-a"]["overflow"] == 3
+    assert ask().ledger["gw-a"].overflow == 3
     assert ask().quarantine == {}
     assert ledger.discrepancies(connection) == []
 

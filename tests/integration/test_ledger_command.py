@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from citybeat import stack
 from citybeat.cli import app
-from citybeat.storage.batches.write import Tally
+from citybeat.storage.batches.rows import Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.registry import records
 

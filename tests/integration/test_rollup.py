@@ -18,7 +18,7 @@ from citybeat.devices.batch import NEVER, Batch
 from citybeat.devices.catalogue import builtin
 from citybeat.devices.device import Device, Sensor
 from citybeat.storage.accounts import ledger
-from citybeat.storage.batches.write import NEW
+from citybeat.storage.batches.rows import NEW
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import StorageError, connect, translated
 from citybeat.storage.registry import records

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from citybeat.api.http.requests import Requests
 from citybeat.api.routes.metrics import families as families_of
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import Counts
 from citybeat.ingest.service import IngestConfig, IngestService
 from citybeat.ingest.transport.counters import Counters
 from citybeat.ingest.transport.gateway import Session
@@ -21,7 +22,6 @@ from citybeat.simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
 from citybeat.simulator.faults.sensors import applies, look_up
 from citybeat.simulator.faults.truth import SCHEMA
 from citybeat.storage.accounts.figures import Figures
-from citybeat.storage.accounts.ledger_rows import COUNTS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -79,7 +79,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path):
     requests = Requests()
     requests.answered("GET", "/", 200, 0.1)
     requests.ended.labels("slow").inc()
-    counts = dict.fromkeys(COUNTS, 0)
+    counts = Counts()
     nothing = Figures(ledger={"gw": counts}, quarantine={}, lost={}, marks=0, sensors={}, overdue={})
     families = [*text_string_to_metric_families(text), *families_of(nothing, 0.0), *requests.registry.collect()]
     names = {family.name + ("_total" if family.type == "counter" else "") for family in families}

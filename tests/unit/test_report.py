@@ -2,10 +2,10 @@
 
 import pytest
 
+from citybeat.devices.ledger import Counts
 from citybeat.report import Sent, build, sent_by_source
-from citybeat.storage.accounts.ledger import Totals
 
-RUN = Totals(messages=10, received=100, stored=90, duplicate=5, conflict=1, missing=2, quarantined=2)
+RUN = Counts(messages=10, received=100, stored=90, duplicate=5, conflict=1, missing=2, quarantined=2)
 
 
 def sent(**changes):
@@ -15,7 +15,7 @@ def sent(**changes):
 def test_all_is_well():
     report = build(sent=[sent()], run=RUN, discrepancies=[], rollup_differences=[])
     assert report.ok
-    assert (report.published, report.stored, report.in_flight, report.lost_before_broker) == (100, 90, 0, 0)
+    assert (report.published, report.run.stored, report.in_flight, report.lost_before_broker) == (100, 90, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_messages_that_have_not_come(changes, in_flight, lost, balanced):
 
 @pytest.mark.parametrize(
     ("changes", "balanced", "match"),
-    [({"discrepancies": ["x"]}, False, True), ({"rollup_differences": ["y"]}, True, False), ({"run": Totals()}, True, True)],
+    [({"discrepancies": ["x"]}, False, True), ({"rollup_differences": ["y"]}, True, False), ({"run": Counts()}, True, True)],
 )
 def test_each_of_the_three_conditions_is_needed(changes, balanced, match):
     report = build(**({"sent": [], "run": RUN, "discrepancies": [], "rollup_differences": []} | changes))

@@ -1,10 +1,13 @@
 """What the truth expects of the books, what differs, and the small parts that carry rows there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from citybeat.devices.batch import FOREVER, NEVER
 from citybeat.devices.errors import Reason
+from citybeat.devices.ledger import Counts
 from citybeat.simulator.errors import TruthError
 from citybeat.simulator.faults.rows import FAULT_CODES, OUTCOME_CODES, REASON_CODES
 from citybeat.simulator.score.books import COUNTS, Actual, Expected
@@ -42,11 +45,10 @@ def day():
 
 RIGHT = {
     "gw-1": Actual(
-        counts={"received": 6, "stored": 2, "duplicate": 1, "conflict": 1, "missing": 1, "quarantined": 1, "undecodable": 1},
+        counts=Counts(received=6, stored=2, duplicate=1, conflict=1, missing=1, quarantined=1, undecodable=1),
         reasons={Reason.BAD_NAME: 1, Reason.CONFLICT: 1},
-        overflow=0,
     ),
-    "gw-2": Actual(counts={"received": 2, "stored": 2}, reasons={}, overflow=0),
+    "gw-2": Actual(counts=Counts(received=2, stored=2), reasons={}),
 }
 SEEN = {("gw-1", "b0"): [(0, 1), (3, 6)], ("gw-2", "b0"): [(0, 2)]}
 
@@ -64,7 +66,7 @@ def test_books_that_agree():
 
 
 def test_what_differs_is_told_by_source():
-    wrong = RIGHT | {"gw-2": Actual(counts={"received": 2, "stored": 1, "duplicate": 1}, reasons={}, overflow=0)}
+    wrong = RIGHT | {"gw-2": Actual(counts=Counts(received=2, stored=1, duplicate=1), reasons={})}
     _, _, found = settled(day(), wrong, SEEN)
     assert found == [
         ("gw-2", "duplicate: the truth has 0, the database 1", 1, ()),
@@ -89,7 +91,7 @@ def test_messages_by_their_numbers():
 
 def test_reasons_but_for_what_found_no_room():
     def with_reasons(reasons, overflow=0):
-        changed = Actual(counts=RIGHT["gw-1"].counts, reasons=reasons, overflow=overflow)
+        changed = Actual(counts=replace(RIGHT["gw-1"].counts, overflow=overflow), reasons=reasons)
         return settled(day(), RIGHT | {"gw-1": changed}, SEEN)[2]
 
     assert with_reasons({}, overflow=1) == []

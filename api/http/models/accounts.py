@@ -1,43 +1,50 @@
 """Answers about what was received, and what became of it; and whether the service is well."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from citybeat.api.http.models.base import Model
+from citybeat.devices.ledger import COUNTERS, NAMES, OUTCOMES
+
+_M = TypeVar("_M", bound=Model)
+_BALANCE: Final = f"received = {' + '.join(OUTCOMES)}"
+#: Counters in the answer to posted readings. A payload that cannot be decoded is refused as a whole, and leaves no trace.
+POSTED: Final = tuple(name for name in NAMES if name not in {"undecodable", "overflow"})
 
 
-class CountsModel(Model):
+def _with_counters(kind: type[Any], names: Sequence[str]) -> Callable[[type[_M]], type[_M]]:
+    """Add a field for each of these counters of the ledger that a model does not describe itself."""
+
+    def add(model: type[_M]) -> type[_M]:
+        fields: dict[str, Any] = {
+            each.name: (kind, Field(description=each.meaning))
+            for each in COUNTERS
+            if each.name in names and each.name not in model.model_fields
+        }
+        return create_model(model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **fields)
+
+    return add
+
+
+@_with_counters(int, NAMES)
+class _Counts(Model):
+    """All counters."""
+
+
+class CountsModel(_Counts):
     """Sums over the whole range that was asked for."""
 
-    messages: int
-    undecodable: int = Field(description="Messages that could not be read.")
-    redelivered: int = Field(description="Messages that came again.")
-    received: int = Field(description="Readings, as all below.")
-    stored: int
-    duplicate: int
-    conflict: int
-    missing: int
-    quarantined: int
-    overflow: int = Field(description="Of quarantined: not kept, the source's quota being full.")
-    balanced: bool = Field(description="received = stored + duplicate + conflict + missing + quarantined.")
+    balanced: bool = Field(description=f"{_BALANCE}.")
 
 
+@_with_counters(list[int], NAMES)
 class LedgerColumns(Model):
     """A row a minute of receipt and source, in that order."""
 
     minute: list[int] = Field(description="Its start, epoch milliseconds, UTC.")
     source: list[str] = Field(description="`?`: messages whose topic names none.")
-    messages: list[int]
-    undecodable: list[int]
-    redelivered: list[int]
-    received: list[int]
-    stored: list[int]
-    duplicate: list[int]
-    conflict: list[int]
-    missing: list[int]
-    quarantined: list[int]
-    overflow: list[int]
 
 
 class LedgerModel(Model):
@@ -58,17 +65,13 @@ class HealthModel(Model):
     version: str
 
 
+@_with_counters(int, POSTED)
 class PostedCountsModel(Model):
-    """Of the readings of one request."""
+    """Counts of one request."""
 
     messages: int = Field(description="Payloads: one, or several for a file.")
-    redelivered: int = Field(description="Of them: recognised by `boot` and `seq` as sent before.")
-    received: int = Field(description="Readings: stored + duplicate + conflict + missing + quarantined.")
-    stored: int
-    duplicate: int
-    conflict: int
-    missing: int
-    quarantined: int
+    redelivered: int = Field(description="Payloads that `boot` and `seq` show to have been sent before.")
+    received: int = Field(description=f"Readings; {_BALANCE}.")
 
 
 class RefusedModel(Model):
@@ -130,15 +133,15 @@ class QuarantinedDetailModel(QuarantinedModel):
     payload: str
 
 
-class ReplayedModel(Model):
-    """What came of another try."""
+@_with_counters(int, OUTCOMES)
+class _Retried(Model):
+    messages: int = Field(description="Messages that were tried again.")
 
-    messages: int = Field(description="Tried.")
-    stored: int
-    duplicate: int
-    conflict: int
-    missing: int
-    quarantined: int = Field(description="Readings that stay.")
+
+class ReplayedModel(_Retried):
+    """Result of trying messages in quarantine again."""
+
+    quarantined: int = Field(description="Readings that stay in quarantine.")
     unreadable: int = Field(description="Messages that stay as a whole.")
     more: bool = Field(description="Whether there may be more behind these: go on with `next_cursor`.")
     next_cursor: str | None
