@@ -1,4 +1,4 @@
-"""TimescaleDB: the only room that knows SQL and psycopg.
+"""TimescaleDB: connections, the registry, batches, rollups, checks of the ledger, and reads.
 
-SQL stands in named files: `migrations/` is the schema, `queries/` the rest.
+Every statement stands in a named SQL file: `migrations/` is the schema, `queries/` has the rest. No other package imports psycopg.
 """

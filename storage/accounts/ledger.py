@@ -13,7 +13,7 @@ from typing import Final
 from citybeat.devices.flags import BAD, Flag
 from citybeat.devices.ledger import OUTCOMES, Counts
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.counters import composed
 
 _SQL: Final = sql.load("accounts")
@@ -39,9 +39,7 @@ def totals(connection: Connection, *, sources: Sequence[str] | None = None) -> C
         Only these; default all. A source that does not exist counts nothing.
     """
     with translated():
-        row = connection.execute(composed(_SQL["totals"]), {"sources": None if sources is None else list(sources)}).fetchone()
-    assert row is not None
-    return Counts.of(row)
+        return Counts.of(only(connection, composed(_SQL["totals"]), {"sources": None if sources is None else list(sources)}))
 
 
 def minutes(connection: Connection, *, start: datetime, sources: Sequence[str] | None = None, limit: int = 10_000) -> list[Minute]:
@@ -67,9 +65,7 @@ def minutes(connection: Connection, *, start: datetime, sources: Sequence[str] |
 def source_exists(connection: Connection, source: str) -> bool:
     """Whether a source of this name exists, registered or not."""
     with translated():
-        row = connection.execute(_SQL["source_exists"], {"source": source}).fetchone()
-    assert row is not None
-    return bool(row[0])
+        return bool(only(connection, _SQL["source_exists"], {"source": source})[0])
 
 
 def discrepancies(connection: Connection) -> list[str]:
@@ -86,16 +82,14 @@ def discrepancies(connection: Connection) -> list[str]:
     """
     with translated(), _snapshot(connection):
         unbalanced = connection.execute(composed(_SQL["unbalanced"])).fetchall()
-        stored = connection.execute(_SQL["stored"]).fetchone()
+        rows, dropped, counted = only(connection, _SQL["stored"])
         astray = connection.execute(composed(_SQL["totals_astray"])).fetchall()
         quarantined = connection.execute(_SQL["quarantined"]).fetchall()
-    assert stored is not None
     found = [
         f"source {name}: received {received}, but {' + '.join(f'{each} {n}' for each, n in zip(OUTCOMES, ended, strict=True))}"
         f" = {sum(ended)}"
         for name, received, *ended in unbalanced
     ]
-    rows, dropped, counted = stored
     if rows + dropped != counted:
         gone = f" + {dropped} that retention dropped = {rows + dropped}" if dropped else ""
         found.append(f"{rows} rows in readings{gone}, but the ledger has {counted} as stored")
@@ -104,7 +98,7 @@ def discrepancies(connection: Connection) -> list[str]:
         for name, total, summed in astray
     ]
     found += [
-        f"source {name}: {kept} readings in quarantine + {overflow} that found no room = {kept + overflow},"
+        f"source {name}: {kept} readings in quarantine + {overflow} beyond the quota = {kept + overflow},"
         f" but the ledger has {counted} as quarantined"
         for name, kept, overflow, counted in quarantined
     ]

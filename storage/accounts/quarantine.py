@@ -1,7 +1,7 @@
-"""What was refused, and what a replay leaves of it. A replay's transaction is `Store.batch`, like any other batch's.
+"""Refused messages: listing them, and recording the result of a retry. A retry's transaction is `Store.batch`, as for any batch.
 
-The functions of a plain connection are for commands and replays; the async ones are what the API reads, for somebody who may be
-restricted: the same statements.
+Functions of a plain connection are for commands and retries. The async ones execute the same statements for the API, narrowed by
+the caller's restriction.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Entry = tuple[int | None, str, str]  # index of the reading (None: the message),
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
-    """Which rows; None: any."""
+    """Conditions on rows; None: any."""
 
     reason: Reason | None = None
     source: str | None = None
@@ -33,7 +33,7 @@ class Filter:
     until: datetime | None = None  # of receipt, exclusive
 
     def parameters(self) -> dict[str, Any]:
-        """For the statement `list`."""
+        """Parameters of the statement `list`."""
         return {
             "reasons": None if self.reason is None else [self.reason],
             "sources": None if self.source is None else [self.source],
@@ -44,7 +44,7 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A message with what is refused of it."""
+    """A message with its refused readings."""
 
     id: int
     received_at: datetime
@@ -52,7 +52,7 @@ class Row:
     topic: str
     refused: Sequence[Entry]
     reasons: Sequence[str]
-    readings: int  # of them quarantined, as the ledger has it
+    readings: int  # number of them that the ledger counts as quarantined
     size: int  # bytes of payload
     payload: bytes | None = None  # only from `show`
     resolved_at: datetime | None = None
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """A row that a transaction holds, to be replayed."""
+    """A row that a transaction has locked for a retry."""
 
     id: int
     received_at: int  # us since 1970 UTC
@@ -71,20 +71,20 @@ class Held:
 
 
 def listed(connection: Connection, wanted: Filter, *, after: int = 0, limit: int = 100) -> list[Row]:
-    """Open rows, oldest first, behind the id `after`."""
+    """List open rows, oldest first, behind the id `after`."""
     with translated():
         return [_row(row) for row in connection.execute(_SQL["list"], wanted.parameters() | {"after": after, "limit": limit})]
 
 
 def show(connection: Connection, number: int) -> Row | None:
-    """One row with its payload, resolved or not; None: there is none."""
+    """Look up a row with its payload, resolved or not; None if it does not exist."""
     with translated():
         row = connection.execute(_SQL["show"], {"id": number}).fetchone()
     return None if row is None else _row(row)
 
 
 async def page(pool: ReadPool, wanted: Filter, within: Restriction | None, *, after: int, limit: int) -> list[Row]:
-    """As `listed`, of sources that whoever is restricted so may see; for them SOURCE_MISMATCH passes for UNKNOWN_DEVICE."""
+    """As `listed`, of sources that the restriction allows; a restricted caller sees SOURCE_MISMATCH as UNKNOWN_DEVICE."""
     parameters = wanted.parameters() | {"after": after, "limit": limit}
     if within is not None and wanted.reason is Reason.UNKNOWN_DEVICE:
         parameters["reasons"] = [Reason.UNKNOWN_DEVICE, Reason.SOURCE_MISMATCH]
@@ -96,7 +96,7 @@ async def page(pool: ReadPool, wanted: Filter, within: Restriction | None, *, af
 
 
 async def one_of(pool: ReadPool, number: int, within: Restriction | None) -> Row | None:
-    """As `show`, if whoever is restricted so may see its source."""
+    """As `show`, if the restriction allows its source."""
     async with pool.cursor() as cursor:
         row = await (await cursor.execute(_SQL["show"], {"id": number})).fetchone()
         found = None if row is None else _row(row)
@@ -106,13 +106,13 @@ async def one_of(pool: ReadPool, number: int, within: Restriction | None) -> Row
 
 
 def sources_of(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Ids of the sources of these rows."""
+    """Look up the ids of the sources of these rows."""
     with translated():
         return [row[0] for row in connection.execute(_SQL["sources_of"], {"ids": list(ids)})]
 
 
 def hold(connection: Connection, ids: Sequence[int]) -> list[Held]:
-    """Take rows for the length of the transaction under way; those that are resolved already are left out."""
+    """Lock rows to the end of the current transaction; rows that are resolved already are left out."""
     rows = connection.execute(_SQL["hold"], {"ids": list(ids)}).fetchall()
     return [
         Held(
@@ -128,9 +128,9 @@ def hold(connection: Connection, ids: Sequence[int]) -> list[Held]:
 
 
 def leave(connection: Connection, row: Held, refused: Sequence[Entry]) -> None:
-    """Note what is still refused of a row, in the transaction that holds it.
+    """Record the readings of a row that are still refused, in the transaction that has locked it.
 
-    A row is resolved when nothing is left, and gives its room in the source's quota back. What lost a conflict stays.
+    A row without any is resolved, and its bytes no longer count against the source's quota. Readings that lost a conflict stay.
     """
     quarantined = sum(index is not None and reason != Reason.CONFLICT for index, reason, _ in refused)
     connection.execute(

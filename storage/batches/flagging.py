@@ -1,7 +1,7 @@
-"""Flags of stored readings: what an operator declares, and what is judged again. Slice by slice, under the locks that batches take.
+"""Changes of flags of stored readings: declarations, and judging again. Slice by slice, under the locks that batches take.
 
-A declaration is committed before the first slice. A batch that gets its source's lock afterwards sees that the registry has moved
-and judges anew; one that had the lock before is committed by the time a slice gets it. So no reading escapes.
+A declaration is committed before the first slice. A batch that gets its source's lock afterwards finds a new version of the
+registry, and is judged again; one that had the lock before is committed by the time a slice gets it. So every reading is covered.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ from citybeat.devices.errors import CitybeatError
 from citybeat.devices.flags import MANUAL, Verdict
 from citybeat.storage.batches.write import renew_latest
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.source_locks import check_horizon, locked, mark
 from citybeat.storage.rollups import minutes
 
 _SQL: Final = sql.load("flags")
-#: Readings in one transaction: its source waits for about a second.
+#: Maximum number of readings in one transaction, which blocks its source for about a second.
 _SLICE: Final = 50_000
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -34,7 +34,7 @@ class NoSuchSensorError(CitybeatError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Declaration:
-    """What somebody declares of a sensor's period."""
+    """A verdict on a period of a sensor."""
 
     device: str
     metric: str
@@ -46,7 +46,7 @@ class Declaration:
 
 
 def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8]) -> int:
-    """Keep a declaration, apply it to what is stored, and bring rollups and newest values up to date.
+    """Store a declaration, apply it to stored readings, and bring rollups and newest values up to date.
 
     Parameters
     ----------
@@ -59,17 +59,17 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
     Returns
     -------
     int
-        Readings that were changed.
+        Number of readings that were changed.
 
     Raises
     ------
     NoSuchSensorError
     GoneError
-        The period begins before what retention has left; nothing is declared.
+        Retention has dropped readings of the period; nothing is declared.
     ValueError
         The period is empty, or a time has no zone.
     TransientError, DatabaseUnavailableError, StorageError
-        The declaration is kept if it was committed; declaring the same again goes on where this stopped.
+        The declaration stays if it was committed; declaring the same again completes it.
     """
     _check(declared.start, declared.end)
     with translated():
@@ -113,7 +113,7 @@ def rejudge(
     kind: NDArray[np.int8],
     judge: Callable[[], Callable[[Batch], Int16]],
 ) -> int:
-    """Judge the readings of a period again, in time order, and bring rollups and newest values up to date.
+    """Judge the readings of a period again, in order of time, and bring rollups and newest values up to date.
 
     Parameters
     ----------
@@ -122,24 +122,24 @@ def rejudge(
     start, end : datetime
         Aware; [start, end).
     lookback : timedelta
-        How long before the period reading begins, so that the first readings have a past.
+        Range before the period that is read too, as the past of its first readings.
     devices : sequence of str, optional
-        Only of these; of all, unless given.
+        Only these; default all.
     kind : (s,) int8
         Kind of each series, by id.
     judge : callable
-        Called once a source: gives a function that is called with batches in time order, each sorted by series, then time, and says
-        the flags that they should have.
+        Called once for each source. It returns a function that takes batches in order of time, each sorted by series, then time,
+        and returns their new flags.
 
     Returns
     -------
     int
-        Readings whose flags changed.
+        Number of readings whose flags changed.
 
     Raises
     ------
     GoneError
-        The period, with what it looks back on, begins before what retention has left.
+        Retention has dropped readings of the period or of the range before it.
     ValueError
         The period is empty, or a time has no zone.
     """
@@ -205,12 +205,9 @@ def _rejudge_slice(
 
 
 def _slices(connection: Connection, series: Sequence[int], start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Parts of a period with at most `_SLICE` readings each (more where they stand at one moment)."""
-    row = connection.execute(_SQL["bounds"], {"series": list(series), "start": start, "stop": end}).fetchone()
-    if row is None or row[0] is None:
-        return
-    at = row[0]
-    while True:
+    """Divide a period into parts with at most `_SLICE` readings each, or more where they have one time."""
+    at = only(connection, _SQL["bounds"], {"series": list(series), "start": start, "stop": end})[0]
+    while at is not None:
         found = connection.execute(_SQL["slice_end"], {"series": list(series), "start": at, "stop": end, "rows": _SLICE}).fetchone()
         if found is None or found[0] == at:
             yield at, end

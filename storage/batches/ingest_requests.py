@@ -1,7 +1,7 @@
-"""What was posted, and what became of it: words that whoever takes readings over HTTP and whoever stores them have in common.
+"""Requests that post readings over HTTP, and their results: types that the API and ingest share, and stored results.
 
-Where the client has named what it offers, the answer is kept in the transaction that stores the readings. So whoever does not know
-whether his first try took effect asks again, gets the same answer, and nothing is stored or counted twice.
+If the client gives its request a key, the result is stored in the transaction that stores the readings. A client that does not know
+whether its first try took effect repeats the request, gets the same result, and nothing is stored or counted twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
 
 _SQL: Final = sql.load("answers")
-#: How long an answer is kept: as long as ids of batches are.
+#: Results are kept as long as ids of batches are.
 KEPT: Final = timedelta(days=1)
-#: Refused readings that an answer lists; all of them are in quarantine.
+#: Maximum number of refused readings in a result; all refused readings are in quarantine.
 MAX_REFUSED: Final = 100
 
 #: Index of the reading (None: the message), reason, detail.
@@ -27,19 +27,19 @@ Refused = tuple[int | None, str, str]
 
 
 class NotTakenError(CitybeatError):
-    """Nothing was stored, and sending it again later may help; the message says why."""
+    """Nothing was stored, and a later try may succeed; the message says why."""
 
 
 class OutcomeUnknownError(CitybeatError):
-    """Nobody could say in time whether it was stored; asking again with the same id tells."""
+    """It was not known in time whether the readings were stored; a try with the same id finds out."""
 
 
 class OtherContentError(CitybeatError):
-    """The same id was used for something else before."""
+    """The same id was used for other content before."""
 
 
 class UnreadableError(CitybeatError):
-    """Nothing of a payload can be read."""
+    """A payload cannot be decoded."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -48,11 +48,11 @@ class UnreadableError(CitybeatError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestRequest:
-    """One payload, as a message over MQTT would have it."""
+    """One payload, as an MQTT message would carry it."""
 
     id: UUID  # the same at every try
-    digest: bytes  # of what is offered under this id
-    lasting: bool  # the id comes from the client, who may try again with it: the answer is kept
+    digest: bytes  # of the content
+    lasting: bool  # the id comes from the client, which may try again with it: the result is kept
     source: str  # registered
     channel: str  # as in a topic
     payload: bytes
@@ -60,16 +60,16 @@ class IngestRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestResult:
-    """What became of an offer."""
+    """Result of a request."""
 
-    counts: Mapping[str, int]  # the ledger's columns
-    reasons: Mapping[str, int]  # of what was refused, and of conflicts, all of them
+    counts: Mapping[str, int]  # by the ledger's counters
+    reasons: Mapping[str, int]  # of all refused readings and conflicts
     refused: Sequence[Refused]  # the first of them, in order of the reading
-    repeated: bool = False  # it was there already: this is what was said then
+    repeated: bool = False  # this is the stored result of an earlier request
 
 
 def find(connection: Connection, offers: Sequence[IngestRequest]) -> dict[UUID, IngestResult | OtherContentError]:
-    """What was said to these, by id, as far as anything was."""
+    """Look up stored results of these requests, by id."""
     with translated():
         rows = connection.execute(_SQL["find"], {"ids": [offer.id for offer in offers]}).fetchall()
     digests = {offer.id: offer.digest for offer in offers}
@@ -80,23 +80,15 @@ def find(connection: Connection, offers: Sequence[IngestRequest]) -> dict[UUID, 
 
 
 def keep(connection: Connection, said: Sequence[tuple[IngestRequest, IngestResult]]) -> bool:
-    """Keep answers, in the transaction under way. False: one of the offers has an answer already, by somebody else."""
-    rows = [
-        {
-            "id": offer.id,
-            "digest": offer.digest,
-            "answer": Jsonb(_written(answer)),
-            "for": KEPT,
-        }
-        for offer, answer in said
-    ]
+    """Store results, in the current transaction. Returns False if a request has a result already, by another writer."""
+    rows = [{"id": offer.id, "digest": offer.digest, "answer": Jsonb(_written(answer)), "for": KEPT} for offer, answer in said]
     with connection.cursor() as cursor:
         cursor.executemany(_SQL["keep"], rows)
         return cursor.rowcount == len(rows)
 
 
 def forget(connection: Connection) -> None:
-    """Forget what nobody asks for any more."""
+    """Delete results that are older than they are kept."""
     with translated():
         connection.execute(_SQL["forget"])
 

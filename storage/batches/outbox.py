@@ -1,11 +1,11 @@
-"""What is told to streams: a transaction appends what it stored, and housekeeping drops it after a while.
+"""Transactional outbox behind `/v1/stream`. Each transaction appends the readings that it stored; housekeeping trims old rows.
 
-Law: whoever appends has called `lock_writer` before its transaction got its number, or `Store.batch` has. Readers rely on it
-(`outbox_frontier`, migration 0014).
+Invariant: a transaction calls `lock_writer`, itself or through `Store.batch`, before it gets its number, and appends afterwards.
+Readers rely on it (`outbox_frontier`, migration 0014).
 
-A row holds a piece of what one transaction stored, as columns one behind the other in the network's byte order: series int4, time
-int8 (us since 1970 UTC), value float8, code int2. Of a reading the code is its flags, of a state its place in `STATES`, with the
-time since when, and the newest value, NaN where there is none. 22 bytes a reading, where `readings` and its index take a hundred.
+A row has readings of one transaction as columns one behind the other, in network byte order: series int4, time int8 (us since 1970
+UTC), value float8, code int2. The code of a reading is its flags. The code of a state is its place in `devices.states.STATES`; its
+time is when it began, and its value the newest one, or NaN. 22 bytes a reading, where `readings` and its index take a hundred.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from citybeat.devices.batch import Float64, Int16, Int32, Int64
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 
 _SQL: Final = sql.load("outbox")
 READINGS: Final = 0
 STATES_CHANGED: Final = 1
-#: Readings of one row at most. It becomes one event, of some 50 bytes a reading, and holds up the event loop for as long as it
-#: takes to write that: 20,000 are 1 MB and some 10 ms.
+#: Maximum number of readings in a row. A row becomes one event, with some 50 bytes a reading, and blocks the event loop while that
+#: is encoded: 20,000 are 1 MB and some 10 ms.
 PIECE: Final = 20_000
 _WIRE: Final[tuple[np.dtype[Any], ...]] = (np.dtype(">i4"), np.dtype(">i8"), np.dtype(">f8"), np.dtype(">i2"))
 _WIDTH: Final = sum(column.itemsize for column in _WIRE)
@@ -44,36 +44,36 @@ class OutboxRows:
         return len(self.series)
 
     def take(self, rows: NDArray[Any] | slice) -> Self:
-        """Those of these rows: (k,) int64, (n,) bool, or a slice."""
+        """Select rows by (k,) int64, (n,) bool, or a slice."""
         return type(self)(series=self.series[rows], time=self.time[rows], value=self.value[rows], code=self.code[rows])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """How much is kept."""
+    """Limits of the outbox."""
 
     keep: timedelta
     bytes: int
 
 
-def encode(told: OutboxRows) -> bytes:
-    """As `outbox.data` has it."""
-    columns: tuple[NDArray[Any], ...] = (told.series, told.time, told.value, told.code)
+def encode(rows: OutboxRows) -> bytes:
+    """Encode rows for `outbox.data`."""
+    columns: tuple[NDArray[Any], ...] = (rows.series, rows.time, rows.value, rows.code)
     return b"".join(column.astype(wire).tobytes() for column, wire in zip(columns, _WIRE, strict=True))
 
 
 def decode(data: bytes, rows: int) -> OutboxRows:
-    """What `encode` was given.
+    """Decode what `encode` made of this number of rows.
 
     Raises
     ------
     ValueError
-        Not so many rows.
+        The data has another length.
 
     Examples
     --------
-    >>> told = OutboxRows(series=np.int32([7]), time=np.int64([1_000]), value=np.array([2.5]), code=np.int16([1]))
-    >>> data = encode(told)
+    >>> rows = OutboxRows(series=np.int32([7]), time=np.int64([1_000]), value=np.array([2.5]), code=np.int16([1]))
+    >>> data = encode(rows)
     >>> len(data), decode(data, 1).value.tolist()
     (22, [2.5])
     """
@@ -89,36 +89,33 @@ def decode(data: bytes, rows: int) -> OutboxRows:
 
 
 def lock_writer(connection: Connection) -> None:
-    """Say that the transaction under way, which has written nothing yet, will append."""
+    """Announce that the current transaction, which has written nothing yet, will append."""
     connection.execute(_SQL["lock_writer"])
 
 
-def append(cursor: psycopg.Cursor[Any], kind: int, told: OutboxRows) -> None:
-    """Tell what the transaction under way stored, in pieces."""
-    rows = [{"kind": kind, "rows": len(piece), "data": encode(piece)} for piece in _pieces(told)]
-    if len(rows) == 1:
-        cursor.execute(_SQL["append"], rows[0])
-    elif rows:
-        cursor.executemany(_SQL["append"], rows)
+def append(cursor: psycopg.Cursor[Any], kind: int, rows: OutboxRows) -> None:
+    """Append rows in the current transaction, in pieces."""
+    pieces = [{"kind": kind, "rows": len(piece), "data": encode(piece)} for piece in _pieces(rows)]
+    if len(pieces) == 1:
+        cursor.execute(_SQL["append"], pieces[0])
+    elif pieces:
+        cursor.executemany(_SQL["append"], pieces)
 
 
-def _pieces(told: OutboxRows) -> Iterator[OutboxRows]:
-    for start in range(0, len(told), PIECE):
-        yield told.take(slice(start, start + PIECE))
+def _pieces(rows: OutboxRows) -> Iterator[OutboxRows]:
+    for start in range(0, len(rows), PIECE):
+        yield rows.take(slice(start, start + PIECE))
 
 
 def trim(connection: Connection, bounds: Bounds) -> int:
-    """Drop what is older than it is kept, and beyond that what is more than is kept; the number of rows.
+    """Delete rows that are too old, and then the oldest until the size is within its limit. Returns their number.
 
-    The floor moves in the same statement, so that whoever missed something finds that he did.
+    The floor moves in the same statement, so that a reader that missed rows detects it.
 
     Raises
     ------
     TransientError, DatabaseUnavailableError, StorageError
     """
     with translated():
-        row = connection.execute(_SQL["frontier"]).fetchone()
-        assert row is not None
-        row = connection.execute(_SQL["trim"], {"frontier": row[0], "keep": bounds.keep, "bytes": bounds.bytes}).fetchone()
-        assert row is not None
-        return int(row[0])
+        frontier = only(connection, _SQL["frontier"])[0]
+        return int(only(connection, _SQL["trim"], {"frontier": frontier, "keep": bounds.keep, "bytes": bounds.bytes})[0])

@@ -32,7 +32,7 @@ from citybeat.storage.batches.rows import (
     encode_readings,
 )
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import StorageError
+from citybeat.storage.db.connection import StorageError, only
 from citybeat.storage.db.counters import composed
 from citybeat.storage.db.packed import Array, unpack
 from citybeat.storage.db.pgcopy import Type
@@ -78,10 +78,9 @@ class BatchTransaction:
         dict
             `series` ids, and columns as in `Store.history`; one entry for each series that has readings.
         """
-        row = self._cursor.execute(_SQL["history_of"], {"sources": list(self.moved)}).fetchone()
-        assert row is not None
+        found = unpack(only(self._cursor, _SQL["history_of"], {"sources": list(self.moved)}), HISTORY)
         self.moved = ()
-        return unpack(row, HISTORY)
+        return found
 
     def seen(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Find messages that were committed before: (m,) bool."""
@@ -287,7 +286,7 @@ class BatchTransaction:
 
     def set_status(self, source: int, status: str, at: int) -> None:
         """Record the status that a source reported at a time (us since 1970 UTC)."""
-        self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": _datetime(at)})
+        self._cursor.execute(_SQL["set_status"], {"source": source, "status": status, "at": from_us(at)})
 
     # --- steps of merge_rollups --------------------------------------------------------------------------------------------
 
@@ -320,9 +319,7 @@ class BatchTransaction:
     def _insert_missing(self, batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """INSERT … ON CONFLICT DO NOTHING through a temporary table. Returns which of the rows, sorted by key, are new."""
         self._copy("copy_incoming_readings", encode_readings(batch, rows))
-        row = self._cursor.execute(_SQL["insert_incoming_readings"]).fetchone()
-        assert row is not None
-        stored = unpack(row, _KEYS)
+        stored = unpack(only(self._cursor, _SQL["insert_incoming_readings"]), _KEYS)
         # Both are sets of distinct keys: sorted together, a stored key comes right after the row that it belongs to.
         series = np.concatenate([batch.series[rows], stored["series_id"]])
         time = np.concatenate([batch.time[rows], stored["time"]])
@@ -341,9 +338,7 @@ class BatchTransaction:
             bounds = {"oldest": from_us(int(times.min())), "newest": from_us(int(times.max()))}
             keys = {"series": Array(batch.series[rows[part]]), "times": Array(times)}
             # Planned anew each time: a generic plan has every chunk in it.
-            row = self._cursor.execute(_SQL["stored_values"], {**keys, **bounds}, prepare=False).fetchone()
-            assert row is not None
-            found = unpack(row, _STORED)
+            found = unpack(only(self._cursor, _SQL["stored_values"], {**keys, **bounds}, prepare=False), _STORED)
             values[part[found["place"] - 1]] = found["value"]
             missing += len(part) - len(found["place"])
         if missing:
@@ -357,7 +352,7 @@ class BatchTransaction:
 
 
 def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequence[int]) -> None:
-    """Bring `latest` up to date for series whose stored readings were changed in the transaction under way."""
+    """Bring `latest` up to date for series whose stored readings were changed in the current transaction."""
     connection.execute(_SQL["renew_latest"], {"series": list(series), "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
 
 

@@ -1,10 +1,10 @@
-"""Many rows of a parameterised query as a few NumPy columns, and a NumPy column as a parameter of a query.
+"""Many rows of a parameterised query as a few NumPy columns, and NumPy columns as parameters of a query.
 
-COPY … TO STDOUT BINARY decodes without a Python object a value, but takes no parameters. So the server packs instead: a query
-gives one row in which each column is one byte string, `string_agg(float8send(value), '' ORDER BY …)`, in the same wire
-format as COPY's fields. `unpack` turns that row into arrays. A row is at most 1 GB, so every such query has a LIMIT.
+COPY … TO STDOUT BINARY decodes without a Python object for each value, but takes no parameters. So the server packs instead: a
+query returns one row in which each column is one byte string, `string_agg(float8send(value), '' ORDER BY …)`, in the wire format of
+COPY's fields. `unpack` turns that row into arrays. A row is at most 1 GB, so every such query has a LIMIT.
 
-The other way `Array` goes to the server as a binary array, without a Python object a value.
+In the other direction `Array` is sent as a binary array, without a Python object for each value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from psycopg.types import TypeInfo
 
 from citybeat.storage.db.pgcopy import WIRE, Type, from_server
 
-#: Types that arrays are made of, as the server numbers them.
+#: PostgreSQL types of the elements of arrays.
 _TYPES: Final[Mapping[np.dtype[Any], TypeInfo]] = {
     np.dtype(dtype): info
     for dtype, name in ((np.int32, "int4"), (np.int64, "int8"), (np.float64, "float8"))
@@ -35,14 +35,14 @@ class Array:
 
 
 def unpack(row: Sequence[Any], columns: Mapping[str, Type | None]) -> dict[str, Any]:
-    r"""The columns of a packed row.
+    r"""Unpack the columns of a packed row.
 
     Parameters
     ----------
     row : sequence
-        bytes for each packed column; None where no row was aggregated.
+        Bytes for each packed column; None if no row was aggregated.
     columns : mapping
-        Names in the row's order, each with the type whose binary form was packed. None: an ordinary array, taken as a list.
+        Names in the row's order, each with the type whose binary form was packed. None: an ordinary array, returned as a list.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def _column(packed: Any, kind: Type | None) -> NDArray[Any] | list[Any]:
 
 
 class _Dumper(psycopg.adapt.Dumper):
-    """PostgreSQL's array_send: dimensions, whether there are NULLs, the elements' type, length, lower bound; then the elements."""
+    """The format of `array_send`: dimensions, has NULLs, type of the elements, length, lower bound; then the elements."""
 
     format = Format.BINARY
 

@@ -1,11 +1,11 @@
-"""PostgreSQL's COPY BINARY format to NumPy, where a row is a number and arrays of one length: many readings of one series.
+"""PostgreSQL's COPY BINARY format to NumPy, for rows of a number and arrays of one length: many readings of one series.
 
-COPY sends each row as a message of its own, and a client has to take each one. Packed by the server, a message is thousands of
-readings (measured: 5,000,000 of them in order in 1.7 s; one by one, in no order, 2.8 s). The formats: PostgreSQL manual, COPY,
-"Binary Format"; `array_send` has the number of dimensions, whether there are NULLs, the elements' type, their number, the first
-index, and then length and value of each.
+COPY sends each row as a message of its own, and a client has to receive each one. Packed by the server, a message has thousands of
+readings (measured: 5,000,000 of them in order in 1.7 s; one by one, unordered, 2.8 s). The formats: PostgreSQL manual, COPY,
+"Binary Format"; `array_send` has the number of dimensions, whether there are NULLs, the type of the elements, their number, the
+first index, and then length and value of each.
 
-Law: pure.
+Invariant: pure.
 """
 
 import struct
@@ -21,9 +21,9 @@ _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # with flags, and length o
 _TRAILER: Final = b"\xff\xff"
 _HEAD: Final = struct.Struct(">hii")  # number of fields, length of the first, the first
 _ARRAY: Final = struct.Struct(">iiiiii")  # length, dimensions, has NULLs, type of elements, number of elements, first index
-_ARRAY_HEAD: Final = _ARRAY.size - 4  # of which the length itself is not counted
+_ARRAY_HEAD: Final = _ARRAY.size - 4  # the length does not count itself
 
-#: Columns of one packed row by name; `key` is repeated for each element.
+#: Columns of a packed row by name.
 Columns = Mapping[str, NDArray[Any]]
 
 
@@ -33,7 +33,7 @@ class PackedRows:
     Parameters
     ----------
     columns : mapping
-        Type of the elements of each array, in the statement's order, behind an int4.
+        Element type of each array, in the statement's order, after an int4.
 
     Examples
     --------
@@ -50,18 +50,18 @@ class PackedRows:
         self._begun = False
 
     def read(self, message: bytes | bytearray | memoryview) -> tuple[int, dict[str, NDArray[Any]]] | None:
-        """The row of a message: its number, and arrays in native byte order, times as the server has them. None: there is no row.
+        """Decode a message: a number, and arrays in native byte order with the server's times. None for the end of the data.
 
         Raises
         ------
         CopyFormatError
-            Not such a row, or with a NULL.
+            The row has other columns, or a NULL.
         """
         view = memoryview(message)
         at = 0
         if not self._begun:
             if bytes(view[: len(_SIGNATURE)]) != _SIGNATURE:
-                raise CopyFormatError("COPY BINARY begins with its signature")
+                raise CopyFormatError("the signature of COPY BINARY is missing")
             self._begun = True
             at = len(_SIGNATURE)
         if bytes(view[at:]) == _TRAILER:
@@ -76,19 +76,19 @@ class PackedRows:
                 length, dimensions, nulls, _, count, _ = _ARRAY.unpack_from(view, at)
                 at += _ARRAY.size
                 if dimensions != 1 or nulls or length != _ARRAY_HEAD + count * element.itemsize:
-                    raise CopyFormatError(f"column {name!r} is no array of {element['value']} without NULL")
+                    raise CopyFormatError(f"column {name!r} is not an array of {element['value']} without NULL")
                 column = np.frombuffer(view, element, count, at)["value"]
                 arrays[name] = column.astype(column.dtype.newbyteorder("="))
                 at += count * element.itemsize
         except (struct.error, ValueError) as exc:
-            raise CopyFormatError(f"a message of {len(view)} bytes is no packed row: {exc}") from exc
+            raise CopyFormatError(f"a message of {len(view)} bytes is not a packed row: {exc}") from exc
         if at != len(view) or len({len(column) for column in arrays.values()}) != 1:
             raise CopyFormatError(f"a message of {len(view)} bytes holds arrays of different lengths")
         return key, arrays
 
 
 def joined(rows: Sequence[tuple[int, Columns]], times: str) -> tuple[NDArray[np.int32], dict[str, NDArray[Any]]]:
-    """Rows one behind the other: the number of each element's row, and the columns, `times` in us since 1970 UTC.
+    """Concatenate rows: the number of each element's row, and the columns, with `times` in us since 1970 UTC.
 
     Examples
     --------

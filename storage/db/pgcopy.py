@@ -1,8 +1,8 @@
 """PostgreSQL's COPY BINARY format from and to NumPy, for rows of fixed width without NULL.
 
-A row is one record of a big-endian structured array, so that encoding 100,000 rows is a handful of array copies
-(psycopg's `write_row` takes about 187 ms for that, this about 1). The server gets them block by block: all of them together are
-twice as large as what they are made of, and nobody needs them. The format: PostgreSQL manual, COPY, "Binary Format".
+A row is one record of a big-endian structured array, so encoding 100,000 rows is a few array copies (psycopg's `write_row` takes
+about 187 ms for that, this about 1). Rows are encoded block by block: all at once they would take twice the memory of the columns.
+The format: PostgreSQL manual, COPY, "Binary Format".
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,17 +21,17 @@ Type = Literal["int2", "int4", "int8", "float8", "timestamptz"]
 _EPOCH: Final = np.int64(to_us(datetime(2000, 1, 1, tzinfo=UTC)))
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of extension
 _TRAILER: Final = b"\xff\xff"
-#: Bytes of rows that are filled at once. The same block is filled again and again, so it stays in the processor's second cache, its
-#: constant bytes are written once, and the columns' strided writes cost little. 50,000 rows of 12 columns (7 MB): 0.8 ms so (half
-#: or twice as much: 0.9 and 0.8), 5 to 11 ms in one piece, 1.1 ms if the columns are swapped to big-endian first. psycopg hands as
-#: much to libpq as it is; of more it makes pieces of this size, which are copies.
+#: Size of a block in bytes. The same block is filled again and again, so it stays in the processor's second cache, its constant
+#: bytes are written once, and the columns' strided writes cost little. 50,000 rows of 12 columns (7 MB) take 0.8 ms (with half or
+#: twice the size 0.9 and 0.8), 5 to 11 ms in one piece, 1.1 ms if the columns are converted to big-endian first. psycopg passes
+#: this size to libpq as it is; larger data it copies into pieces of this size.
 _BLOCK: Final = 128 * 1024
-#: NumPy dtype of each type as the server sends it.
+#: NumPy dtype of each type on the wire.
 WIRE: Final[Mapping[Type, str]] = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
 
 
 class CopyFormatError(ValueError):
-    """Bytes that are not COPY BINARY of the expected row."""
+    """Data is not COPY BINARY of the expected row."""
 
 
 class RowFormat:
@@ -46,7 +46,7 @@ class RowFormat:
     Examples
     --------
     >>> fmt = RowFormat(time="timestamptz", value="float8")
-    >>> rows = fmt.decode(fmt.encode(time=[0, 1], value=[2.5, -1]))
+    >>> rows = fmt.decode(b"".join(fmt.blocks(time=[0, 1], value=[2.5, -1])))
     >>> rows["time"].tolist(), rows["value"].tolist()
     ([0, 1], [2.5, -1.0])
     """
@@ -55,24 +55,20 @@ class RowFormat:
         self.columns: Final = columns
         pairs = [((f"{name} length", ">i4"), (name, WIRE[kind])) for name, kind in columns.items()]
         self._row: Final = np.dtype([("fields", ">i2"), *(field for pair in pairs for field in pair)])
-        self._blank: Final = np.zeros((), self._row)  # a row with everything but its values
+        self._blank: Final = np.zeros((), self._row)  # a row without its values
         self._blank["fields"] = len(columns)
         for name, kind in columns.items():
             self._blank[f"{name} length"] = np.dtype(WIRE[kind]).itemsize
 
-    def encode(self, **values: ArrayLike) -> bytes:
-        """All that `blocks` gives, at once."""
-        return b"".join(self.blocks(**values))
-
     def blocks(self, rows: Int64 | None = None, /, **values: ArrayLike) -> Iterator[bytes]:
-        """Rows as the bytes of a COPY … FROM STDIN (FORMAT BINARY), each block made when it is asked for.
+        """Encode rows for COPY … FROM STDIN (FORMAT BINARY), each block when it is consumed.
 
         Parameters
         ----------
         rows : (k,) int64, optional
-            Which rows, in this order; None: all. They are picked block by block, so that no column is copied for it.
+            Selected rows, in this order; None: all. They are selected block by block, so no column is copied.
         **values : (n,) arrays, one for each column
-            Cast to the column's type; NaN and infinities are kept. They must not change before the last block.
+            Cast to the column's type; NaN and infinities are kept. The arrays must not change before the last block.
 
         Raises
         ------
@@ -101,12 +97,12 @@ class RowFormat:
         yield _TRAILER
 
     def decode(self, data: bytes) -> dict[str, NDArray[np.generic]]:
-        """Columns of a COPY … TO STDOUT (FORMAT BINARY), in native byte order.
+        """Decode the columns of a COPY … TO STDOUT (FORMAT BINARY), in native byte order.
 
         Raises
         ------
         CopyFormatError
-            Not COPY BINARY, or rows of other columns, or with a NULL.
+            The data is not COPY BINARY, or the rows have other columns or a NULL.
         """
         body = len(data) - len(_HEADER) - len(_TRAILER)
         if not data.startswith(_HEADER) or not data.endswith(_TRAILER) or body % self._row.itemsize:
@@ -128,7 +124,7 @@ def _to_server(us: NDArray[np.generic]) -> NDArray[np.int64]:
 
 
 def from_server(us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A column of timestamptz as it was sent, in native byte order, as microseconds since 1970 UTC."""
+    """Convert a column of timestamptz from the wire, in native byte order, to microseconds since 1970 UTC."""
     return _shifted(us, _EPOCH)
 
 

@@ -1,7 +1,7 @@
-"""The API's connections, opened whether the database is there or not: many for reading, and a few for changes.
+"""Connection pools of the API: many connections for reads, and a few for changes. Opening them needs no database.
 
-Law: what reads for a request is async, on a `ReadPool`. What changes something (the registry, quarantine) is a function of a plain
-connection, as commands call it too; a `WritePool` runs it in a thread. No function works on both.
+Invariant: reads for requests are async, on a `ReadPool`. Changes (of the registry, of quarantine) are functions of a plain
+connection, as commands call them too; a `WritePool` runs them in a thread. No function works on both.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from citybeat.storage.db.connection import Connection, DatabaseUnavailableError,
 _T = TypeVar("_T")
 AsyncCursor = psycopg.AsyncCursor[TupleRow]
 
-#: s that a request waits for a connection; a client is better served by an early "try again" than by a queue.
+#: s. Timeout for a connection; an early "try again" serves a client better than a queue.
 WAIT: Final = 3.0
-#: s that one statement may take. The slowest that our limits allow takes well under one.
+#: s. Timeout of a statement. The slowest that our limits allow takes well under one.
 STATEMENT: Final = 15.0
-#: s that the pool tries again by itself. It backs off exponentially (1, 2, 4 … s), and after minutes without a database would be
-#: blind for minutes more; once it has given up, the next request makes it try at once.
+#: s. The pool reconnects by itself for this long. It backs off exponentially (1, 2, 4 … s), and after minutes without a database
+#: would wait for minutes more; once it has given up, the next request makes it try at once.
 RECONNECT: Final = 5.0
-#: s for the answer to "are you there?"; probes of orchestrators wait no longer than that.
+#: s. Timeout of the readiness check; probes of orchestrators wait no longer.
 PROBE: Final = 3.0
 
 
-#: The second: a look-up by key that leaves out chunks one by one, for every key anew, spends ten times as long on that as on
-#: looking into them. The planner leaves out chunks all the same.
+#: Runtime exclusion is off: a look-up by key that excludes chunks one by one, for every key, spends ten times as long on that as on
+#: reading them. The planner excludes chunks all the same.
 _READING: Final = " -c default_transaction_read_only=on -c timescaledb.enable_runtime_exclusion=off"
 
 
 class QueryTimeoutError(StorageError):
-    """A query took longer than it may; it asks for too much."""
+    """A query exceeded its timeout; its range is too large."""
 
 
 class ReadPool:
@@ -48,11 +48,11 @@ class ReadPool:
     url : str
         postgresql://user:password@host:port/database
     min_size, max_size : int
-        Connections that are kept open, and that may be open at once.
+        Connections that stay open, and maximum number of open connections.
     statement_timeout : float
         Seconds.
     name : str
-        Of the pool in logs, and of its connections in pg_stat_activity.
+        Name of the pool in logs, and of its connections in pg_stat_activity.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ReadPool:
         )
 
     async def open(self) -> None:
-        """Start to connect, without waiting for it."""
+        """Begin to connect, without waiting."""
         await self._pool.open(wait=False)
 
     async def close(self) -> None:
@@ -81,19 +81,19 @@ class ReadPool:
 
     @asynccontextmanager
     async def cursor(self, *, snapshot: bool = False) -> AsyncIterator[AsyncCursor]:
-        """A cursor that gets its answers in binary form.
+        """Give a cursor that receives results in binary form.
 
         Parameters
         ----------
         snapshot : bool
-            All statements see the same state of the database.
+            All statements see one state of the database.
 
         Raises
         ------
         DatabaseUnavailableError
-            No connection within `WAIT` seconds, or it broke.
+            No connection within `WAIT` seconds, or the connection broke.
         QueryTimeoutError
-            A statement took too long.
+            A statement exceeded its timeout.
         StorageError
             The database refused a statement.
         """
@@ -107,12 +107,12 @@ class ReadPool:
                         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                         yield connection.cursor(binary=True)
             except psycopg.errors.QueryCanceled as exc:
-                raise QueryTimeoutError("the query took longer than it may") from exc
+                raise QueryTimeoutError("the query exceeded its timeout") from exc
 
     async def check(self) -> None:
-        """Make sure that the database answers and that its schema is this program's.
+        """Ensure that the database answers and that its schema is this program's.
 
-        On a connection of its own: that all of the pool's are busy does not make a server unready.
+        On a connection of its own: a server whose pool is busy is ready all the same.
 
         Raises
         ------
@@ -126,14 +126,14 @@ class ReadPool:
 
 
 class WritePool:
-    """Connections that may change something, for functions that take a plain one.
+    """Connections for changes, for functions that take a plain one.
 
     Parameters
     ----------
     url : str
         postgresql://user:password@host:port/database
     max_size : int
-        Connections that may be open at once, and so changes under way.
+        Maximum number of open connections, and so of simultaneous changes.
     """
 
     def __init__(self, url: str, *, max_size: int) -> None:
@@ -150,7 +150,7 @@ class WritePool:
         )
 
     async def open(self) -> None:
-        """Be ready to connect."""
+        """Start the pool; it connects when needed."""
         await asyncio.to_thread(self._pool.open)
 
     async def close(self) -> None:
@@ -158,18 +158,18 @@ class WritePool:
         await asyncio.to_thread(self._pool.close, WAIT)
 
     async def run(self, work: Callable[[Connection], _T]) -> _T:
-        """What a function gives of a connection in autocommit mode.
+        """Run a function of a connection in autocommit mode in a thread, and return its result.
 
-        It runs to its end even if the request is cancelled: a change is made whole, or not at all.
+        It runs to its end even if the request is cancelled: a change is complete, or does not happen.
 
         Raises
         ------
         DatabaseUnavailableError
-            No connection within `WAIT` seconds, or it broke.
+            No connection within `WAIT` seconds, or the connection broke.
         QueryTimeoutError
-            A statement took too long.
+            A statement exceeded its timeout.
         Exception
-            Whatever the function raises.
+            Any exception of the function.
         """
 
         def run() -> _T:
@@ -178,7 +178,7 @@ class WritePool:
                     with self._pool.connection() as connection:
                         return work(connection)
                 except psycopg.errors.QueryCanceled as exc:
-                    raise QueryTimeoutError("the change took longer than it may") from exc
+                    raise QueryTimeoutError("the change exceeded its timeout") from exc
 
         return await asyncio.to_thread(run)
 
@@ -197,9 +197,9 @@ def _options(name: str, statement_timeout: float, *, more: str = "") -> dict[str
 
 
 async def _check_open(connection: psycopg.AsyncConnection[TupleRow]) -> None:
-    """Ask the server only if it has said something: one that ends says so, and an idle one is silent.
+    """Check the connection only if the server has sent something: one that shuts down does, and an idle one does not.
 
-    Asking each time is a round trip for each statement, which on a busy machine takes as long as the statement.
+    A check each time would be a round trip for each statement, which on a busy machine takes as long as the statement.
     """
     heard = select.poll()
     heard.register(connection.fileno(), select.POLLIN)
@@ -213,7 +213,7 @@ def _check(url: str) -> None:
 
 
 async def one(cursor: AsyncCursor, statement: Any, parameters: dict[str, Any], *, prepare: bool | None = None) -> TupleRow:
-    """The one row that an aggregate gives; `prepare` as psycopg has it."""
+    """Execute a statement that returns exactly one row, and return the row; `prepare` as in psycopg."""
     row = await (await cursor.execute(statement, parameters, prepare=prepare)).fetchone()
     assert row is not None
     return row

@@ -1,4 +1,4 @@
-"""The role that dashboards log in as: it reads what they show, and nothing else (migration 0016 says what that is)."""
+"""The role that dashboards log in as: it may read the tables that they show (migration 0016), and nothing else."""
 
 from typing import Final
 
@@ -6,32 +6,30 @@ import psycopg
 from psycopg.sql import SQL
 
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.db.connection import Connection, StorageError, only, translated
 
 ROLE: Final = "grafana"
 _SQL: Final = sql.load("reader")
 
 
 class ReaderError(StorageError):
-    """The role for dashboards needs an administrator of the database server."""
+    """The role for dashboards has to be changed by an administrator of the database server."""
 
 
 def granted(connection: Connection) -> str | None:
-    """Make the role where it is not there, let it read what dashboards show; say what an administrator has to do, if anything."""
+    """Create the role if it does not exist, and grant its rights. Returns the task that is left for an administrator, if any."""
     with translated():
-        row = connection.execute(_SQL["grant"]).fetchone()
-        assert row is not None
-        left_to_do: str | None = row[0]
+        left_to_do: str | None = only(connection, _SQL["grant"])[0]
         return left_to_do
 
 
 def prepare(connection: Connection, password: str | None) -> None:
-    """Make the role where it is not there, let it read what dashboards show, and set its password if one is given.
+    """Create the role if it does not exist, grant it what dashboards read, and set its password if one is given.
 
     Raises
     ------
     ReaderError
-        We may not make the role, or not change it, since somebody else did; the message says what an administrator has to do.
+        Our role may not create it, or change it because another one created it; the message says what an administrator has to do.
     """
     left_to_do = granted(connection)
     if left_to_do is not None:
@@ -40,11 +38,9 @@ def prepare(connection: Connection, password: str | None) -> None:
         return
     with translated():
         try:
-            # SCRAM, as the server hashes it: the statement goes over the connection that we log in by.
-            statement = connection.execute(_SQL["password"], {"password": password}).fetchone()
-            assert statement is not None
-            connection.execute(SQL(statement[0]))
+            # The server composes the statement and hashes the password (SCRAM); it goes over the connection that we log in by.
+            connection.execute(SQL(only(connection, _SQL["password"], {"password": password})[0]))
         except psycopg.errors.InsufficientPrivilege as exc:
             raise ReaderError(
-                f"the role {ROLE} was made by somebody else, so an administrator has to set its password: \\password {ROLE}"
+                f"another role created {ROLE}, so an administrator has to set its password: \\password {ROLE}"
             ) from exc

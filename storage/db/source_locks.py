@@ -1,8 +1,8 @@
-"""Who may change a source's readings and minutes: the holder of its lock, and only what retention has left.
+"""Advisory locks of sources, and raw's horizon. Only the holder of a source's lock changes its readings and minutes.
 
-A batch takes the locks of its sources for one transaction (`storage/batches/writer.py`); whoever changes what is stored already
-takes one lock at a time, for a slice (`locked`). Retention moves the horizon first, and drops when every lock was free once: nobody
-is left then who had not seen it.
+A batch takes the locks of its sources for one transaction (`storage/batches/writer.py`). A change of stored readings takes one lock
+at a time, for a slice (`locked`). Retention moves the horizon first, and drops chunks after it has held every lock once: then every
+transaction that runs has seen the new horizon.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,17 @@ SOURCE_LOCKS: Final = 1
 
 
 class GoneError(CitybeatError):
-    """What should be recomputed has no readings any more to recompute it from; the message says since when there are."""
+    """Retention has dropped readings that a recomputation needs; the message names the horizon."""
 
 
 def horizon(connection: Connection) -> datetime | None:
-    """The time before which readings are gone, as retention has it; None: none is."""
+    """Read raw's horizon, before which readings are dropped; None: nothing was dropped."""
     row = connection.execute(_SQL["horizon"]).fetchone()
     return None if row is None else row[0]
 
 
 def check_horizon(connection: Connection, since: datetime) -> None:
-    """Make sure that the readings from a time on are there.
+    """Ensure that retention has dropped no readings from a time on.
 
     Raises
     ------
@@ -40,35 +40,35 @@ def check_horizon(connection: Connection, since: datetime) -> None:
     if limit is not None and since < limit:
         raise GoneError(
             f"readings before {limit:%Y-%m-%dT%H:%M:%SZ} are gone (retention), and those from {since.isoformat()} on would be "
-            "needed; what was made of them stays as it is"
+            "needed; their rollups stay as they are"
         )
 
 
 def lock(connection: Connection, source: int) -> None:
-    """Take the lock of a source to the end of the transaction under way."""
+    """Take the lock of a source, to the end of the current transaction."""
     connection.execute(_SQL["lock_source"], {"space": SOURCE_LOCKS, "source": source})
 
 
 def mark(connection: Connection, source: int) -> None:
-    """Note, under the source's lock, that what is known of its series' past was changed: the next writer loads it anew."""
+    """Record, under the source's lock, that the past of its series has changed: the next writer loads their history again."""
     connection.execute(_SQL["mark"], {"source": source})
 
 
 @contextmanager
 def locked(connection: Connection, source: int, series: Sequence[int], *, since: datetime) -> Iterator[None]:
-    """A transaction that holds the lock of a source, to change what is stored of series of it from a time on.
+    """Open a transaction that holds the lock of a source, to change stored readings of its series from a time on.
 
     Raises
     ------
     GoneError
-        Readings from that time on are gone.
+        Retention has dropped readings from that time on.
     TransientError
-        A device has moved to another source since somebody found out whose these series are.
+        A device has moved to another source since the caller looked up its series.
     """
     with connection.transaction():
         lock(connection, source)
         row = connection.execute(_SQL["astray"], {"source": source, "series": list(series)}).fetchone()
         if row is None or row[0]:
-            raise TransientError("a device has moved to another source meanwhile; do the same again")
+            raise TransientError("a device has moved to another source meanwhile; try again")
         check_horizon(connection, since)  # under the lock: retention waits for it before it drops anything
         yield

@@ -1,4 +1,4 @@
-"""Named SQL: every statement stands in a file of a room's `queries/`, under a line `-- name: …` and a line that says what for."""
+"""Named SQL statements. Each is in a file of a package's `queries/`, under a line `-- name: …` and a line that describes it."""
 
 import re
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ _FIELDS: Final = re.compile(r"\{(\w+\.)?fields( types)?( = \w+)?\}")
 
 @cache
 def load(file: str, *, room: str = "citybeat.storage") -> Mapping[str, LiteralString]:
-    """The statements of `{room}/queries/{file}.sql` by name.
+    """Load the statements of `{room}/queries/{file}.sql`, by name.
 
     Raises
     ------
     ValueError
-        A name stands twice, or text stands before the first name.
+        A name is used twice, or SQL comes before the first name.
     """
     text = files(room).joinpath("queries", f"{file}.sql").read_text("utf-8")
     head, *parts = _NAME.split(text)
@@ -30,7 +30,7 @@ def load(file: str, *, room: str = "citybeat.storage") -> Mapping[str, LiteralSt
         raise ValueError(f"{file}.sql: SQL before the first '-- name:' line")
     names = parts[::2]
     if len(set(names)) != len(names):
-        raise ValueError(f"{file}.sql: a name stands twice")
+        raise ValueError(f"{file}.sql: a name is used twice")
     # Our own files are as literal as a string in the source.
     return MappingProxyType(
         {name: _FIELDS.sub(_listed, body.strip().rstrip(";")) for name, body in zip(names, parts[1::2], strict=True)}

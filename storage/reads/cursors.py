@@ -1,11 +1,11 @@
-"""Where a stream stands: what was told, and what was not.
+"""Positions in the stream of the outbox.
 
-Rows of `outbox` are told in order of (transaction, id). A transaction's row can come after those of later transactions, so readers
-go up to a frontier below which nothing can come any more (`outbox_frontier`, migration 0014), and a position is enough to go on.
-A stream that begins where an answer of /v1/latest ends is another matter: what that answer's snapshot had not seen is behind its
-frontier, between rows that it had seen. Such a cursor names what it had not seen.
+Rows of `outbox` are sent in order of (transaction, id). A transaction's row can appear after those of later transactions, so
+readers stop at a frontier below which no row can appear any more (`outbox_frontier`, migration 0014), and a position is enough to
+go on. A stream that begins behind an answer of /v1/latest needs more: rows that the answer's snapshot did not see lie behind its
+frontier, between rows that it saw. Such a cursor names the transactions that the snapshot did not see.
 
-Law: pure.
+Invariant: pure.
 """
 
 import base64
@@ -15,26 +15,26 @@ from typing import Any, Final, NamedTuple, Self
 
 import orjson
 
-#: An id above all others: behind every row of a transaction.
+#: The largest id: a position behind every row of a transaction.
 LAST: Final = 2**63 - 1
-#: Transactions that may be under way in a cursor; more connections no server of ours has.
+#: Maximum number of running transactions in a cursor; no server of ours has more connections.
 _RUNNING: Final = 1000
 
 
 class Position(NamedTuple):
-    """Of a row of `outbox`."""
+    """Position of a row of `outbox`."""
 
     xact: int
     id: int
 
 
 class CursorError(ValueError):
-    """A text that is no cursor of ours."""
+    """A text that is not a cursor of this stream."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """Behind a position; of what lies behind it, only transactions from `until` on, and those in `running`, are new.
+    """A position; of the rows behind it, only those of transactions from `until` on, and of those in `running`, are new.
 
     Examples
     --------
@@ -47,12 +47,12 @@ class Cursor:
 
     generation: str  # of the database
     position: Position
-    until: int = 0  # transactions from this on were not seen; 0: from the position on
-    running: tuple[int, ...] = ()  # nor were these, below it
+    until: int = 0  # transactions from this one on were not seen; 0: from the position on
+    running: tuple[int, ...] = ()  # earlier transactions that were not seen
 
     @classmethod
     def of_snapshot(cls, text: str) -> Self:
-        """What `stream_cursor()` of migration 0014 says."""
+        """Read the result of `stream_cursor()` (migration 0014)."""
         generation, until, running = text.split(":")
         under_way = tuple(sorted(int(xact) for xact in running.split(",") if xact))
         first = min(under_way, default=int(until))
@@ -60,12 +60,12 @@ class Cursor:
 
     @classmethod
     def below(cls, generation: str, frontier: int) -> Self:
-        """Behind everything below a frontier."""
+        """A cursor behind all rows below a frontier."""
         return cls(generation=generation, position=Position(frontier - 1, LAST))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What `str` made of one.
+        """Read a cursor from the text that `str` made of it.
 
         Raises
         ------
@@ -97,17 +97,17 @@ class Cursor:
         return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
     def misses(self, row: Position) -> bool:
-        """Whether a row is new to whoever has come so far."""
+        """Whether a row is new to a reader at this cursor."""
         return row > self.position and (row.xact >= self.until or row.xact in self.running)
 
     def at(self, row: Position) -> Self:
-        """When everything up to a row was told, too."""
-        if row.xact >= self.until:  # all that were under way in the snapshot are behind it
+        """The cursor after everything up to a row was sent."""
+        if row.xact >= self.until:  # all transactions that ran during the snapshot are behind it
             return replace(self, position=row, until=0, running=())
         return replace(self, position=row, running=tuple(xact for xact in self.running if xact >= row.xact))
 
     def lost(self, floor: Position) -> bool:
-        """Whether something that is new to it may have been dropped, all up to `floor` being gone."""
+        """Whether a row that is new to this cursor may have been dropped, if all rows up to `floor` were."""
         if floor <= self.position:
             return False
         return floor.xact >= self.until or any(xact <= floor.xact for xact in self.running)

@@ -1,11 +1,11 @@
-"""Exports: any number of readings or rollups, block by block, in bounded memory.
+"""Exports of any number of readings or rollups, block by block, in bounded memory.
 
-Order: slices of time (`slices`: a chunk of the table, or seven days of one, whichever is less), in each the series by id, in each
-the readings by time. That is the order in which the primary key of a chunk has them: nothing is sorted, the first row comes at
-once, and each chunk is read once. In order of series over the whole range, a series' readings would be gathered from all chunks,
-and every page of the table read once for each of the series that have readings on it.
+Order: slices of time (`slices`: a chunk of the table, or seven days of one, whichever is less), in each slice series by id, and of
+each series readings by time. The primary key of a chunk has this order: nothing is sorted, the first row comes at once, and each
+chunk is read once. In order of series over the whole range, a series' readings would be gathered from all chunks, and every page
+of the table would be read once for each series with readings on it.
 
-Law: one export is one read-only transaction with one snapshot, on a pool of its own.
+Invariant: one export is one read-only transaction with one snapshot, on a pool of its own.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,15 +30,17 @@ from citybeat.storage.rollups.levels import Level
 
 _SQL: Final = sql.load("export")
 
-#: Rows of a block, about. Of raw readings 3 MB as arrays, 8 MB as CSV; blocks twice as large were no faster, and took 100 MB more.
+#: Approximate number of rows in a block: 3 MB of raw readings as arrays, 8 MB as CSV; blocks twice as large were no faster, and
+#: took 100 MB more.
 BLOCK: Final = 131_072
-#: Readings of one series in one packed row, about, if its sensor reports as expected: some 400 kB on the wire.
+#: Approximate number of readings in one packed row of a series whose sensor reports as expected: some 400 kB on the wire.
 _PACKED: Final = 10_000
-#: A slice, at most: what the server sorts for quarter-hours (10,000 series: 6.7 million), and the longest part of a packed row.
+#: Maximum length of a slice, which bounds what the server sorts for quarter-hours (10,000 series: 6.7 million rows), and of the
+#: range of a packed row.
 _SLICE: Final = timedelta(days=7)
-#: A packed row, at least, however fast the sensors are said to be.
+#: Minimum range of a packed row, however short the expected intervals are.
 _PART: Final = timedelta(hours=1)
-#: s that the export of one slice may take, the client's slowness included. 7 days of 10,000 series every minute are 100 million
+#: s. Timeout of the export of one slice, waiting for a slow client included. 7 days of 10,000 series every minute are 100 million
 #: rows: a minute of work for the database, and 15 minutes for a client that takes Parquet (4 bytes a row) at 0.5 MB/s.
 STATEMENT: Final = 3600.0
 
@@ -48,24 +50,24 @@ _ROLLUP: Final[Mapping[str, Type]] = {"time": "timestamptz", **ROLLUP}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Source:
-    """Where a level comes from."""
+    """Statement and tables of a level."""
 
     statement: str
     columns: Mapping[str, Type]
-    tables: tuple[str, ...]  # whose chunks say where there is anything
+    tables: tuple[str, ...]  # their chunks bound the slices
 
 
 _SOURCES: Final[Mapping[Level, _Source]] = {
     Level.RAW: _Source(statement="raw", columns=_RAW, tables=("readings",)),
     Level.MINUTES: _Source(statement="minutes", columns=_ROLLUP, tables=("readings_1m",)),
-    # A marked quarter-hour may have no chunk of its own yet.
+    # A marked quarter-hour may not have a chunk of its own yet.
     Level.QUARTERS: _Source(statement="quarter_hours", columns=_ROLLUP, tables=("readings_1m", "readings_15m")),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedDevice:
-    """What is said of a device."""
+    """A device, as an export describes it."""
 
     id: str
     name: str
@@ -77,7 +79,7 @@ class ExportedDevice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedMetric:
-    """What is said of a metric."""
+    """A metric, as an export describes it."""
 
     name: str
     unit: str  # UCUM
@@ -86,14 +88,14 @@ class ExportedMetric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """The series of an export, by id; a block says of each row which one it is, by its place here."""
+    """The series of an export, by id; the rows of a block refer to their places here."""
 
     ids: Int32  # ascending
     device: Int32  # place in devices
     metric: Int32  # place in metrics
     devices: Sequence[ExportedDevice]
     metrics: Sequence[ExportedMetric]
-    fastest: float  # s between readings of the fastest sensor, as expected; infinite: none
+    fastest: float  # s, the shortest expected interval; infinite: unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +107,12 @@ class Block:
 
 
 async def select(pool: ReadPool, wanted: Selection, *, limit: int) -> Exported:
-    """The first `limit` series of a selection, with what an export says of them.
+    """Look up the first `limit` series of a selection, with their devices and metrics.
 
     Raises
     ------
     StorageError
-        This and below: see `ReadPool.cursor`.
+        Also from `send`; see `ReadPool.cursor`.
     """
     async with pool.cursor() as cursor:
         rows = await (await cursor.execute(_SQL["series"], {**wanted.parameters(), "limit": limit})).fetchall()
@@ -143,9 +145,9 @@ async def send(
     stop: datetime,
     sink: Callable[[Block], Awaitable[None]],
 ) -> None:
-    """Hand all rows with start <= time < stop to `sink`, block by block.
+    """Pass all rows with start <= time < stop to `sink`, block by block.
 
-    Cancelling it, or an error of `sink`, stops the query in the database at once.
+    Cancellation, or an error of `sink`, stops the query in the database at once.
     """
     source = _SOURCES[level]
     if not len(selection.ids):
@@ -177,9 +179,9 @@ async def _slice(
     rows: int,
     sink: Callable[[Block], Awaitable[None]],
 ) -> tuple[list[tuple[int, Mapping[str, NDArray[Any]]]], int]:
-    """One statement; small slices gather until a block is full."""
+    """Read one slice with one statement; rows of small slices are collected until a block is full."""
     packed = PackedRows(source.columns)
-    # COPY takes no parameters: the driver writes these, numbers and times of our own, into the statement.
+    # COPY takes no parameters: the driver writes these numbers and times of ours into the statement.
     async with cursor.copy(_SQL[source.statement], parameters) as copy:
         async for message in copy:
             row = packed.read(message)
@@ -199,18 +201,18 @@ def _block(rows: Sequence[tuple[int, Mapping[str, NDArray[Any]]]], selection: Ex
 
 
 def _part(selection: Exported, level: Level) -> timedelta:
-    """How long a packed row reaches."""
+    """Choose the range of a packed row."""
     seconds = {Level.RAW: selection.fastest, Level.MINUTES: 60.0, Level.QUARTERS: 900.0}[level]
     return timedelta(seconds=round(min(max(seconds * _PACKED, _PART.total_seconds()), _SLICE.total_seconds())))
 
 
 def slices(ranges: Sequence[tuple[datetime, datetime]], start: datetime, stop: datetime) -> list[tuple[datetime, datetime]]:
-    """[start, stop) where there are chunks, cut at every chunk's ends and after seven days.
+    """Divide the part of [start, stop) that chunks cover, at the ends of every chunk and after seven days.
 
     Parameters
     ----------
     ranges : sequence of pairs
-        Of chunks, in order of their beginnings; those of several tables may overlap.
+        Ranges of chunks, in order of their starts; those of several tables may overlap.
 
     Examples
     --------

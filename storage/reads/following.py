@@ -1,4 +1,4 @@
-"""Reading what is told to streams, and what its numbers stand for. Async, on a pool of its own."""
+"""Reads of the outbox for streams, and of the names of series. Async, on a pool of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from citybeat.storage.reads.cursors import LAST, Cursor, Position
 from citybeat.storage.registry.selection import Selection
 
 _SQL: Final = sql.load("outbox")
-#: Rows that one look takes at most.
+#: Maximum number of rows in a page.
 _ROWS: Final = 500
-#: Readings, beyond which a look takes no further row: of the one that reads for all, 2 MB; of those that read for one client, and
-#: hold it for as long as the client takes, a fifth.
+#: A page ends with the row that reaches this number of readings: 2 MB for the reader that serves all clients; a fifth for a reader
+#: that serves one client, and holds the page for as long as the client takes.
 READINGS: Final = 100_000
 READINGS_FOR_ONE: Final = 20_000
 
 
 class Row(NamedTuple):
-    """One of `outbox`."""
+    """A row of `outbox`."""
 
     position: Position
     kind: int  # outbox.READINGS, outbox.STATES_CHANGED
@@ -35,18 +35,18 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """What a look behind a cursor found."""
+    """Rows behind a cursor."""
 
-    cursor: Cursor  # behind all that was found
-    lost: bool  # something is gone that would have been found
-    registry: int  # version, not younger than any of the rows
+    cursor: Cursor  # behind these rows
+    lost: bool  # rows behind the cursor were dropped
+    registry: int  # version, at least as new as the rows
     rows: Sequence[Row]
-    more: bool  # there may be more at once
+    more: bool  # the next page may have rows already
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What series are, by id: arrays of one length; "" where there is no such series."""
+    """Names of all series, by id: arrays of one length; "" where an id has no series."""
 
     version: int  # of the registry
     device: NDArray[np.object_]
@@ -57,12 +57,12 @@ class Names:
 
 
 async def now(pool: ReadPool) -> Cursor:
-    """Behind all that is there.
+    """Make a cursor behind all rows.
 
     Raises
     ------
     StorageError
-        This and all below: see `ReadPool.cursor`.
+        Also from all functions below; see `ReadPool.cursor`.
     """
     async with pool.cursor() as cursor:
         frontier, generation, _ = await one(cursor, _SQL["frontier"], {})
@@ -70,11 +70,11 @@ async def now(pool: ReadPool) -> Cursor:
 
 
 async def page(pool: ReadPool, behind: Cursor, *, readings: int = READINGS) -> Page:
-    """What is behind a cursor, in order; no further row when there are so many readings."""
+    """Read the rows behind a cursor, in order, up to the row that reaches this number of readings."""
     async with pool.cursor() as cursor:
         frontier, generation, following = await one(cursor, _SQL["frontier"], {})
         if generation != behind.generation or behind.position.xact >= following:
-            # Of another database, or of a past that did not happen in this one.
+            # The cursor is of another database, or of transactions that a restored one does not have.
             return Page(cursor=Cursor.below(generation, frontier), lost=True, registry=0, rows=(), more=False)
         parameters = {
             **behind.position._asdict(),
@@ -86,21 +86,21 @@ async def page(pool: ReadPool, behind: Cursor, *, readings: int = READINGS) -> P
         }
         found = await (await cursor.execute(_SQL["page"], parameters)).fetchall()
     floor = Position(found[0][0], found[0][1])
-    # A floor that no transaction has come to is of another generation, and will be swept away.
+    # A floor ahead of all transactions is of another generation, and will be removed.
     if floor.xact < following and behind.lost(floor):
         return Page(cursor=Cursor.below(generation, frontier), lost=True, registry=found[0][2], rows=(), more=False)
     rows = []
     for *_, xact, number, kind, size, data in found:
         if xact is not None:
             rows.append(Row(Position(xact, number), kind, outbox.decode(data, size)))
-    # More is told to be there than may be: another look finds that out.
+    # This may be wrong where the last row is exactly at the limit: the next page is empty then.
     more = len(rows) == _ROWS or sum(len(row.told) for row in rows) >= readings
     end = rows[-1].position if more else Position(frontier - 1, LAST)
     return Page(cursor=behind.at(end) if end > behind.position else behind, lost=False, registry=found[0][2], rows=rows, more=more)
 
 
 async def names(pool: ReadPool) -> Names:
-    """Of all series there are."""
+    """Read the names of all series."""
     async with pool.cursor() as cursor:
         version, *packed = await one(cursor, _SQL["names"], {})
     listed = unpack(packed, {"id": "int4", "device": None, "metric": None})
@@ -114,7 +114,7 @@ async def names(pool: ReadPool) -> Names:
 
 
 async def members(pool: ReadPool, wanted: Selection, size: int) -> Bools:
-    """Which series are of a selection, by id, of those below `size`."""
+    """Find the series of a selection: (size,) bool by id, ids from `size` on left out."""
     async with pool.cursor() as cursor:
         row = await one(cursor, _SQL["members"], wanted.parameters())
     ids = unpack(row, {"id": "int4"})["id"]

@@ -1,4 +1,4 @@
-"""Which sensors fell silent."""
+"""Overdue sensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _SENSORS: Final[Mapping[str, Type | None]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overdue:
-    """A sensor in service that should have reported by now: three expected intervals after its newest reading."""
+    """A sensor in service that has not reported for three expected intervals since its newest reading."""
 
     device: str
     metric: str
@@ -40,7 +40,7 @@ class Overdue:
 
 
 def overdue(connection: Connection, *, source: str | None = None, domain: str | None = None, limit: int = 1000) -> list[Overdue]:
-    """Sensors that are overdue, those that are silent longest first; None: of any source or domain."""
+    """List overdue sensors, the longest overdue first; `source` or `domain` None: of any."""
     with translated():
         rows = connection.execute(_SQL["overdue"], {"source": source, "domain": domain, "limit": limit}).fetchall()
     names = ("device", "metric", "source", "expected", "last_at", "good_at", "overdue_since")
@@ -51,7 +51,7 @@ def overdue(connection: Connection, *, source: str | None = None, domain: str | 
 class Sensors:
     """Sensors in service, in order of device and metric; times are us since 1970 UTC."""
 
-    at: datetime  # when this was so
+    at: datetime  # of the snapshot
     device: Sequence[str]
     metric: Sequence[str]
     source: Sequence[str]
@@ -63,7 +63,7 @@ class Sensors:
 
 
 async def page(pool: ReadPool, wanted: Selection, *, stale: bool | None, after: tuple[str, str] | None, limit: int) -> Sensors:
-    """At most `limit` sensors behind the pair (device, metric) `after`.
+    """Read at most `limit` sensors behind the pair (device, metric) `after`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Single readings: the newest of each series, pages of the raw table, and the one nearest to a time."""
+"""Reads of single readings: the newest of each series, pages of the raw table, and the nearest to a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Latest:
     """Newest readings: lists and arrays of one length, in order of device and metric."""
 
     at: datetime  # the database's clock
-    stream_cursor: str  # behind what this has seen, as `storage.reads.cursors.Cursor.of_snapshot` reads it
+    stream_cursor: str  # behind this snapshot, for `storage.reads.cursors.Cursor.of_snapshot`
     device: Sequence[str]
     metric: Sequence[str]
     unit: Sequence[str]
@@ -45,20 +45,20 @@ class Latest:
     time: Int64  # us since 1970 UTC
     value: Float64
     flags: NDArray[np.int16]
-    stale: NDArray[np.int16]  # 1: three expected intervals have passed since
+    stale: NDArray[np.int16]  # 1: overdue, three expected intervals have passed since
 
 
 async def latest(
     pool: ReadPool, wanted: Selection, *, stale: bool | None, after: tuple[str, str] | None, limit: int, places: bool = False
 ) -> Latest:
-    """At most `limit` series, each with its newest reading, behind the pair (device, metric) `after`.
+    """Read at most `limit` series, each with its newest reading, behind the pair (device, metric) `after`.
 
-    `stale` None: whether they are or not. Without `places`, latitude and longitude are empty.
+    `stale` None: overdue or not. Without `places`, latitude and longitude are empty.
 
     Raises
     ------
     StorageError
-        This and all below: see `ReadPool.cursor`.
+        Also from all functions below; see `ReadPool.cursor`.
     """
     parameters = {
         **wanted.parameters(),
@@ -69,7 +69,7 @@ async def latest(
         "limit": limit,
     }
     async with pool.cursor() as cursor:
-        # Planned with its filters: a plan that does for any of them takes 25 ms for a whole answer of 10,000 sensors, not 18.
+        # Planned with its filters: a generic plan takes 25 ms, not 18, for an answer with all of 10,000 sensors.
         row = await one(cursor, _SQL["latest"], parameters, prepare=False)
     return Latest(at=row[0], stream_cursor=row[1], **unpack(row[2:], _LATEST))
 
@@ -86,7 +86,7 @@ async def page(
     after: tuple[datetime, int] | None,
     limit: int,
 ) -> Readings:
-    """At most `limit` readings with start <= time < stop, in order of time and series, behind the pair (time, series) `after`.
+    """Read at most `limit` readings with start <= time < stop, in order of time and series, behind the pair (time, series) `after`.
 
     Parameters
     ----------
@@ -95,14 +95,14 @@ async def page(
     start, stop : datetime
     policy : Policy
     mask : int
-        Only readings with one of these flags; 0: whatever their flags.
+        Only readings with one of these flags; 0: any flags.
     descending : bool
-        From the newest on.
+        The newest first.
     after : tuple, optional
     limit : int
     """
     if after is not None:
-        # By the index, whatever plan the server has: a cursor that is only compared would have the pages before read again.
+        # A bound on time lets any plan use the index: by comparison with the cursor alone, earlier pages would be read again.
         if not descending:
             start = max(start, after[0])
         elif after[0] < stop:
@@ -123,7 +123,7 @@ async def page(
 
 
 async def nearest(pool: ReadPool, ids: Int32, *, at: datetime, start: datetime, stop: datetime, policy: Policy) -> Readings:
-    """Of each series the reading nearest to `at` with start <= time <= stop; of two as near, the earlier."""
+    """Read of each series the reading nearest to `at` with start <= time <= stop; of two at one distance, the earlier."""
     parameters = {"series": ids.tolist(), "at": at, "start": start, "stop": stop, **judging(policy)}
     async with pool.cursor() as cursor:
         return Readings(**unpack(await one(cursor, _SQL["nearest"], parameters), READINGS))

@@ -17,7 +17,7 @@ from citybeat.devices.batch import FOREVER, NEVER, Int32, Int64
 from citybeat.devices.clock import from_us, minute_of, to_us
 from citybeat.devices.ledger import Counts
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.counters import composed
 from citybeat.storage.db.packed_rows import PackedRows, joined
 from citybeat.storage.db.pgcopy import Type, from_server
@@ -61,9 +61,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
 def received(connection: Connection, sources: Sequence[str], *, since: int) -> int:
     """Count received readings of these sources in the ledger, since the minute of a moment, us since 1970 UTC."""
     with translated():
-        row = connection.execute(_SQL["received"], {"sources": list(sources), "minute": _minute(since)}).fetchone()
-    assert row is not None
-    return int(row[0])
+        return int(only(connection, _SQL["received"], {"sources": list(sources), "minute": _minute(since)})[0])
 
 
 def ledger(connection: Connection, sources: Sequence[str], *, since: int) -> dict[str, Counts]:

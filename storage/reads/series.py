@@ -1,6 +1,6 @@
-"""Buckets of many series, from quarter-hours, minutes or raw readings: the same answer from each, beyond rounding.
+"""Buckets of many series, from quarter-hours, minutes or raw readings; the results are the same from each, beyond rounding.
 
-Where a bucket begins and ends is said by the database alone (`bucket_start`, `bucket_end`); docs/rollups.md says how.
+The database alone computes the start and end of a bucket (`bucket_start`, `bucket_end`; docs/rollups.md).
 """
 
 import enum
@@ -25,7 +25,7 @@ from citybeat.storage.rollups import buckets
 from citybeat.storage.rollups.levels import Level
 
 _SQL: Final = sql.load("series")
-#: What a rollup's row holds, beside what it is of.
+#: Columns of a rollup's row, beside its series and time.
 ROLLUP: Final[Mapping[str, Type]] = {
     "n": "int4",
     "n_bad": "int4",
@@ -56,40 +56,40 @@ _UTC: Final = "UTC"
 
 
 class Policy(enum.StrEnum):
-    """Which readings count."""
+    """Selection of readings by their flags."""
 
-    GOOD = "good"  # those that no flag keeps out, as in the rollups
-    ALL = "all"  # whatever their flags
-    ONLY_BAD = "only_bad"  # those that a flag keeps out
+    GOOD = "good"  # those without a bad flag, as in the rollups
+    ALL = "all"
+    ONLY_BAD = "only_bad"  # those with a bad flag
 
 
 def judging(policy: Policy) -> dict[str, Any]:
-    """For statements that choose readings by a policy."""
+    """Parameters of statements that select readings by a policy."""
     return {"policy": policy.value, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 
 
 class TooManyReadingsError(Exception):
-    """More raw readings than may be read for one answer."""
+    """The range has more raw readings than one answer may read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Buckets that begin in [start, stop) by the clocks of a zone."""
+    """A range of buckets that begin in [start, stop), by the clocks of a zone."""
 
     bucket: str  # PostgreSQL interval
-    length: int | None  # us; None: longer than an hour, and by what clocks show
+    length: int | None  # us; None: longer than an hour, and by the zone's clocks
     zone: str
     start: datetime
     stop: datetime
 
     def parameters(self) -> dict[str, Any]:
-        """For statements on buckets."""
+        """Parameters of statements on buckets."""
         return {"bucket": self.bucket, "zone": self.zone, "start": self.start, "stop": self.stop}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Buckets:
-    """Rollup rows in order of series id and time; `devices.batch.Partials` says what the columns mean."""
+    """Rollup rows in order of series id and time, with the columns of `devices.batch.Partials`."""
 
     series: Int32
     time: Int64  # start of the bucket, us since 1970 UTC
@@ -108,7 +108,7 @@ class Buckets:
         return len(self.time)
 
     def take(self, rows: Int64 | Bools) -> Self:
-        """These rows, in this order."""
+        """Select rows, in this order."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
@@ -126,7 +126,7 @@ class Readings:
 
 
 async def horizons(pool: ReadPool) -> dict[Level, int | None]:
-    """Since when there is something of each level, us since 1970 UTC; None: nothing was given up."""
+    """Read the horizon of each level, us since 1970 UTC; None: nothing was dropped."""
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["horizons"])
         return {Level(level): since for level, since in await cursor.fetchall()}
@@ -135,7 +135,7 @@ async def horizons(pool: ReadPool) -> dict[Level, int | None]:
 async def rollups(
     pool: ReadPool, ids: Int32, span: Span, *, level: Level, limit: int, values: Sequence[str] = buckets.VALUES
 ) -> Buckets:
-    """At most `limit` buckets of good readings, those without any reading left out.
+    """Read at most `limit` buckets of good readings; buckets without readings are left out.
 
     Parameters
     ----------
@@ -143,17 +143,17 @@ async def rollups(
     ids : (k,) int32
         Series.
     span : Span
-        For `Level.QUARTERS` the bucket is a multiple of 15 minutes, for `Level.MINUTES` of one.
+        With a bucket that is a multiple of 15 minutes for `Level.QUARTERS`, and of one for `Level.MINUTES`.
     level : Level
         MINUTES or QUARTERS.
     limit : int
     values : sequence of str
-        Those of `buckets.VALUES` that are read; the other columns are NaN.
+        Members of `buckets.VALUES` that are read; the other columns are NaN.
 
     Raises
     ------
     StorageError
-        This and all below: see `ReadPool.cursor`.
+        Also from all functions below; see `ReadPool.cursor`.
     """
     minutes = span.length == MINUTE
     long = span.length is None
@@ -161,7 +161,7 @@ async def rollups(
     statement = buckets.statement(chosen, utc=span.zone == _UTC, long=long, minutes=minutes)
     parameters = {**span.parameters(), "series": ids.tolist(), "limit": limit, "quarters": level is Level.QUARTERS}
     async with pool.cursor() as cursor:
-        # Planned with its parameters: a range of a day and one of ten years want different plans. Minutes are few, and want one.
+        # Planned with its parameters: ranges of a day and of ten years need different plans. One plan serves the few minutes.
         row = await one(cursor, statement, parameters, prepare=None if minutes else False)
         found = unpack(row, buckets.columns(chosen, long=long))
     order = np.lexsort((found["time"], found["series"]))
@@ -175,7 +175,7 @@ async def rollups(
 
 
 async def from_raw(pool: ReadPool, chosen: Selected, span: Span, *, policy: Policy, limit: int) -> Buckets:
-    """As `rollups`, from raw readings: of those that the policy takes. `n_bad` counts the bad ones, whatever the policy.
+    """As `rollups`, from the raw readings that the policy selects. `n_bad` counts the bad ones under any policy.
 
     Parameters
     ----------
@@ -184,12 +184,12 @@ async def from_raw(pool: ReadPool, chosen: Selected, span: Span, *, policy: Poli
     span : Span
     policy : Policy
     limit : int
-        Readings that may be read.
+        Maximum number of raw readings.
 
     Raises
     ------
     TooManyReadingsError
-        There are more.
+        The range has more.
     """
     parameters = {**span.parameters(), "series": chosen.id.tolist(), "limit": limit + 1}
     counters = chosen.id[np.array([kind is Kind.COUNTER for kind in chosen.kind], np.bool_)]
@@ -245,14 +245,14 @@ def _merged(found: Mapping[str, Any], chosen: Selected, before: Mapping[str, Any
 
 
 async def readings(pool: ReadPool, ids: Int32, *, start: datetime, stop: datetime, policy: Policy, limit: int) -> Readings:
-    """At most `limit` readings with start <= time < stop, in order of series id and time."""
+    """Read at most `limit` readings with start <= time < stop, in order of series id and time."""
     parameters = {"series": ids.tolist(), "start": start, "stop": stop, "limit": limit, **judging(policy)}
     async with pool.cursor() as cursor:
         return Readings(**unpack(await one(cursor, _SQL["readings"], parameters), READINGS))
 
 
 async def grid(pool: ReadPool, span: Span, *, step: str, limit: int) -> tuple[Int64, Int64]:
-    """Starts and ends of at most `limit` buckets, us since 1970 UTC.
+    """Read the starts and ends of at most `limit` buckets, us since 1970 UTC.
 
     Parameters
     ----------

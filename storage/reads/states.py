@@ -1,7 +1,7 @@
-"""States of sensors: what is wrong now.
+"""States of sensors: detecting changes, and reading the current states.
 
-Whoever watches compares what `latest` says with the states that were noticed before, and writes and tells what changed, in one
-transaction: a page of states and the stream behind it have no gap between them.
+`watch` compares the states that follow from `latest` with the stored ones, and writes the changes to the table and to the outbox in
+one transaction: a page of states and the stream behind it have no gap between them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from citybeat.devices.flags import BAD, Flag
 from citybeat.devices.states import STATES
 from citybeat.storage.batches import outbox
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
 from citybeat.storage.registry.selection import Selection
 
 _SQL: Final = sql.load("states")
-#: Key of the advisory lock on watching; any fixed number of ours.
+#: Key of the advisory lock on watching; an arbitrary constant.
 _WATCHER: Final = 0x73746174
 _CHANGED: Final[Mapping[str, Type | None]] = {"series": "int4", "time": "timestamptz", "value": "float8", "code": "int2"}
 _STATES: Final[Mapping[str, Type | None]] = {
@@ -40,18 +40,18 @@ class States:
     """Lists and arrays of one length, in order of device and metric."""
 
     at: datetime  # the database's clock
-    stream_cursor: str  # behind what this has seen, as `storage.reads.cursors.Cursor.of_snapshot` reads it
+    stream_cursor: str  # behind this snapshot, for `storage.reads.cursors.Cursor.of_snapshot`
     device: Sequence[str]
     metric: Sequence[str]
     state: Sequence[str]
     since: Int64  # us since 1970 UTC
-    value: Float64  # newest; NaN: there is none
+    value: Float64  # newest; NaN: none
     latitude: Sequence[float | None]  # of the device, degrees north, WGS 84
     longitude: Sequence[float | None]
 
 
 def watch(connection: Connection) -> int:
-    """Write the states that changed, and tell streams; the number of them. 0 as well if another process is at it.
+    """Write changed states to the table and the outbox. Returns their number; 0 also while another process does it.
 
     Parameters
     ----------
@@ -63,9 +63,7 @@ def watch(connection: Connection) -> int:
     TransientError, DatabaseUnavailableError, StorageError
     """
     with translated(), connection.transaction():
-        row = connection.execute(_SQL["lock_watcher"], {"key": _WATCHER}).fetchone()
-        assert row is not None
-        if not row[0]:
+        if not only(connection, _SQL["lock_watcher"], {"key": _WATCHER})[0]:
             return 0
         outbox.lock_writer(connection)
         parameters = {
@@ -75,21 +73,19 @@ def watch(connection: Connection) -> int:
             "manual_good": int(Flag.MANUAL_GOOD),
         }
         cursor = connection.cursor(binary=True)
-        row = cursor.execute(_SQL["change_states"], parameters).fetchone()
-        assert row is not None
-        changed = unpack(row, _CHANGED)
+        changed = unpack(only(cursor, _SQL["change_states"], parameters), _CHANGED)
         changed["code"] -= 1  # PostgreSQL counts from 1
-        told = outbox.OutboxRows(**changed)
-        outbox.append(cursor, outbox.STATES_CHANGED, told)
-    return len(told)
+        rows = outbox.OutboxRows(**changed)
+        outbox.append(cursor, outbox.STATES_CHANGED, rows)
+    return len(rows)
 
 
 async def current(
     pool: ReadPool, wanted: Selection, *, states: Sequence[str] | None, after: tuple[str, str] | None, limit: int
 ) -> States:
-    """At most `limit` sensors, with the states that were noticed last, behind the pair (device, metric) `after`.
+    """Read at most `limit` sensors with their current states, behind the pair (device, metric) `after`.
 
-    `states` None: whatever they are.
+    `states` None: any.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Changes of the registry, one device at a time, each as somebody's; and the history of all of them.
+"""Changes of the registry, one device at a time and each by a named actor, and their history.
 
-Law: changes come one after the other (`registry.lock_registry`), and whoever changes a device holds its row, so that what is
-compared with an ETag is what is changed. The history is written by triggers (migration 0013), whoever makes a change and however.
+Invariant: changes come one after the other (`registry.lock_registry`), and a change of a device locks its row, so that the version
+that is compared with an ETag is the one that is changed. Triggers write the history of every change (migration 0013).
 """
 
 import json
@@ -18,49 +18,48 @@ from citybeat.devices.catalogue import Domain
 from citybeat.devices.device import DEVICE_FIELDS, SENSOR_NUMBERS, Calibration, Device, Sensor
 from citybeat.devices.errors import CitybeatError
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.pool import AsyncCursor, ReadPool
 from citybeat.storage.registry import records
 from citybeat.storage.registry.selection import Restriction, Selection, seen_sources
 
 _SQL: Final = sql.load("registration")
-#: Up to it a float holds every integer.
+#: Floats up to this one hold every integer.
 _EXACT: Final = 2.0**53
 #: Columns of a device in `described`, before those of its sensor.
 _ABOUT: Final = len(("id", "source", "domain", *DEVICE_FIELDS))
 
 
 class NoSuchDeviceError(CitybeatError):
-    """There is no device, or sensor, of that name."""
+    """The device or sensor does not exist."""
 
 
 class ExistsError(CitybeatError):
-    """There is one already."""
+    """The device exists already."""
 
 
 class ChangedError(CitybeatError):
-    """The device is no longer as whoever changes it believes."""
+    """The device has changed since the client read it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """A device that a transaction holds."""
+    """A device whose row a transaction has locked."""
 
     device: Device  # without its sensors
     retired: bool
-    etag: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """An entry of the history."""
 
-    number: int  # 1, 2, 3, … of each device: a number of all changes would tell how much is changed elsewhere
+    number: int  # 1, 2, 3, … for each device: a number for all changes would reveal how much changes elsewhere
     at: datetime
     actor: str
     subject: str  # device, sensor, calibration, declaration
     action: str  # created, changed, retired, restored, deleted
-    metric: str | None  # of the sensor that it is about
+    metric: str | None  # of the changed sensor
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
 
@@ -76,7 +75,7 @@ class Calibrated:
     by: str
     reason: str
     created_at: datetime
-    in_force: bool  # for a reading that is made now
+    in_force: bool  # applies to a reading that is made now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,25 +85,25 @@ class SourceEntry:
     name: str
     conflict_policy: str
     created_at: datetime
-    status: str | None  # what it last said of itself
+    status: str | None  # the last one that it reported
     status_at: datetime | None
-    devices: int  # retired ones too
+    devices: int  # retired ones included
 
 
 def act_as(connection: Connection, actor: str) -> None:
-    """What this connection changes from now on is by this actor."""
+    """Record this actor for all further changes by this connection."""
     with translated():
         connection.execute(_SQL["act_always"], {"actor": actor})
 
 
 @contextmanager
 def acting(connection: Connection, actor: str, *, keep: bool = True) -> Iterator[None]:
-    """A transaction whose changes are by this actor; with `keep` false it is undone at its end.
+    """Open a transaction whose changes are recorded as this actor's; unless `keep`, it is rolled back at its end.
 
     Raises
     ------
     StorageError
-        Its leaves.
+        Any subclass.
     """
     with translated(), connection.transaction():
         records.lock_registry(connection)
@@ -115,12 +114,12 @@ def acting(connection: Connection, actor: str, *, keep: bool = True) -> Iterator
 
 
 def create(connection: Connection, device: Device, actor: str) -> None:
-    """Register a device that is not there yet.
+    """Register a new device.
 
     Raises
     ------
     ExistsError
-        It is, in service or not.
+        The device exists, in service or not.
     DeviceError
         See `registry.register`.
     """
@@ -141,7 +140,7 @@ def update(
     retired: bool | None = None,
     expected: Sequence[str] | None = None,
 ) -> None:
-    """Give a device another description.
+    """Change the description of a device.
 
     Parameters
     ----------
@@ -150,19 +149,18 @@ def update(
     device : str
         Its id.
     actor : str
-        Who does it.
     change : callable
-        Gets the device as it is, without its sensors, and gives it as it is to be.
+        Takes the device without its sensors, and returns its new description.
     retired : bool, optional
-        Out of service, or in service; as it is, unless given.
+        Take it out of service, or back; default unchanged.
     expected : sequence of str, optional
-        ETags of which the device must have one.
+        ETags, of which the device must have one.
 
     Raises
     ------
     NoSuchDeviceError, ChangedError
     DeviceError
-        The new description is none.
+        The new description is invalid.
     """
     with acting(connection, actor):
         held = _hold(connection, device, expected)
@@ -182,7 +180,7 @@ def update(
 
 
 def put_sensor(connection: Connection, device: str, sensor: Sensor, actor: str, *, expected: Sequence[str] | None = None) -> bool:
-    """Register a sensor of a device, or replace what is registered of it. True: there was none.
+    """Register a sensor of a device, or replace its registration. Returns whether it is new.
 
     Raises
     ------
@@ -192,13 +190,13 @@ def put_sensor(connection: Connection, device: str, sensor: Sensor, actor: str, 
     """
     with acting(connection, actor):
         _hold(connection, device, expected)
-        new = _sensor(connection, device, sensor.metric) is None
+        new = not _has_sensor(connection, device, sensor.metric)
         records.put_sensor(connection, device, sensor)
     return new
 
 
 def retire_sensor(connection: Connection, device: str, metric: str, actor: str, *, expected: Sequence[str] | None = None) -> None:
-    """Take a sensor out of service; its history stays. Nothing happens to one that is.
+    """Take a sensor out of service, unless it is already; its history stays.
 
     Raises
     ------
@@ -213,7 +211,7 @@ def retire_sensor(connection: Connection, device: str, metric: str, actor: str, 
 def calibrate(
     connection: Connection, device: str, metric: str, calibration: Calibration, actor: str, *, expected: Sequence[str] | None = None
 ) -> None:
-    """Add a calibration to those that a sensor has.
+    """Add a calibration to those of a sensor.
 
     Raises
     ------
@@ -227,25 +225,25 @@ def calibrate(
 
 
 def marks(connection: Connection, devices: Sequence[str]) -> dict[str, int]:
-    """How often each of these devices was changed, of those that there are."""
+    """Count the changes of each of these devices that exists."""
     with translated():
         return dict(connection.execute(_SQL["marks"], {"devices": list(devices)}).fetchall())
 
 
 def etag(count: int) -> str:
-    """What stands in the header, quotes included."""
+    """Format a number of changes as an ETag, quotes included."""
     return f'"{count}"'
 
 
 async def etag_of(cursor: AsyncCursor, device: str) -> str:
-    """Of a device as the cursor sees it."""
+    """Read the ETag of a device in the cursor's snapshot."""
     row = await (await cursor.execute(_SQL["tag"], {"device": device})).fetchone()
     assert row is not None
     return etag(row[0])
 
 
 async def history(pool: ReadPool, device: str, *, before: int | None, limit: int) -> list[Change]:
-    """At most `limit` changes of a device, its sensors, calibrations and declarations; the newest first, below number `before`."""
+    """Read at most `limit` changes of a device and its sensors, the newest first, with numbers below `before`."""
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["history"], {"device": device, "before": before, "limit": limit})
         return [
@@ -255,7 +253,7 @@ async def history(pool: ReadPool, device: str, *, before: int | None, limit: int
 
 
 def _said(text: str | None) -> dict[str, Any] | None:
-    """An object of the history. The database writes 1e300 as a digit and 300 zeros: a number, but no integer of anybody's."""
+    """Decode an object of the history. The database writes 1e300 as a digit and 300 zeros, which was no integer."""
     said: dict[str, Any] | None = None if text is None else json.loads(text, parse_int=lambda digits: _whole(float(digits)))
     return said
 
@@ -265,7 +263,7 @@ def _whole(number: float) -> int | float:
 
 
 async def calibrations(cursor: AsyncCursor, device: str) -> list[Calibrated]:
-    """All of a device's sensors, in the order in which they hold."""
+    """Read the calibrations of all sensors of a device, in the order in which they apply."""
     await cursor.execute(_SQL["calibrations"], {"device": device})
     return [Calibrated(**dict(zip(Calibrated.__dataclass_fields__, row, strict=True))) for row in await cursor.fetchall()]
 
@@ -273,7 +271,7 @@ async def calibrations(cursor: AsyncCursor, device: str) -> list[Calibrated]:
 async def sources(
     pool: ReadPool, wanted: Sequence[str] | None, within: Restriction | None, *, after: str | None, limit: int
 ) -> list[SourceEntry]:
-    """At most `limit` sources that whoever is restricted so may see, in order of name, behind `after`."""
+    """List at most `limit` sources that the restriction allows, in order of name, behind `after`."""
     async with pool.cursor() as cursor:
         names = await seen_sources(cursor, wanted, within)
         await cursor.execute(_SQL["sources"], {"sources": names, "after": after, "limit": limit})
@@ -281,9 +279,9 @@ async def sources(
 
 
 async def described(pool: ReadPool, wanted: Selection, *, source: str | None, limit: int) -> tuple[list[Device], bool]:
-    """Devices as a registration describes them, in order of id, of at most `limit` sensors; and whether there are more.
+    """Read devices as a registration describes them, in order of id, with at most `limit` sensors; and whether there are more.
 
-    Their calibrations are not among it: they have a history of their own.
+    Calibrations are not included: they have a history of their own.
     """
     async with pool.cursor() as cursor:
         await cursor.execute(_SQL["described"], {**wanted.parameters(), "source": source, "limit": limit + 1})
@@ -302,24 +300,22 @@ def _hold(connection: Connection, device: str, expected: Sequence[str] | None) -
     row = connection.execute(_SQL["hold"], {"device": device}).fetchone()
     if row is None:
         raise NoSuchDeviceError(f"there is no device {device!r}")
-    tag = connection.execute(_SQL["tag"], {"device": device}).fetchone()
-    assert tag is not None
-    current = etag(tag[0])
+    (count,) = only(connection, _SQL["tag"], {"device": device})
+    current = etag(count)
     if expected is not None and current not in expected and "*" not in expected:
-        raise ChangedError(f"device {device!r} was changed meanwhile: its ETag is {current}. Look at it, and try again with that")
+        raise ChangedError(f"device {device!r} was changed meanwhile: its ETag is {current}. Read it, and try again with that ETag")
     source, domain, retired_at, *described = row
-    return Held(device=_device(device, source, domain, *described), retired=retired_at is not None, etag=current)
+    return Held(device=_device(device, source, domain, *described), retired=retired_at is not None)
 
 
 def _device(id_: str, source: str, domain: str, *described: Any, sensors: tuple[Sensor, ...] = ()) -> Device:
     return Device(id=id_, source=source, domain=Domain(domain), sensors=sensors, **dict(zip(DEVICE_FIELDS, described, strict=True)))
 
 
-def _sensor(connection: Connection, device: str, metric: str) -> bool | None:
-    row = connection.execute(_SQL["has_sensor"], {"device": device, "metric": metric}).fetchone()
-    return None if row is None else bool(row[0])
+def _has_sensor(connection: Connection, device: str, metric: str) -> bool:
+    return connection.execute(_SQL["has_sensor"], {"device": device, "metric": metric}).fetchone() is not None
 
 
 def _need_sensor(connection: Connection, device: str, metric: str) -> None:
-    if _sensor(connection, device, metric) is None:
+    if not _has_sensor(connection, device, metric):
         raise NoSuchDeviceError(f"device {device!r} has no sensor {metric!r}")

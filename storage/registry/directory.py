@@ -1,4 +1,4 @@
-"""Devices as the API lists them. What ingest knows of them is in `storage/registry/records.py`, as one snapshot."""
+"""Devices as the API lists them. Ingest has them as one snapshot (`storage/registry/records.py`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class DeviceEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Newest:
-    """A series' newest reading."""
+    """The newest reading of a series."""
 
     time: datetime
     value: float  # unit of the metric
@@ -39,7 +39,7 @@ class Newest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SensorEntry:
-    """One sensor of a device, with the bounds that its readings are judged by. Infinite: open."""
+    """One sensor of a device, with the bounds by which its readings are judged; infinite ones are open."""
 
     metric: str
     domain: str
@@ -52,14 +52,14 @@ class SensorEntry:
     rating: float | None
     interval: float  # s between readings
     sentinels: Sequence[float]  # every code for "missing", default ones included
-    registered: Sensor  # what its registration overrides
-    retired_at: datetime | None  # out of service though its device may go on
+    registered: Sensor  # with the values that its registration overrides
+    retired_at: datetime | None  # of the sensor; its device may be in service
     newest: Newest | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceDetail:
-    """A device with all that is registered of it."""
+    """A device with its whole registration."""
 
     entry: DeviceEntry
     sensors: Sequence[SensorEntry]  # in order of metric
@@ -68,7 +68,7 @@ class DeviceDetail:
 
 
 async def devices(pool: ReadPool, wanted: Selection, *, source: str | None, after: str | None, limit: int) -> list[DeviceEntry]:
-    """At most `limit` devices, in order of id, with ids behind `after`; `source` None: of any.
+    """List at most `limit` devices, in order of id, with ids behind `after`; `source` None: of any source.
 
     Raises
     ------
@@ -82,15 +82,15 @@ async def devices(pool: ReadPool, wanted: Selection, *, source: str | None, afte
 
 
 async def device(pool: ReadPool, wanted: Selection, catalogue: Catalogue) -> DeviceDetail | None:
-    """The one device of a selection; None: there is none.
+    """Look up the one device of a selection; None if it does not exist.
 
     Parameters
     ----------
     pool : ReadPool
     wanted : Selection
-        Of one device id.
+        With one device id.
     catalogue : Catalogue
-        Where the bounds come from that the registration does not override. A metric that it lacks has no bounds.
+        Source of the bounds that the registration does not override. A metric that it lacks has no bounds.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _device(row: Sequence[Any]) -> DeviceEntry:
 
 
 def _sensors(rows: Sequence[Sequence[Any]], catalogue: Catalogue) -> list[SensorEntry]:
-    # The same code that ingest judges by, so that what is shown is what is applied. Ids only number the rows here.
+    # Ingest judges by the same code, so the API shows the bounds that are applied. Ids only number the rows here.
     metrics = [catalogue.get(row[0]) or Metric(name=row[0], domain=Domain(row[1]), unit=row[2], kind=Kind(row[3])) for row in rows]
     sensors = [
         Sensor(metric=row[0], sentinels=tuple(row[4]), unit=row[5], **dict(zip(SENSOR_NUMBERS, row[6:15], strict=True)))

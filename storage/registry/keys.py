@@ -1,7 +1,7 @@
-"""Keys of the API: made, listed and revoked by commands, looked up by the API.
+"""Keys of the API: commands create, list and revoke them, and the API looks them up.
 
-A key reads `cb_<id>_<secret>`: a name to find it by, and 256 random bits. The database has the SHA-256 of the secret, which cannot
-be guessed back from so many bits, so that a slow hash would add nothing but time to every request.
+A key has the form `cb_<id>_<secret>`: an id to find it by, and 256 random bits. The database has the SHA-256 of the secret. So many
+bits cannot be guessed from their hash, so a slow hash would only add time to every request.
 """
 
 import enum
@@ -23,24 +23,24 @@ from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry.selection import Restriction
 
 _SQL: Final = sql.load("keys")
-#: Letters of an id: no capitals, so that it is said and typed easily; 52 random bits, so that two keys never share one.
+#: Letters of an id: no capitals, so that it is easy to say and to type; 52 random bits, so that two keys never share one.
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _ID_LENGTH: Final = 10
-#: Random bytes of a secret.
+#: Number of random bytes in a secret.
 _SECRET_BYTES: Final = 32
 _FORM: Final = re.compile(r"cb_([a-z0-9]{10})_([A-Za-z0-9_-]{43})")
 
 
 class Scope(enum.StrEnum):
-    """What a key may do."""
+    """Permissions of a key."""
 
-    READ = "read"  # ask for devices, readings and accounts
-    WRITE = "write"  # hand in readings
-    ADMIN = "admin"  # both, and change the registry, replay quarantine
+    READ = "read"  # read devices, readings and the ledger
+    WRITE = "write"  # post readings
+    ADMIN = "admin"  # both, and change the registry, retry quarantine
 
 
 class ApiKeyError(CitybeatError):
-    """A key that cannot be made, or is not there."""
+    """A key cannot be created, or does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +48,16 @@ class Key:
     """A key without its secret."""
 
     id: str
-    name: str  # for people: who uses it
+    name: str  # of its user, for people
     scopes: frozenset[Scope]
-    within: Restriction | None  # None: sees everything
+    within: Restriction | None  # None: unrestricted
     created_at: datetime
     created_by: str
     expires_at: datetime | None  # None: never
     revoked_at: datetime | None
 
     def ended(self, now: datetime) -> str | None:
-        """Why it does not hold any more; None: it does."""
+        """Why the key is no longer valid; None if it is."""
         if self.revoked_at is not None:
             return f"key {self.id} was revoked"
         if self.expires_at is not None and self.expires_at <= now:
@@ -67,14 +67,14 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
-    """What a client shows, taken apart."""
+    """A client's token, parsed."""
 
     id: str
     sha256: bytes  # of its secret
 
     @classmethod
     def parse(cls, text: str) -> "Token | None":
-        """None: this is no key of ours, whatever else it may be.
+        """Parse a token; None if it does not have the form of a key.
 
         Examples
         --------
@@ -94,31 +94,31 @@ def create(
     within: Restriction | None = None,
     expires_at: datetime | None = None,
 ) -> str:
-    """Make a key.
+    """Create a key.
 
     Parameters
     ----------
     connection : Connection
     name : str
-        Who uses it.
+        Its user.
     scopes : sequence of Scope
         At least one.
     by : str
-        Who makes it.
+        Its creator.
     within : Restriction, optional
-        What it sees; everything, unless given.
+        Limits what it may see; default everything.
     expires_at : datetime, optional
-        Aware; never, unless given.
+        Aware; default never.
 
     Returns
     -------
     str
-        The key with its secret, which is kept nowhere else.
+        The key with its secret, which is stored nowhere else.
 
     Raises
     ------
     ApiKeyError
-        A restricted key with the scope `admin`: registry and replay reach across all districts.
+        A restricted key has the scope `admin`: the registry and the quarantine concern all districts.
     """
     if not scopes:
         raise ApiKeyError("a key needs a scope: read, write or admin")
@@ -145,19 +145,19 @@ def create(
 
 
 def listed(connection: Connection) -> list[Key]:
-    """All keys, those that are revoked or expired too; the oldest first."""
+    """List all keys, revoked and expired ones too, the oldest first."""
     with translated():
         return [_key(row) for row in connection.execute(_SQL["list"])]
 
 
 def revoke(connection: Connection, number: str) -> bool:
-    """End a key, for good. False: there is none of this id, or it is revoked already."""
+    """Revoke a key for good. Returns False if it does not exist or is revoked already."""
     with translated():
         return connection.execute(_SQL["revoke"], {"id": number}).rowcount == 1
 
 
 def holds(connection: Connection, text: str) -> bool:
-    """Whether this is a key of this database that is neither revoked nor expired."""
+    """Whether a text is a key of this database that is neither revoked nor expired."""
     token = Token.parse(text)
     if token is None:
         return False
@@ -168,7 +168,7 @@ def holds(connection: Connection, text: str) -> bool:
 
 
 async def find(pool: ReadPool, token: Token) -> Key | None:
-    """The key that a client shows; None: there is none of this id, or its secret is another one.
+    """Look up a client's key; None if the id does not exist or the secret does not match.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The registry of metrics, sources, devices and series: written here, read by ingest as one snapshot."""
+"""Registration of metrics, sources, devices and series, and the snapshot of them that ingest reads."""
 
 import dataclasses
 import math
@@ -18,25 +18,25 @@ from citybeat.devices.registry import snapshot
 from citybeat.devices.registry.snapshot import Corrected, Registry, SeriesRow
 from citybeat.devices.units import UnitError, conversion
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.db.connection import Connection, StorageError, only, translated
 from citybeat.storage.db.source_locks import horizon, lock
 
 _SQL: Final = sql.load("registry")
-#: The source under which messages are accounted whose topic names none.
+#: Source in the ledger of messages whose topic names none.
 NO_SOURCE: Final = "?"
-#: Key of the advisory lock on changes: any fixed number of ours.
+#: Key of the advisory lock on changes; an arbitrary constant.
 _LOCK: Final = 0x72656769
-#: Series that are fetched at once for a snapshot.
+#: Number of series that a snapshot fetches at a time.
 _PIECE: Final = 2_000
 
 
 def sync_catalogue(connection: Connection, catalogue: Catalogue) -> None:
-    """Write the catalogue to `metrics`, where it differs.
+    """Write the metrics of the catalogue that differ from the table `metrics`.
 
     Raises
     ------
     StorageError
-        A metric that has series would change its kind: its rollups would mean something else from one row to the next.
+        A metric that has series would change its kind: the rows of its rollups would no longer mean the same.
     """
     definitions = {name: _definition(metric) for name, metric in catalogue.items()}
     with translated(), connection.transaction():
@@ -57,9 +57,9 @@ def sync_catalogue(connection: Connection, catalogue: Catalogue) -> None:
 
 
 def register(connection: Connection, devices: Sequence[Device]) -> None:
-    """Register devices with their sensors, all or none; what is registered already is replaced where it differs.
+    """Register devices with their sensors, all or none; existing descriptions are replaced where they differ.
 
-    A sensor that the new description lacks stays: it may have history. So do calibrations: another one is added to them.
+    A sensor that the new description lacks stays, since it may have history. Calibrations stay too; a new one is added.
 
     Parameters
     ----------
@@ -70,13 +70,13 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
     Raises
     ------
     DeviceError
-        A device stands twice, a sensor measures something that is not in the catalogue, or it sends a unit that cannot become its
-        metric's; the message names it.
+        A device is listed twice, a sensor's metric is not in the catalogue, or its unit cannot be converted to the metric's unit;
+        the message names it.
     """
     with translated(), connection.transaction():
         lock_registry(connection)
         if len({device.id for device in devices}) < len(devices):
-            raise DeviceError("a device stands twice in one registration")
+            raise DeviceError("a device is listed twice in one registration")
         pairs = [(device.id, sensor) for device in devices for sensor in device.sensors]
         _check_sensors(connection, pairs)
         ensure_sources(connection, sorted({device.source for device in devices}))
@@ -88,27 +88,27 @@ def register(connection: Connection, devices: Sequence[Device]) -> None:
 
 
 def lock_registry(connection: Connection) -> None:
-    """Be the only one who changes the registry, to the end of the transaction under way.
+    """Exclude other changes of the registry, to the end of the current transaction.
 
-    Everybody's change touches the registry's version beside rows of his own: two that touch them in different orders would wait for
-    each other. So one waits before it holds anything.
+    Every change updates the registry's version beside its own rows: two changes that lock them in different orders would deadlock.
+    So each waits here before it locks anything.
     """
     connection.execute(_SQL["lock_registry"], {"key": _LOCK})
 
 
 def hold_sources(connection: Connection, changes: Sequence[tuple[str, str | None, bool]]) -> None:
-    """Take the locks of sources of which no batch may be half way through a change, to the end of the transaction under way.
+    """Take the locks of sources whose batches must not overlap with a change, to the end of the current transaction.
 
-    A series is guarded by the lock of its device's source. While a device moves, a batch of the old source could be writing what
-    one of the new source writes too; each would have found the registry as it was when it got its own lock.
+    The lock of a device's source guards its series. While a device moves, a batch of the old source and one of the new source could
+    write the same series; each would have read the registry as it was when it got its own lock.
 
     Parameters
     ----------
     connection : Connection
         In a transaction that has the registry's lock.
     changes : sequence of tuple
-        Of devices, as far as they are registered: id; the source that it will have, None: the one that it has; and whether it gets
-        a calibration without a time, which hangs on whether anything is stored.
+        For each device, registered or not: its id; its future source, None: unchanged; and whether it gets a calibration without a
+        time, which depends on whether it has readings.
     """
     rows = [{"device": device, "source": source, "undated": undated} for device, source, undated in changes]
     for (source,) in connection.execute(_SQL["sources_to_hold"], {"rows": Jsonb(rows)}).fetchall():
@@ -116,7 +116,7 @@ def hold_sources(connection: Connection, changes: Sequence[tuple[str, str | None
 
 
 def put_sensor(connection: Connection, device: str, sensor: Sensor) -> None:
-    """Register a sensor of a device that there is, or replace what is registered of it; one that is retired comes back.
+    """Register a sensor of a registered device, or replace its registration; a retired one returns to service.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def put_sensor(connection: Connection, device: str, sensor: Sensor) -> None:
 
 
 def add_calibrations(connection: Connection, calibrations: Sequence[tuple[str, str, Calibration]]) -> None:
-    """Add to the calibrations of sensors (device, metric) what says something new."""
+    """Add calibrations of sensors (device, metric) where they differ from the existing ones."""
     rows = [
         {
             **_columns(calibration, "scale", "offset", "by", "reason"),
@@ -146,31 +146,31 @@ def add_calibrations(connection: Connection, calibrations: Sequence[tuple[str, s
 
 
 def retire(connection: Connection, device: str) -> bool:
-    """Take a device out of service; its history stays. False: there is no such device in service."""
+    """Take a device out of service; its history stays. Returns False if no such device is in service."""
     with translated():
         return connection.execute(_SQL["retire_device"], {"id": device}).rowcount == 1
 
 
 def set_conflict_policy(connection: Connection, source: str, policy: ConflictPolicy) -> None:
-    """Say what happens to conflicts of a source from now on.
+    """Set the policy for conflicts of a source from now on.
 
     Raises
     ------
     DeviceError
-        There is no such source.
+        The source does not exist.
     """
     with translated():
         if connection.execute(_SQL["set_conflict_policy"], {"source": source, "policy": policy}).rowcount == 0:
-            raise DeviceError(f"no source {source!r}; one is made when a device is registered to it")
+            raise DeviceError(f"no source {source!r}; a source is created when a device is registered to it")
 
 
 def ensure_sources(connection: Connection, names: Sequence[str]) -> dict[str, int]:
-    """Ids of these sources; those that are new are added.
+    """Look up the ids of these sources, and add those that are new.
 
     Raises
     ------
     DeviceError
-        A name that no source can have.
+        A name is invalid.
     """
     wanted = [name if name == NO_SOURCE else check_source(name) for name in names]
     with translated():
@@ -182,35 +182,33 @@ def ensure_sources(connection: Connection, names: Sequence[str]) -> dict[str, in
 
 
 def version(connection: Connection) -> int:
-    """The number that grows with every change of the registry."""
+    """Read the version, a number that grows with every change of the registry."""
     with translated():
-        row = connection.execute(_SQL["version"]).fetchone()
-    assert row is not None
-    return int(row[0])
+        return int(only(connection, _SQL["version"])[0])
 
 
 def listen(connection: Connection) -> None:
-    """Ask to be told of changes; `notified` says whether there were any."""
+    """Subscribe to notifications of changes, for `notified`."""
     with translated():
         connection.execute(_SQL["listen"])
 
 
 def notified(connection: Connection) -> bool:
-    """Whether the registry changed since the last call, as far as the server has told; does not wait."""
+    """Whether notifications of changes have come since the last call; does not wait."""
     with translated():
         return any(True for _ in connection.notifies(timeout=0))
 
 
 def load(connection: Connection, catalogue: Catalogue) -> Registry:
-    """A snapshot of the registry, consistent in itself.
+    """Read a consistent snapshot of the registry.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     catalogue : Catalogue
-        Where the bounds come from that no registration overrides. A series whose metric it lacks is left out, and so its readings
-        are quarantined: that happens when a city's own metrics file is not given to every process.
+        Source of the bounds that no registration overrides. A series whose metric it lacks is left out, so its readings are
+        quarantined: that happens if a process was not given the city's own metrics file.
     """
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -227,7 +225,7 @@ def load(connection: Connection, catalogue: Catalogue) -> Registry:
         for number, start, end, verdict in connection.execute(_SQL["all_declarations"]):
             declarations.setdefault(number, []).append((start, end, int(Verdict(verdict).flags)))
         rows: list[SeriesRow] = []
-        # A piece at a time, and one object for what is equal: 60,000 series take 50 MB less so.
+        # Piece by piece, and one object for equal sensors: that saves 50 MB with 60,000 series.
         sensors: dict[tuple[Any, ...], Sensor] = {}
         with connection.cursor("all_series") as cursor:
             cursor.itersize = _PIECE
@@ -281,7 +279,7 @@ def _put_sensors(connection: Connection, pairs: Sequence[tuple[str, Sensor]]) ->
 
 
 def _check(device: str, sensor: Sensor, units: Mapping[str, str]) -> None:
-    """Refuse a sensor that no reading could be stored of."""
+    """Refuse a sensor whose readings could not be stored."""
     if sensor.metric not in units:
         raise DeviceError(f"device {device!r}: no metric {sensor.metric!r} in the catalogue; CITYBEAT_CATALOGUE can add it")
     try:
@@ -299,7 +297,7 @@ def _columns(thing: Any, *names: str) -> dict[str, Any]:
 
 
 def _definition(metric: Metric) -> Mapping[str, Any]:
-    """The catalogue's row as JSON holds it; an open bound is left out."""
+    """Encode a metric as JSON; an open bound is left out."""
     row = {key: value for key, value in dataclasses.asdict(metric).items() if not (isinstance(value, float) and math.isinf(value))}
     plain: dict[str, Any] = orjson.loads(orjson.dumps(row))
     return plain

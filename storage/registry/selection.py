@@ -1,7 +1,7 @@
-"""Whom a question is about: the one way from a client's filters, and from what it may see, to devices and series.
+"""Turns a client's filters, narrowed by its key's restriction, into devices and series. Every read goes through here.
 
-Law: whoever reads data for somebody takes a `Selection`. It becomes parameters of the functions `selected_devices` and
-`selected_series` of migration 0011, never text of a query. A restriction of an API key is `within`: it can only take away.
+Invariant: a read for a client takes a `Selection`. It becomes parameters of the functions `selected_devices` and `selected_series`
+of migration 0011, never text of a query. A key's restriction is applied by `within`, which can only narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _SELECTED: Final[Mapping[str, Type | None]] = {
 
 
 class Box(NamedTuple):
-    """Degrees, WGS 84, borders included. West of more than east: across the 180th meridian."""
+    """Degrees, WGS 84, borders included. A box whose west is greater than its east crosses the 180th meridian."""
 
     west: float
     south: float
@@ -39,7 +39,7 @@ class Box(NamedTuple):
 
 
 class Circle(NamedTuple):
-    """Around a place, border included."""
+    """A circle around a place, border included."""
 
     latitude: float  # degrees north, WGS 84
     longitude: float  # degrees east, WGS 84
@@ -48,14 +48,14 @@ class Circle(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restriction:
-    """What somebody may see: devices of these domains, in these districts, with all these tags. None: of any."""
+    """Limits what a key may see: devices of these domains, in these districts, with all these tags. None: of any."""
 
     domains: Sequence[str] | None = None
     districts: Sequence[str] | None = None
-    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: whatever the value
+    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: any value
 
     def parameters(self) -> dict[str, Any]:
-        """For statements that call `visible_sources`."""
+        """Parameters of statements that call `visible_sources`."""
         return {
             "domains": _listed(self.domains),
             "districts": _listed(self.districts),
@@ -65,19 +65,19 @@ class Restriction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Devices and their sensors. None, or an empty `tags`: any. All that is given must hold."""
+    """Conditions on devices and their sensors, all of which must hold. None, or an empty `tags`: any."""
 
     devices: Sequence[str] | None = None
     metrics: Sequence[str] | None = None
     domains: Sequence[str] | None = None
     districts: Sequence[str] | None = None
-    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: whatever the value
+    tags: Sequence[tuple[str, str | None]] = ()  # name and value; None: any value
     bbox: Box | None = None
     near: Circle | None = None
     include_retired: bool = False
 
     def within(self, restriction: Restriction | None) -> Self:
-        """What of this whoever is restricted so may see; None: all of it.
+        """Narrow the selection by a restriction; None: unchanged.
 
         Examples
         --------
@@ -95,7 +95,7 @@ class Selection:
         )
 
     def parameters(self) -> dict[str, Any]:
-        """For statements that call `selected_devices` or `selected_series`."""
+        """Parameters of statements that call `selected_devices` or `selected_series`."""
         return {
             "devices": _listed(self.devices),
             "metrics": _listed(self.metrics),
@@ -123,18 +123,18 @@ class Selected:
         return len(self.id)
 
     def rows(self, ids: Int32) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Which row each id is in."""
+        """Find the row of each id."""
         order = np.argsort(self.id)
         return order[np.searchsorted(self.id, ids, sorter=order)]
 
 
 async def select(cursor: AsyncCursor, wanted: Selection, *, limit: int) -> Selected:
-    """At most `limit` series.
+    """Look up at most `limit` series.
 
     Raises
     ------
     StorageError
-        This and all below: see `ReadPool.cursor`.
+        Also from all functions below; see `ReadPool.cursor`.
     """
     found = unpack(await one(cursor, _SQL["select_series"], {**wanted.parameters(), "limit": limit}), _SELECTED)
     found["kind"] = [Kind(kind) for kind in found["kind"]]
@@ -148,7 +148,7 @@ async def select_from(pool: ReadPool, wanted: Selection, *, limit: int) -> Selec
 
 
 async def missing_devices(pool: ReadPool, wanted: Selection) -> list[str]:
-    """Which of `wanted.devices` there are not: unregistered, or not for whoever asks; which of both is nobody's business."""
+    """List members of `wanted.devices` that do not exist or that the restriction hides; the two are not told apart."""
     if wanted.devices is None:
         return []
     async with pool.cursor() as cursor:
@@ -157,7 +157,7 @@ async def missing_devices(pool: ReadPool, wanted: Selection) -> list[str]:
 
 
 async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within: Restriction | None) -> list[str] | None:
-    """Names of the sources that are asked for and that whoever is restricted so may see (migration 0012 says which); None: all."""
+    """List the wanted sources that a restriction allows (`visible_sources`, migration 0012); None: all."""
     if within is None:
         return None if wanted is None else list(wanted)
     row = await one(cursor, _SQL["seen_sources"], {**within.parameters(), "wanted": _listed(wanted)})
@@ -165,7 +165,7 @@ async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within
 
 
 async def source_is_seen(pool: ReadPool, source: str, within: Restriction | None) -> bool:
-    """Whether there is such a source for whoever is restricted so."""
+    """Whether a source exists and the restriction allows it."""
     async with pool.cursor() as cursor:
         if within is not None:
             return bool(await seen_sources(cursor, [source], within))

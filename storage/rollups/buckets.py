@@ -1,6 +1,6 @@
-"""Rollups as buckets of any length: the statement for a question, and its answer as arrays.
+"""Statements that merge rollups into buckets of any length, and the columns that they return.
 
-Where a bucket begins is said by SQL alone, and where it ends if it is longer than an hour; docs/rollups.md says how.
+SQL alone computes the start of a bucket, and the end of one that is longer than an hour (docs/rollups.md).
 """
 
 from collections.abc import Mapping
@@ -13,24 +13,24 @@ from citybeat.storage.db import sql
 from citybeat.storage.db.pgcopy import Type
 
 _SQL: Final = sql.load("buckets")
-#: What a rollup's row holds beside counts, and a question may do without.
+#: Columns of a rollup's row beside the counts; a query reads only those that it needs.
 VALUES: Final = ("vmin", "vmax", "vfirst", "vlast", "s1", "s2")
 
 
 @cache
 def statement(values: tuple[str, ...], *, utc: bool, long: bool, minutes: bool) -> Composable:
-    """The statement that reads these columns, packed; `columns` says which they are.
+    """Compose the statement that reads these columns, packed; `columns` lists them.
 
     Parameters
     ----------
     values : tuple
-        Of `VALUES`.
+        Members of `VALUES`.
     utc : bool
-        Buckets go by UTC's clocks.
+        Buckets begin by the clocks of UTC.
     long : bool
         Buckets are longer than an hour.
     minutes : bool
-        Minutes as they are.
+        Buckets are the stored minutes.
     """
     packed = [SQL(", string_agg(float8send({}), '')").format(SQL(name)) for name in values]
     if minutes:
@@ -48,7 +48,7 @@ def statement(values: tuple[str, ...], *, utc: bool, long: bool, minutes: bool) 
 
 
 def columns(values: tuple[str, ...], *, long: bool) -> Mapping[str, Type | None]:
-    """What a row of `statement` holds."""
+    """Columns of the row that `statement` returns."""
     return {
         "series": "int4",
         "time": "timestamptz",

@@ -1,14 +1,14 @@
 """Short chunks, made ahead of the newest reading, where a city's readings are dense.
 
-New readings go into the newest chunk, each into its series' place in the key's index. While a series has few rows in a chunk, its
-neighbours share its page of the index; later each has pages of its own, and a city of 60,000 series then touches 60,000 pages a
-minute: they miss the processor's caches, and after a checkpoint each goes into the log as a whole. So a chunk is to end while it
-is small. But every chunk that a question spans has to be planned, and takes some milliseconds to be made: a history of years that
-is imported, a value an hour, wants long ones, also into a dense city. (docs/performance.md, "Growth")
+New readings go into the newest chunk, each to its series' place in the key's index. While a series has few rows in a chunk, it
+shares a page of the index with its neighbours; later each has pages of its own, and a city of 60,000 series then touches 60,000
+pages a minute: they miss the processor's caches, and after a checkpoint each is written to the log as a whole. So a chunk should
+end while it is small. But every chunk within a query's range has to be planned, and takes some milliseconds to create: an imported
+history of years with a value an hour needs long chunks, in a dense city too. (docs/performance.md, "Growth")
 
-So the interval of a table stays what the settings say, and short chunks are made before there is anything for them, from the
-newest reading to a day from now. What lies elsewhere goes into long chunks, which end where a short one begins. Nothing hangs on a
-short chunk being there: where it is not, a long one is made, and short ones follow where that ends.
+So the interval of a table stays as the settings have it, and short chunks are created in advance, from the newest reading to a day
+from now. All other readings go into long chunks, which end where a short one begins. Nothing depends on a short chunk: where there
+is none, a long one is created, and short ones follow where that ends.
 
 Sync, on a connection in autocommit mode.
 """
@@ -21,47 +21,47 @@ from typing import Final
 import numpy as np
 
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 
 _SQL: Final = sql.load("chunks")
-#: Key of the advisory lock on making them; any fixed number of ours.
+#: Key of the advisory lock on creating chunks; an arbitrary constant.
 _LOCK: Final = 0x6368756E
 _DAY: Final = timedelta(days=1)
-#: How long chunks may be. Parts of each other, so that one begins where another ends.
+#: Possible lengths of chunks. Each divides the one before, so that one begins where another ends.
 _STEPS: Final = (timedelta(days=7), _DAY, timedelta(hours=6), timedelta(hours=1))
-#: A chunk of readings, or of minutes, has about so many at most, unless it is an hour long. 5 million are some 400 MB of readings
-#: with their key, or 80 rows of each of 60,000 series.
+#: Approximate maximum number of rows in a chunk of readings or minutes, unless it is an hour long. 5 million are some 400 MB of
+#: readings with their key, or 80 rows of each of 60,000 series.
 ROWS: Final = 5_000_000
-#: How far ahead of now they are made: ingest may be away for so long, and a whole city be moved on by it.
+#: Chunks are created this far ahead of now: ingest may be down for that long, and a whole city may move on meanwhile.
 _AHEAD: Final = _DAY
-#: How far back at most, when the newest reading is older than that: the rest of an outage is caught up with in a long chunk.
+#: Chunks begin at most this long before now, even if the newest reading is older: a long chunk takes the rest of an outage.
 _BACK: Final = timedelta(days=7)
-#: Back from the newest reading, where it is seen how often series speak. Who says less than once in it does not count.
+#: The rate of each series is measured in this window before the newest reading; slower series do not count.
 _WINDOW: Final = timedelta(hours=6)
-#: Series that are looked at, spread over all: their mean tells enough for steps of four and more.
+#: Size of the sample, spread over all series: its mean is exact enough to choose among lengths that differ by four or more.
 _SAMPLE: Final = 200
-#: s. Readings that come closer than that are a burst, and a minute's rows of the rollup are one.
+#: s. Readings that are closer together are a burst, and the rollup has one row for each minute.
 _MINUTE: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizing:
-    """How long chunks are to be."""
+    """Settings for the length of chunks."""
 
-    longest: Mapping[str, timedelta]  # by hypertable (`readings`, `readings_1m`): the interval that it has
+    longest: Mapping[str, timedelta]  # by hypertable (`readings`, `readings_1m`): its interval
     rows: int = ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Density:
-    """How much comes, at the newest reading."""
+    """Rate of new rows at the newest reading."""
 
-    at: datetime | None  # of the newest reading; None: there is none
+    at: datetime | None  # time of the newest reading; None: no readings
     rows_a_day: Mapping[str, float]  # of event time, by hypertable
 
 
 def make_ahead(connection: Connection, sizing: Sizing, *, since: datetime | None = None) -> dict[str, tuple[int, timedelta]]:
-    """Make the short chunks that a city wants, if it wants any.
+    """Create the short chunks that a dense city needs.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def make_ahead(connection: Connection, sizing: Sizing, *, since: datetime | None
         In autocommit mode.
     sizing : Sizing
     since : datetime, optional
-        From when on, instead of from the newest reading.
+        Start, instead of the newest reading.
 
     Returns
     -------
     dict
-        How many were made, and how long they are, by hypertable.
+        Number and length of the new chunks, by hypertable.
 
     Raises
     ------
@@ -98,13 +98,13 @@ def make_ahead(connection: Connection, sizing: Sizing, *, since: datetime | None
 
 
 def interval(rows_a_day: float, longest: timedelta, rows: int) -> timedelta:
-    """The longest step in which no more than so many rows come; the shortest, if there is none.
+    """Choose the longest interval that brings no more than this many rows; the shortest one if all bring more.
 
     Parameters
     ----------
     rows_a_day : float
     longest : timedelta
-        What an interval is at most. Where it is below every step it is the interval.
+        Maximum of an interval, and the interval itself where it is below every step.
     rows : int
     """
     steps = [longest, *(step for step in _STEPS if step < longest)]
@@ -112,25 +112,22 @@ def interval(rows_a_day: float, longest: timedelta, rows: int) -> timedelta:
 
 
 def density(connection: Connection) -> Density:
-    """Rows a day of event time that a city's series add to `readings` and `readings_1m`, at the newest of them.
+    """Estimate the rows that a day of event time adds to `readings` and `readings_1m`, at the newest reading.
 
-    Neither an import nor an outage that is caught up with makes a city denser. Where nothing has been stored yet, it is what the
-    registered sensors are expected to bring.
+    Neither an import nor the backlog of an outage makes a city denser. Without any readings the estimate is the expected rate of
+    the registered sensors.
     """
-    row = connection.execute(_SQL["sample"], {"window": _WINDOW, "size": _SAMPLE}).fetchone()
-    assert row is not None
-    at, active, series = row
+    at, active, series = only(connection, _SQL["sample"], {"window": _WINDOW, "size": _SAMPLE})
     if series is None:
-        promised = connection.execute(_SQL["promised"]).fetchone()
-        assert promised is not None
-        return Density(at=None, rows_a_day=dict(zip(("readings", "readings_1m"), promised, strict=True)))
-    # Planned with these bounds, so that only the chunks of the window are looked into.
+        expected = only(connection, _SQL["promised"])
+        return Density(at=None, rows_a_day=dict(zip(("readings", "readings_1m"), expected, strict=True)))
+    # Planned with these bounds, so that only the chunks of the window are read.
     spoken = connection.execute(_SQL["spoken"], {"series": series, "at": at, "window": _WINDOW}, prepare=False).fetchall()
     count, since = np.array(spoken, np.float64).reshape(-1, 2).T
-    # Of one reading it is not known when the next is due: not within the window, for all that is seen.
+    # One reading does not say when the next is due; the window had no other.
     per_s = np.where(count > 1, (count - 1) / np.maximum(since, _MINUTE), 1 / _WINDOW.total_seconds())
     a_day = active * _DAY.total_seconds()
-    # The sample's mean; a series that has lost its readings since says nothing.
+    # The sample's mean; a series whose readings were dropped meanwhile does not count.
     return Density(
         at=at,
         rows_a_day={
@@ -141,7 +138,7 @@ def density(connection: Connection) -> Density:
 
 
 def set_intervals(connection: Connection, wanted: Mapping[str, timedelta]) -> None:
-    """Have chunks that are made when they are needed be so long, by hypertable."""
+    """Set the interval of chunks that TimescaleDB creates by itself, by hypertable."""
     with connection.transaction():
         connection.execute(_SQL["lock"], {"key": _LOCK})
         for table, length in wanted.items():
@@ -149,12 +146,11 @@ def set_intervals(connection: Connection, wanted: Mapping[str, timedelta]) -> No
 
 
 def _make(connection: Connection, table: str, begins: datetime, length: timedelta) -> None:
-    """Make one chunk, unless somebody has meanwhile. Nobody else ever sees the interval that it is made with."""
+    """Create one chunk, unless it exists by now. No other transaction ever sees the interval that it is created with."""
     with connection.transaction():
         connection.execute(_SQL["lock"], {"key": _LOCK})
-        row = connection.execute(_SQL["interval"], {"table": table}).fetchone()
-        assert row is not None
+        (interval_before,) = only(connection, _SQL["interval"], {"table": table})
         connection.execute(_SQL["set_interval"], {"table": table, "length": length})
         connection.execute(_SQL[f"touch_{table}"], {"at": begins})
         connection.execute(_SQL[f"leave_{table}"], {"at": begins}, prepare=False)
-        connection.execute(_SQL["set_interval"], {"table": table, "length": row[0]})
+        connection.execute(_SQL["set_interval"], {"table": table, "length": interval_before})

@@ -1,8 +1,9 @@
-"""`readings_1m` beyond merging: counters, and minutes that are recomputed from raw.
+"""Recomputation of `readings_1m` from raw, increases of counters, and marks of quarter-hours.
 
-Law: every function works inside the caller's transaction, which holds the advisory locks of the sources whose series it touches
-(`storage/db/source_locks.py`) and took them in an earlier statement. So nobody else changes these series meanwhile, and a statement
-here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds the rows.
+Invariant: every function works inside the caller's transaction, which holds the advisory locks of the sources whose series it
+changes (`storage/db/source_locks.py`), and took them in an earlier statement. So no other transaction changes these series
+meanwhile, and a statement here sees all that was committed before. The formulas are those of `devices.aggregate`; SQL only finds
+the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import MIN_US
 from citybeat.devices.flags import BAD, Flag, is_bad
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection
+from citybeat.storage.db.connection import Connection, only
 from citybeat.storage.db.packed import Array, unpack
 from citybeat.storage.db.pgcopy import RowFormat, Type
 
@@ -45,20 +46,20 @@ _RAW: Final[Mapping[str, Type | None]] = {"series_id": "int4", "time": "timestam
 QUARTER: Final = 15 * MINUTE
 _HOUR: Final = 60 * MINUTE
 _DAY: Final = 24 * _HOUR
-#: us. How far from what is touched a counter's neighbour is looked for at first, and how far if it is not there; after the last, in
-#: all of history. A statement is planned for every chunk in its bounds (0.04 ms each, 0.2 for a new connection), and chunks may be
-#: as short as an hour: two hours have three of them, a week has 168. Nearly every counter reports in the first reach.
+#: us. Distances within which a counter's neighbouring reading is searched, one after the other; after the last, all of history. A
+#: statement is planned for every chunk in its bounds (0.04 ms each, 0.2 for a new connection), and chunks may be as short as an
+#: hour: two hours have three of them, a week has 168. Nearly every counter has a reading within the first distance.
 _REACHES: Final = (2 * _HOUR, _DAY, 14 * _DAY)
 _JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 
 
 def prepare(connection: Connection) -> None:
-    """Make the temporary tables that the functions below need, unless this connection has them."""
+    """Create the temporary tables that the functions below need, unless this connection has them."""
     connection.execute(_SQL["temporary_tables"])
 
 
 def no_exclusion(connection: Connection) -> None:
-    """Look-ups by key in the rest of the transaction look into every chunk that the planner left, which is faster."""
+    """Let look-ups by key read every chunk that the planner left, to the end of the transaction: that is faster."""
     connection.execute(_SQL["no_exclusion"])
 
 
@@ -69,9 +70,9 @@ def encode_partials(partials: Partials, rows: Int64 | None = None) -> Iterator[b
 
 
 def mark(connection: Connection, series: Int32, bucket: Int64) -> None:
-    """Mark the quarter-hours of minutes that this transaction merged, sorted by series."""
+    """Mark the quarter-hours of minutes that this transaction changed; the minutes are sorted by series."""
     quarter = bucket // QUARTER
-    order = np.argsort(quarter, kind="stable")  # each quarter-hour's series stay in order
+    order = np.argsort(quarter, kind="stable")  # keeps the series of each quarter-hour in order
     series, quarter = series[order], quarter[order]
     new = np.concatenate([[True], (quarter[1:] != quarter[:-1]) | (series[1:] != series[:-1])])
     series, quarter = series[new], quarter[new]
@@ -88,21 +89,21 @@ def mark(connection: Connection, series: Int32, bucket: Int64) -> None:
 
 
 def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -> tuple[Float64 | None, Int64]:
-    """Where the counters of a batch stand before it.
+    """Read the last good values of a batch's counters before it.
 
     Parameters
     ----------
     connection : Connection
     new : Batch
-        New readings, sorted by series and time, that `latest` does not know of yet.
+        New readings, sorted by series and time, that `latest` does not include yet.
     kind : (s,) int8
 
     Returns
     -------
     before : (s,) float64 or None
-        As `devices.aggregate.downsample` takes it, of the series that go on in order.
+        As `devices.aggregate.downsample` takes it.
     late : (s,) int64
-        By series id, us of the newest good reading of a counter for which a new good one is older than that; NEVER for all others.
+        By series id, the time (us) of a counter's newest good reading, if a new good one is older; NEVER for all other series.
     """
     late = np.full(len(kind), NEVER, np.int64)
     rows = np.flatnonzero((kind[new.series] == KIND_CODES[Kind.COUNTER]) & ~is_bad(new.flags))
@@ -110,9 +111,7 @@ def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -
         return None, late
     series = new.series[rows]
     earliest = np.concatenate([[True], series[1:] != series[:-1]])  # good row of each counter
-    row = connection.cursor(binary=True).execute(_SQL["counters_state"], {"series": Array(series[earliest])}).fetchone()
-    assert row is not None
-    known = unpack(row, _STATE)
+    known = _packed(connection, "counters_state", {"series": Array(series[earliest])}, _STATE, prepare=None)
     good_at, before = np.full(len(kind), NEVER, np.int64), np.full(len(kind), np.nan)
     good_at[known["series_id"]] = known["good_at"]
     before[known["series_id"]] = known["good_value"]
@@ -122,19 +121,19 @@ def counters_state(connection: Connection, new: Batch, kind: NDArray[np.int8]) -
 
 
 def replace_late(connection: Connection, partials: Partials, late: Int64, kind: NDArray[np.int8]) -> None:
-    """Recompute the minutes of counters whose new readings came between others, and the minutes of the good readings behind them.
+    """Recompute the minutes of counters whose new readings came between stored ones, and of the good readings behind them.
 
     Parameters
     ----------
     connection : Connection
     partials : Partials
-        Of the new readings of those series.
+        Those of the new readings of these counters.
     late : (s,) int64
-        us of each series' newest good reading before them.
+        As `counters_state` returns it.
     kind : (s,) int8
     """
     no_exclusion(connection)
-    # Within a minute that is touched, every reading is looked at; so the last new one alone can have its successor elsewhere.
+    # Every reading of a touched minute is read, so only the last new one can have its successor elsewhere.
     between = (partials.n > 0) & (partials.last_at < late[partials.series])
     _touch(connection, partials.series, partials.bucket)
     _touch_next(connection, partials.series[between], partials.last_at[between], int(late[partials.series].max()))
@@ -142,13 +141,13 @@ def replace_late(connection: Connection, partials: Partials, late: Int64, kind: 
 
 
 def replace_changed(connection: Connection, changed: Batch, kind: NDArray[np.int8]) -> None:
-    """Recompute the minutes of readings whose values changed; of a counter the minute of the next good reading as well.
+    """Recompute the minutes of readings whose values changed; of a counter also the minute of the next good reading.
 
     Parameters
     ----------
     connection : Connection
     changed : Batch
-        As they are stored now.
+        The readings as they are stored now.
     kind : (s,) int8
         Kind of each series, by id.
     """
@@ -173,20 +172,19 @@ def replace_range(
     kind : (s,) int8
         Kind of each series, by id.
     last : bool
-        Nothing that follows will be recomputed: take in the minute of each counter's first good reading behind the range.
+        No later range will be recomputed: include the minute of each counter's first good reading behind this one.
 
     Returns
     -------
     int
-        Minutes that came out different, by rounding too, or were missing; deleted ones are not counted.
+        As `replace_touched`.
     """
     no_exclusion(connection)
     bounds = {"series": list(series), "start": start, "stop": stop}
     connection.execute(_SQL["touch_range"], bounds, prepare=False)
     if last:
-        # By the newest reading of any kind, since `latest` may not know yet which ones are good now.
-        row = connection.execute(_SQL["counters_after"], bounds).fetchone()
-        assert row is not None
+        # By the newest reading of any kind, since flags in `latest` may be outdated.
+        row = only(connection, _SQL["counters_after"], bounds)
         if row[0] is not None:
             behind = {"series": row[0], "stop": stop, "newest": row[1], **_JUDGES}
             connection.execute(_SQL["touch_after"], behind, prepare=False)
@@ -194,7 +192,7 @@ def replace_range(
 
 
 def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
-    """Make the minutes in `touched_1m` what raw says, mark their quarter-hours, and empty the table.
+    """Recompute the minutes in `touched_1m` from raw, mark their quarter-hours, and empty the table.
 
     Parameters
     ----------
@@ -205,7 +203,7 @@ def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
     Returns
     -------
     int
-        Minutes that came out different, by rounding too, or were missing; deleted ones are not counted.
+        Number of minutes that changed, if only by rounding, or were missing; deleted ones are not counted.
     """
     touched = _packed(connection, "touched_series", {}, _TOUCHED)
     if len(touched["series_id"]) == 0:
@@ -217,7 +215,7 @@ def replace_touched(connection: Connection, kind: NDArray[np.int8]) -> int:
         begins[series[counter]] = first[counter]
         oldest = int(first.min())
         partials = downsample(_read_touched(connection, oldest, int(touched["last"][rows].max()) + MINUTE, begins), kind)
-        # Of a minute before, which is another day's, there is one reading here.
+        # The minute of the good reading before belongs to another day, and is incomplete here.
         _copy(connection, "copy_recomputed", encode_partials(take(partials, partials.bucket >= oldest)))
     replaced = connection.execute(_SQL["replace_1m"]).rowcount
     unfounded = connection.execute(_SQL["unfounded"]).fetchall()
@@ -232,7 +230,7 @@ def _touch(connection: Connection, series: Int32, bucket: Int64) -> None:
 
 
 def _touch_next(connection: Connection, series: Int32, after: Int64, last: int) -> None:
-    """Touch the minute of the first good reading behind each of these, up to `last`: its increase hangs on the one before."""
+    """Touch the minute of the first good reading behind each of these, up to `last`: its increase depends on the one before."""
     nearest = np.full(len(series), FOREVER, np.int64)
     for day in by_day(after):
         rest, oldest = day, int(after[day].min())
@@ -250,7 +248,7 @@ def _touch_next(connection: Connection, series: Int32, after: Int64, last: int) 
 
 
 def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int64) -> Batch:
-    """Readings of the touched minutes, which lie in [oldest, newest), and of counters the last good ones before.
+    """Read the readings of the touched minutes, which lie in [oldest, newest), and of counters the last good ones before.
 
     `begins` has the first touched minute of each counter by series id, and NEVER for the others.
     """
@@ -259,7 +257,7 @@ def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int6
     parts = [_packed(connection, "read_touched", {**bounds, "counters": Array(counters), **_JUDGES}, _RAW)]
     batch = _batch(parts[0])
     settled = batch.series[~is_bad(batch.flags) & (batch.time < begins[batch.series])]
-    # Nothing good within reach of the first touched minute: the last one before reaches from farther back, if there is any.
+    # No good reading within the first distance of the first touched minute: the last one, if any, is farther back.
     rest = np.setdiff1d(counters, settled)
     for reach in (*_REACHES[1:], int(FOREVER)):
         if len(rest) == 0:
@@ -279,17 +277,17 @@ def _back(us: int, reach: int) -> int:
 
 
 def by_day(us: Int64) -> list[Int64]:
-    """Rows of each day that these times lie in.
+    """Group rows by the day of these times.
 
-    A look-up by key costs the more the more chunks there are in the statement's bounds, for every key anew (0.4 ms with 168); what
-    one sensor held back for months would take minutes in one piece. Nearly every batch is of one day.
+    The cost of a look-up by key grows with the number of chunks in the statement's bounds, for every key (0.4 ms with 168);
+    readings that a sensor held back for months would take minutes in one piece. Nearly every batch is of one day.
     """
     day = us // _DAY
     return [np.flatnonzero(day == each) for each in np.unique(day)]
 
 
 def take(partials: Partials, rows: Bools | Int64) -> Partials:
-    """The partials of these rows."""
+    """Select the partials of these rows."""
     return Partials(**{name: getattr(partials, name)[rows] for name in Partials.__dataclass_fields__})
 
 
@@ -307,12 +305,15 @@ def _batch(raw: dict[str, NDArray[np.generic]]) -> Batch:
 
 
 def _packed(
-    connection: Connection, name: str, parameters: dict[str, object], columns: Mapping[str, Type | None]
+    connection: Connection,
+    name: str,
+    parameters: dict[str, object],
+    columns: Mapping[str, Type | None],
+    *,
+    prepare: bool | None = False,
 ) -> dict[str, NDArray[Any]]:
-    # Planned anew each time: bounds must be constants, or every chunk there is would be planned for.
-    row = connection.cursor(binary=True).execute(_SQL[name], parameters, prepare=False).fetchone()
-    assert row is not None
-    return unpack(row, columns)
+    # Planned anew each time: bounds must be constants, or the plan has every chunk of the table.
+    return unpack(only(connection.cursor(binary=True), _SQL[name], parameters, prepare=prepare), columns)
 
 
 def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
@@ -322,7 +323,7 @@ def _copy(connection: Connection, name: str, blocks: Iterable[bytes]) -> None:
 
 
 def _timestamp(us: int) -> str:
-    """For the server, which knows more years than Python."""
+    """A time as the server writes it, which has more years than Python."""
     if us in {FOREVER, NEVER}:
         return "infinity" if us == FOREVER else "-infinity"
     return str(np.datetime64(us, "us")) + "Z"

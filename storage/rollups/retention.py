@@ -1,17 +1,16 @@
-"""What is dropped when, and what is compressed; on a connection in autocommit mode, one at a time whoever calls.
+"""Retention: dropping and compressing old chunks. On a connection in autocommit mode, by one caller at a time.
 
-**Readings first, then what was made of them.** A level's horizon is the beginning of a day; whatever is older is given up, chunk
-by chunk, as soon as a chunk lies wholly before it. Raw is kept the shortest, so its horizon is the latest, and rules what may still
-change: ingest refuses older readings (`too_old`), and whoever recomputes minutes refuses to begin before it
-(`storage/db/source_locks.py`). So rollups before raw's horizon stay what they were, and those after it can be recomputed from what
-is left.
+**Readings first, then their rollups.** A level's horizon is the beginning of a day. Older data is dropped chunk by chunk, as soon
+as a chunk lies wholly before the horizon. Raw is kept the shortest, so its horizon is the latest, and limits what may still change:
+ingest refuses older readings (`too_old`), and recomputation of minutes refuses to begin before it (`storage/db/source_locks.py`).
+So rollups before raw's horizon stay as they are, and those after it can be recomputed from the remaining readings.
 
-**Why nobody writes behind it.** The horizon is committed first, and moves the registry's version. A batch that gets its locks after
-that is judged anew, by the new horizon; one that had them before is waited for, by taking each source's lock once. Only then are
-chunks dropped.
+**Why no transaction writes before the horizon.** The horizon is committed first, and changes the registry's version. A batch that
+gets its locks after that is judged again, by the new horizon. Batches that had them before are waited for, by taking each source's
+lock once. Only then are chunks dropped.
 
-**Accounts.** The rows of a dropped chunk are counted in the transaction that drops it, and a counter's last good reading is carried
-over, since the increase of the next one hangs on it.
+**Ledger.** The rows of a dropped chunk are counted in the transaction that drops it. A counter's last good reading is carried over,
+since the increase of the next one depends on it.
 """
 
 import logging
@@ -23,18 +22,18 @@ from typing import Final, NamedTuple
 
 from citybeat.devices.flags import BAD, Flag
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.db.connection import Connection, StorageError, only, translated
 from citybeat.storage.db.source_locks import lock
 from citybeat.storage.rollups.levels import Level
 from citybeat.storage.rollups.rollup import WORKER_LOCK
 
 _LOG: Final = logging.getLogger(__name__)
 _SQL: Final = sql.load("retention")
-#: Key of the advisory lock on all this; any fixed number of ours.
+#: Key of the advisory lock on retention; an arbitrary constant.
 _LOCK: Final = 0x72657465
-#: Dropping waits at most so long for whoever reads or writes the table, because everybody who comes later waits behind it.
+#: Dropping waits this long at most for readers and writers of the table, because all later ones wait behind it.
 _LOCK_TIMEOUT: Final = "2s"
-#: Rows of quarantine that expire in one transaction, which writes to the ledger that batches write to.
+#: Maximum number of rows of quarantine that expire in one transaction, since it updates the ledger, as batches do.
 _EXPIRE: Final = 1_000
 
 
@@ -51,7 +50,7 @@ _QUARTERS: Final = _Table(Level.QUARTERS, "readings_15m", "count_15m")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """How long what is kept; None: for ever. Of the columnstore: from which age on; None: never."""
+    """Ages at which data is dropped, None: never; and at which chunks go to the columnstore, None: never."""
 
     raw: timedelta | None = None
     minutes: timedelta | None = None  # at least as long as raw
@@ -78,7 +77,7 @@ class LevelSummary:
 
 
 def keep(connection: Connection, policy: Policy) -> int:
-    """Drop what is older than a policy says, and compress what it says.
+    """Drop and compress data by a policy.
 
     Parameters
     ----------
@@ -89,14 +88,15 @@ def keep(connection: Connection, policy: Policy) -> int:
     Returns
     -------
     int
-        Chunks that were dropped or compressed, and rows of quarantine that expired. 0 as well where another one is at it.
+        Number of chunks that were dropped or compressed, plus rows of quarantine that expired. 0 also while another process does
+        it.
 
     Raises
     ------
     TransientError
-        Somebody used a table for too long; what was done stays done, and calling again goes on.
+        A table was in use for too long; completed steps stay, and another call goes on.
     StorageError
-        The columnstore is asked for, and the server is of the edition that has none.
+        The policy has the columnstore, and the server's edition does not.
     """
     with translated(), _alone(connection) as alone:
         if not alone:
@@ -116,7 +116,7 @@ def keep(connection: Connection, policy: Policy) -> int:
 
 
 def summary(connection: Connection) -> list[LevelSummary]:
-    """What there is, and what was dropped: raw, minutes, quarter-hours."""
+    """Summarise stored and dropped data: raw, minutes, quarter-hours."""
     with translated():
         rows = connection.execute(_SQL["summary"]).fetchall()
     return [LevelSummary(level=Level(r[0]), since=r[1], chunks=r[2], dropped_chunks=r[3], dropped_rows=r[4]) for r in rows]
@@ -124,12 +124,11 @@ def summary(connection: Connection) -> list[LevelSummary]:
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[bool]:
-    row = connection.execute(_SQL["lock_retention"], {"key": _LOCK}).fetchone()
-    assert row is not None
+    alone: bool = only(connection, _SQL["lock_retention"], {"key": _LOCK})[0]
     try:
-        yield row[0]
+        yield alone
     finally:
-        if row[0] and not connection.broken:
+        if alone and not connection.broken:
             connection.execute(_SQL["unlock_retention"], {"key": _LOCK})
 
 
@@ -146,57 +145,47 @@ def _drop(connection: Connection, table: _Table) -> int:
             connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})
             if table is _RAW:
                 connection.execute(_SQL["carry_counters"], {**bounds, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
-            row = connection.execute(_SQL[table.counting], bounds).fetchone()
-            assert row is not None
+            (rows,) = only(connection, _SQL[table.counting], bounds)
             connection.execute(_SQL["drop_chunk"], {**bounds, "table": table.name})
-            connection.execute(_SQL["note_dropped"], {**bounds, "level": table.level, "rows": row[0]})
+            connection.execute(_SQL["note_dropped"], {**bounds, "level": table.level, "rows": rows})
         dropped += 1
-        _LOG.info("retention: dropped %d rows of %s from %s up to %s", row[0], table.name, start.isoformat(), stop.isoformat())
+        _LOG.info("retention: dropped %d rows of %s from %s to %s", rows, table.name, start.isoformat(), stop.isoformat())
     return dropped
 
 
 def _wait_for_writers(connection: Connection) -> None:
-    """Until everybody who wrote under a horizon before this one is done."""
+    """Wait for transactions that write under an earlier horizon."""
     for (source,) in connection.execute(_SQL["sources"]).fetchall():
         with connection.transaction():
             lock(connection, source)
 
 
 def _quarters_are_made(connection: Connection, stop: datetime) -> bool:
-    """Whether no quarter-hour before that needs its minutes any more; to the end of the transaction none will."""
-    row = connection.execute(_SQL["lock_worker"], {"key": WORKER_LOCK}).fetchone()
-    assert row is not None
-    if not row[0]:
-        return False
-    row = connection.execute(_SQL["marked_before"], {"stop": stop}).fetchone()
-    assert row is not None
-    return not row[0]
+    """Whether no quarter-hour before a time needs its minutes any more; none will to the end of the transaction."""
+    locked: bool = only(connection, _SQL["lock_worker"], {"key": WORKER_LOCK})[0]
+    return locked and not only(connection, _SQL["marked_before"], {"stop": stop})[0]
 
 
 def _expire_quarantine(connection: Connection, kept: timedelta) -> int:
     expired: int = 0
     while True:
-        row = connection.execute(_SQL["expire_quarantine"], {"keep": kept, "limit": _EXPIRE}).fetchone()
-        assert row is not None
-        expired += int(row[0])
-        if row[0] < _EXPIRE:
+        (rows,) = only(connection, _SQL["expire_quarantine"], {"keep": kept, "limit": _EXPIRE})
+        expired += int(rows)
+        if rows < _EXPIRE:
             break
     if expired:
-        _LOG.info("retention: %d messages in quarantine were older than %s", expired, kept)
+        _LOG.info("retention: dropped %d messages from quarantine, older than %s", expired, kept)
     return expired
 
 
 def _compress(connection: Connection, table: _Table, after: timedelta) -> int:
-    row = connection.execute(_SQL["edition"]).fetchone()
-    assert row is not None
-    if row[0] != "timescale":
+    (edition,) = only(connection, _SQL["edition"])
+    if edition != "timescale":
         raise StorageError(
-            f"this TimescaleDB is of the {row[0]} edition, which has no columnstore; unset CITYBEAT_COLUMNSTORE_DAYS_RAW and _1M, "
+            f"this TimescaleDB is the {edition} edition, which has no columnstore; unset CITYBEAT_COLUMNSTORE_DAYS_RAW and _1M, "
             "or run the Community edition with timescaledb.license = timescale"
         )
-    row = connection.execute(_SQL["columnstore_on"], {"table": table.name}).fetchone()
-    assert row is not None
-    if not row[0]:
+    if not only(connection, _SQL["columnstore_on"], {"table": table.name})[0]:
         connection.execute(_SQL["columnstore_readings" if table is _RAW else "columnstore_1m"])
     chunks = connection.execute(_SQL["compressible"], {"table": table.name, "after": after}).fetchall()
     for (chunk,) in chunks:

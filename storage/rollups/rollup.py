@@ -1,4 +1,4 @@
-"""Rollups apart from batches: quarter-hours brought up to date, and whole periods recomputed from raw.
+"""Rollups outside of batches: bringing quarter-hours up to date, and recomputing whole periods from raw.
 
 Sync, on a connection in autocommit mode, READ COMMITTED (PostgreSQL's default).
 """
@@ -14,34 +14,34 @@ from numpy.typing import NDArray
 from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import TICK, minute_of
 from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, translated
+from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.source_locks import check_horizon, locked
 from citybeat.storage.rollups import minutes
 
 _SQL: Final = sql.load("rollup")
-#: Key of the advisory lock on bringing quarter-hours up to date; any fixed number of ours. Whoever drops chunks of `readings_1m`
-#: takes it as well, and only where no mark is left: a marked quarter-hour without minutes is deleted
+#: Key of the advisory lock on bringing quarter-hours up to date; an arbitrary constant. Retention takes it before it drops chunks
+#: of `readings_1m`, and only if no mark is left there: a marked quarter-hour without minutes is deleted
 #: (`storage/rollups/retention.py`).
 WORKER_LOCK: Final = 0x31356D
 
-#: Readings that are recomputed in one transaction of `rebuild`, which holds up its source for so long: about a second.
+#: Maximum number of readings in one transaction of `rebuild`, which blocks its source for about a second.
 _SLICE: Final = 50_000
 _MINUTE: Final = timedelta(minutes=1)
-#: A slice of a source that says little: each minute is looked up in every chunk of a slice.
+#: Maximum length of a slice of a source with few readings: each minute is looked up in every chunk of a slice.
 _LONGEST: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettleTime:
-    """How long a marked quarter-hour is left alone: one that is still being filled is recomputed once for many batches.
+    """Delay before a marked quarter-hour is recomputed, so that one that is being filled is recomputed once for many batches.
 
-    Live traffic of 60,000 series a minute would else have each of its quarter-hours recomputed 900 times, which costs more than
-    storing it.
+    Live traffic of 60,000 series a minute would otherwise have each quarter-hour recomputed 900 times, which costs more than
+    storing the readings.
     """
 
-    #: Nothing was added for so long. Batches of one source come closer together than that.
+    #: Time without a new mark. Batches of one source follow each other more closely.
     quiet: timedelta = timedelta(seconds=5)
-    #: Or it has waited for so long: what is asked of a marked quarter-hour is taken from its minutes, which are 15 at the most.
+    #: Maximum delay. Meanwhile readers take a marked quarter-hour from its minutes, of which it has at most 15.
     patience: timedelta = timedelta(seconds=60)
 
 
@@ -68,29 +68,24 @@ def advance(connection: Connection, *, rest: SettleTime = NONE, limit: int = 250
     connection : Connection
         In autocommit mode.
     rest : SettleTime
-        What has been marked only just now is left for later.
+        Recent marks are left for later.
     limit : int
-        Marked quarter-hours of series that are taken at most, those that are marked twice counted twice; bounds the transaction to
-        some seconds. All marks of a quarter-hour are taken together, of one at least.
+        Maximum number of marked quarter-hours of series, those that are marked twice counted twice; bounds the transaction to some
+        seconds. All marks of a quarter-hour are taken together, and those of one quarter-hour at least.
 
     Returns
     -------
     int
-        How many were taken. 0: none is due, or another worker is at it.
+        Their number. 0: none is due, or another process is doing it.
 
     Raises
     ------
     TransientError, DatabaseUnavailableError, StorageError
     """
     with translated(), connection.transaction():
-        row = connection.execute(_SQL["lock_worker"], {"key": WORKER_LOCK}).fetchone()
-        assert row is not None
-        if not row[0]:
+        if not only(connection, _SQL["lock_worker"], {"key": WORKER_LOCK})[0]:
             return 0
-        parameters = {"limit": limit, "quiet": rest.quiet, "patience": rest.patience}
-        row = connection.execute(_SQL["take_marks"], parameters).fetchone()
-        assert row is not None
-        ids, taken = row
+        ids, taken = only(connection, _SQL["take_marks"], {"limit": limit, "quiet": rest.quiet, "patience": rest.patience})
         if ids is None:
             return 0
         connection.execute(_SQL["no_exclusion"])
@@ -105,33 +100,33 @@ def advance(connection: Connection, *, rest: SettleTime = NONE, limit: int = 250
 
 
 def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: Sequence[str] | None = None) -> int:
-    """Make the minutes of a period what the readings say, and mark their quarter-hours; rows that no reading founds go.
+    """Recompute the minutes of a period from the readings, and mark their quarter-hours. Rollup rows without readings are deleted.
 
-    A slice at a time, each in a transaction that holds the lock of its source, as a batch does: ingest goes on in between, and what
-    it writes meanwhile is kept. A call that is broken off leaves whole slices done.
+    Each slice is one transaction that holds the lock of its source, as a batch does: ingest goes on in between, and its writes are
+    kept. An interrupted call leaves whole slices done.
 
     Parameters
     ----------
     connection : Connection
         In autocommit mode.
     start, end : datetime
-        With a zone. The period is [start, end), extended to whole minutes; of counters, the minute of the first good reading
-        behind it as well, since its increase hangs on the last one within.
+        Aware. The period is [start, end), extended to whole minutes; of counters also the minute of the first good reading behind
+        it, whose increase depends on the last one within.
     devices : sequence of str, optional
-        Only of these; of all, unless given.
+        Only these; default all.
 
     Returns
     -------
     int
-        Minutes that came out different (in the last digits of a sum too: that hangs on the order of addition), or were missing.
-        Deleted ones are not counted.
+        Number of minutes that changed, if only in the last digits of a sum, which depends on the order of addition, or were
+        missing. Deleted ones are not counted.
 
     Raises
     ------
     GoneError
-        The period begins before what retention has left: there rollups are all that is left, and this would delete them.
+        Retention has dropped readings of the period: only its rollups are left, and this would delete them.
     ValueError
-        A time has no zone.
+        A time is naive.
     TransientError, DatabaseUnavailableError, StorageError
     """
     if start.tzinfo is None or end.tzinfo is None:
@@ -167,11 +162,9 @@ def _rebuild_source(
 
 
 def _count(connection: Connection, series: list[int], start: datetime, stop: datetime) -> int:
-    """Readings in a slice, counted no further than one more than there should be."""
+    """Count the readings in a slice, up to one more than its maximum."""
     parameters = {"series": series, "start": start, "stop": stop, "limit": _SLICE + 1}
-    row = connection.execute(_SQL["rows_within"], parameters, prepare=False).fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(only(connection, _SQL["rows_within"], parameters, prepare=False)[0])
 
 
 def _kinds(connection: Connection) -> NDArray[np.int8]:

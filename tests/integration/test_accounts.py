@@ -92,7 +92,7 @@ def test_quarantine_is_accounted(database, city):
     assert ledger.discrepancies(city) == []
     city.execute("UPDATE quarantine SET resolved_at = now()")
     (found,) = ledger.discrepancies(city)
-    assert found == ("source gw-1: 0 readings in quarantine + 4 that found no room = 4, but the ledger has 7 as quarantined")
+    assert found == ("source gw-1: 0 readings in quarantine + 4 beyond the quota = 4, but the ledger has 7 as quarantined")
 
 
 @pytest.mark.parametrize("metric", METRICS)

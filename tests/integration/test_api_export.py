@@ -244,11 +244,12 @@ def big(connection):
     each = ROWS // len(ids)
     times = np.tile(T0 + np.arange(each) * 60_000_000, len(ids))
     values = np.random.default_rng(1).normal(size=len(times))
-    encoded = form.encode(
+    blocks = form.blocks(
         time=times, received_at=times, value=values, series_id=np.repeat(ids, each), flags=np.zeros(len(times), np.int16)
     )
     with connection.cursor().copy("COPY readings (time, received_at, value, series_id, flags) FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(encoded)
+        for block in blocks:
+            copy.write(block)
     return float(values.sum())
 
 
