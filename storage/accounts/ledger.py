@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from citybeat.devices.flags import BAD, Flag
 from citybeat.devices.ledger import OUTCOMES, Counts
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, only, translated
@@ -119,9 +118,8 @@ def rollup_differences(connection: Connection, *, limit: int = 10) -> list[str]:
     limit : int
         Maximum number of rows that are reported.
     """
-    parameters = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD), "limit": limit}
     with translated():
-        rows = connection.execute(_SQL["rollup_differences"], parameters).fetchall()
+        rows = connection.execute(_SQL["rollup_differences"], {**sql.JUDGES, "limit": limit}).fetchall()
     found = []
     for table, series, device, metric, bucket, unfounded, absent, differences in rows:
         what = ["has no readings"] if unfounded else ["is absent"] if absent else differences

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import Batch, Int16
-from citybeat.devices.clock import TICK, minute_of, to_us
+from citybeat.devices.clock import to_us
 from citybeat.devices.errors import CitybeatError
 from citybeat.devices.flags import MANUAL, Verdict
 from citybeat.storage.batches.write import renew_latest
@@ -25,7 +25,6 @@ from citybeat.storage.rollups import minutes
 _SQL: Final = sql.load("flags")
 #: Maximum number of readings in one transaction, which blocks its source for about a second.
 _SLICE: Final = 50_000
-_MINUTE: Final = timedelta(minutes=1)
 
 
 class NoSuchSensorError(CitybeatError):
@@ -96,7 +95,7 @@ def declare(connection: Connection, declared: Declaration, kind: NDArray[np.int8
             with locked(connection, source, [series], since=start):
                 found_rows = connection.execute(_SQL["declare"], {"series": series, "start": start, "stop": stop, **bits}).rowcount
                 if found_rows:
-                    minutes.replace_range(connection, [series], *_whole_minutes(start, stop), kind)
+                    minutes.replace_range(connection, [series], *minutes.whole_minutes(start, stop), kind)
                     renew_latest(connection, [series])
                     mark(connection, source)
             changed += found_rows
@@ -199,7 +198,7 @@ def _rejudge_slice(
             "stop": stop,
         },
     )
-    minutes.replace_range(connection, touched, *_whole_minutes(first, stop), kind)
+    minutes.replace_range(connection, touched, *minutes.whole_minutes(first, stop), kind)
     renew_latest(connection, touched)
     return len(wrong)
 
@@ -214,10 +213,6 @@ def _slices(connection: Connection, series: Sequence[int], start: datetime, end:
             return
         yield at, found[0]
         at = found[0]
-
-
-def _whole_minutes(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
-    return minute_of(start), minute_of(stop - TICK) + _MINUTE
 
 
 def _check(start: datetime, end: datetime) -> None:

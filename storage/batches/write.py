@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import MINUTE, NEVER, Batch, Bools, Float64, Int64, Partials
 from citybeat.devices.clock import from_us
-from citybeat.devices.flags import BAD, Flag, is_bad
+from citybeat.devices.flags import is_bad
 from citybeat.storage.batches import outbox
 from citybeat.storage.batches.rows import (
     CONFLICT,
@@ -353,7 +353,7 @@ class BatchTransaction:
 
 def renew_latest(connection: psycopg.Connection[tuple[Any, ...]], series: Sequence[int]) -> None:
     """Bring `latest` up to date for series whose stored readings were changed in the current transaction."""
-    connection.execute(_SQL["renew_latest"], {"series": list(series), "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
+    connection.execute(_SQL["renew_latest"], {"series": list(series), **sql.JUDGES})
 
 
 def _columns(numbers: Numbers) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from types import MappingProxyType
 from typing import Final, LiteralString
 
 from citybeat.devices.device import DEVICE_FIELDS
+from citybeat.devices.flags import BAD, Flag
 
+#: Parameters of statements that distinguish good readings from bad ones.
+JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 _NAME: Final = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 #: Lists of the fields that describe a device: {fields} of a table, {d.fields} of a row d, {fields types} of a definition, and
 #: {fields = n} to set them from a row n.

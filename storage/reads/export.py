@@ -24,8 +24,8 @@ from citybeat.storage.db import sql
 from citybeat.storage.db.packed_rows import PackedRows, joined
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import AsyncCursor, ReadPool
-from citybeat.storage.reads.series import ROLLUP
 from citybeat.storage.registry.selection import Selection
+from citybeat.storage.rollups.buckets import ROLLUP
 from citybeat.storage.rollups.levels import Level
 
 _SQL: Final = sql.load("export")

@@ -11,7 +11,7 @@ from citybeat.storage.db.connection import Connection, translated
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
-from citybeat.storage.registry.selection import Selection
+from citybeat.storage.registry.selection import Selection, behind
 
 _SQL: Final = sql.load("liveness")
 _SENSORS: Final[Mapping[str, Type | None]] = {
@@ -72,8 +72,7 @@ async def page(pool: ReadPool, wanted: Selection, *, stale: bool | None, after: 
     """
     parameters = wanted.parameters() | {
         "stale": stale,
-        "after_device": after[0] if after else None,
-        "after_metric": after[1] if after else None,
+        **behind(after),
         "limit": limit,
     }
     async with pool.cursor(snapshot=True) as cursor:

@@ -15,7 +15,7 @@ from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
 from citybeat.storage.reads.series import READINGS, Policy, Readings, judging
-from citybeat.storage.registry.selection import Selection
+from citybeat.storage.registry.selection import Selection, behind
 
 _SQL: Final = sql.load("series")
 _LATEST: Final[Mapping[str, Type | None]] = {
@@ -64,8 +64,7 @@ async def latest(
         **wanted.parameters(),
         "stale": stale,
         "places": places,
-        "after_device": after[0] if after else None,
-        "after_metric": after[1] if after else None,
+        **behind(after),
         "limit": limit,
     }
     async with pool.cursor() as cursor:

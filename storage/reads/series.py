@@ -15,7 +15,7 @@ from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import MINUTE, Batch, Bools, Float64, Int16, Int32, Int64
 from citybeat.devices.catalogue import KIND_CODES, Kind
 from citybeat.devices.clock import to_us
-from citybeat.devices.flags import BAD, Flag, is_bad
+from citybeat.devices.flags import BAD, is_bad
 from citybeat.storage.db import sql
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
@@ -25,31 +25,13 @@ from citybeat.storage.rollups import buckets
 from citybeat.storage.rollups.levels import Level
 
 _SQL: Final = sql.load("series")
-#: Columns of a rollup's row, beside its series and time.
-ROLLUP: Final[Mapping[str, Type]] = {
-    "n": "int4",
-    "n_bad": "int4",
-    "vmin": "float8",
-    "vmax": "float8",
-    "vfirst": "float8",
-    "vlast": "float8",
-    "s1": "float8",
-    "s2": "float8",
-}
 READINGS: Final[Mapping[str, Type | None]] = {
     "series": "int4",
     "time": "timestamptz",
     "value": "float8",
     "flags": "int2",
 }
-_PLACED: Final[Mapping[str, Type | None]] = {
-    "series": "int4",
-    "time": "timestamptz",
-    "value": "float8",
-    "flags": "int2",
-    "began": "timestamptz",
-    "end": "timestamptz",
-}
+_PLACED: Final[Mapping[str, Type | None]] = {**READINGS, "began": "timestamptz", "end": "timestamptz"}
 
 
 _UTC: Final = "UTC"
@@ -65,7 +47,7 @@ class Policy(enum.StrEnum):
 
 def judging(policy: Policy) -> dict[str, Any]:
     """Parameters of statements that select readings by a policy."""
-    return {"policy": policy.value, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
+    return {"policy": policy.value, **sql.JUDGES}
 
 
 class TooManyReadingsError(Exception):

@@ -18,7 +18,7 @@ from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.packed import unpack
 from citybeat.storage.db.pgcopy import Type
 from citybeat.storage.db.pool import ReadPool, one
-from citybeat.storage.registry.selection import Selection
+from citybeat.storage.registry.selection import Selection, behind
 
 _SQL: Final = sql.load("states")
 #: Key of the advisory lock on watching; an arbitrary constant.
@@ -95,8 +95,7 @@ async def current(
     parameters = {
         **wanted.parameters(),
         "states": None if states is None else list(states),
-        "after_device": after[0] if after else None,
-        "after_metric": after[1] if after else None,
+        **behind(after),
         "limit": limit,
     }
     async with pool.cursor() as cursor:

@@ -128,6 +128,12 @@ class Selected:
         return order[np.searchsorted(self.id, ids, sorter=order)]
 
 
+def behind(after: tuple[str, str] | None) -> dict[str, str | None]:
+    """Parameters of statements that read a page behind the pair (device, metric) of the last row of the page before."""
+    device, metric = after or (None, None)
+    return {"after_device": device, "after_metric": metric}
+
+
 async def select(cursor: AsyncCursor, wanted: Selection, *, limit: int) -> Selected:
     """Look up at most `limit` series.
 

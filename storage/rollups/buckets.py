@@ -15,6 +15,8 @@ from citybeat.storage.db.pgcopy import Type
 _SQL: Final = sql.load("buckets")
 #: Columns of a rollup's row beside the counts; a query reads only those that it needs.
 VALUES: Final = ("vmin", "vmax", "vfirst", "vlast", "s1", "s2")
+#: Columns of a rollup's row, beside its series and time.
+ROLLUP: Final[Mapping[str, Type]] = {"n": "int4", "n_bad": "int4", **dict.fromkeys(VALUES, "float8")}
 
 
 @cache

@@ -7,7 +7,7 @@ the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.batch import FOREVER, MINUTE, NEVER, Batch, Bools, Float64, Int32, Int64, Partials
 from citybeat.devices.catalogue import KIND_CODES, Kind
-from citybeat.devices.clock import MIN_US
-from citybeat.devices.flags import BAD, Flag, is_bad
+from citybeat.devices.clock import MIN_US, TICK, minute_of
+from citybeat.devices.flags import is_bad
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, only
 from citybeat.storage.db.packed import Array, unpack
@@ -50,7 +50,6 @@ _DAY: Final = 24 * _HOUR
 #: statement is planned for every chunk in its bounds (0.04 ms each, 0.2 for a new connection), and chunks may be as short as an
 #: hour: two hours have three of them, a week has 168. Nearly every counter has a reading within the first distance.
 _REACHES: Final = (2 * _HOUR, _DAY, 14 * _DAY)
-_JUDGES: Final = {"bad": int(BAD), "good": int(Flag.MANUAL_GOOD)}
 
 
 def prepare(connection: Connection) -> None:
@@ -186,7 +185,7 @@ def replace_range(
         # By the newest reading of any kind, since flags in `latest` may be outdated.
         row = only(connection, _SQL["counters_after"], bounds)
         if row[0] is not None:
-            behind = {"series": row[0], "stop": stop, "newest": row[1], **_JUDGES}
+            behind = {"series": row[0], "stop": stop, "newest": row[1], **sql.JUDGES}
             connection.execute(_SQL["touch_after"], behind, prepare=False)
     return replace_touched(connection, kind)
 
@@ -240,7 +239,7 @@ def _touch_next(connection: Connection, series: Int32, after: Int64, last: int) 
             newest = min(int(after[day].max()) + reach, last)
             bounds = {"oldest": _timestamp(oldest), "newest": _timestamp(newest)}
             keys = {"series": Array(series[rest]), "after": Array(after[rest])}
-            found = _packed(connection, "next_good", {**keys, **bounds, **_JUDGES}, _NEXT)
+            found = _packed(connection, "next_good", {**keys, **bounds, **sql.JUDGES}, _NEXT)
             nearest[rest[found["place"]]] = found["time"]
             rest, oldest = rest[nearest[rest] == FOREVER], newest
     there = nearest < FOREVER
@@ -254,7 +253,7 @@ def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int6
     """
     floor, counters = _back(oldest, _REACHES[0]), np.flatnonzero(begins > NEVER).astype(np.int32)
     bounds = {"oldest": _timestamp(oldest), "newest": _timestamp(newest), "floor": _timestamp(floor)}
-    parts = [_packed(connection, "read_touched", {**bounds, "counters": Array(counters), **_JUDGES}, _RAW)]
+    parts = [_packed(connection, "read_touched", {**bounds, "counters": Array(counters), **sql.JUDGES}, _RAW)]
     batch = _batch(parts[0])
     settled = batch.series[~is_bad(batch.flags) & (batch.time < begins[batch.series])]
     # No good reading within the first distance of the first touched minute: the last one, if any, is farther back.
@@ -264,7 +263,7 @@ def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int6
             break
         before, floor = floor, _back(oldest, reach)
         bounds = {"floor": _timestamp(floor), "before": _timestamp(before)}
-        parts.append(_packed(connection, "read_before", {"series": Array(rest), **bounds, **_JUDGES}, _RAW))
+        parts.append(_packed(connection, "read_before", {"series": Array(rest), **bounds, **sql.JUDGES}, _RAW))
         rest = np.setdiff1d(rest, parts[-1]["series_id"])
     if len(parts) == 1:
         return batch
@@ -274,6 +273,11 @@ def _read_touched(connection: Connection, oldest: int, newest: int, begins: Int6
 
 def _back(us: int, reach: int) -> int:
     return int(NEVER) if reach == FOREVER else max(us - reach, MIN_US)
+
+
+def whole_minutes(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
+    """Extend the period [start, stop) to whole minutes."""
+    return minute_of(start), minute_of(stop - TICK) + timedelta(minutes=1)
 
 
 def by_day(us: Int64) -> list[Int64]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from citybeat.devices.flags import BAD, Flag
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, StorageError, only, translated
 from citybeat.storage.db.source_locks import lock
@@ -144,7 +143,7 @@ def _drop(connection: Connection, table: _Table) -> int:
                 break
             connection.execute(_SQL["patience"], {"timeout": _LOCK_TIMEOUT})
             if table is _RAW:
-                connection.execute(_SQL["carry_counters"], {**bounds, "bad": int(BAD), "good": int(Flag.MANUAL_GOOD)})
+                connection.execute(_SQL["carry_counters"], {**bounds, **sql.JUDGES})
             (rows,) = only(connection, _SQL[table.counting], bounds)
             connection.execute(_SQL["drop_chunk"], {**bounds, "table": table.name})
             connection.execute(_SQL["note_dropped"], {**bounds, "level": table.level, "rows": rows})

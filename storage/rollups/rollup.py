@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.catalogue import KIND_CODES, Kind
-from citybeat.devices.clock import TICK, minute_of
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, only, translated
 from citybeat.storage.db.source_locks import check_horizon, locked
@@ -131,7 +130,7 @@ def rebuild(connection: Connection, start: datetime, end: datetime, *, devices: 
     """
     if start.tzinfo is None or end.tzinfo is None:
         raise ValueError("a period's times need a zone")
-    start, end = minute_of(start), minute_of(end - TICK) + _MINUTE
+    start, end = minutes.whole_minutes(start, end)
     replaced = 0
     with translated():
         check_horizon(connection, start)
@@ -151,7 +150,7 @@ def _rebuild_source(
         stop = min(end, start + span)
         few = _count(connection, series, start, stop)
         if few > _SLICE and stop - start > _MINUTE:
-            span = max(_MINUTE, _floor_of(span / 2))
+            span = max(_MINUTE, span / 2 // _MINUTE * _MINUTE)
             continue
         with locked(connection, source, series, since=start):
             replaced += minutes.replace_range(connection, series, start, stop, kind, last=stop == end)
@@ -173,7 +172,3 @@ def _kinds(connection: Connection) -> NDArray[np.int8]:
     for number, name in rows:
         kind[number] = KIND_CODES[Kind(name)]
     return kind
-
-
-def _floor_of(span: timedelta) -> timedelta:
-    return span // _MINUTE * _MINUTE
