@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 
 class Sort(enum.Enum):
-    """What a counter counts."""
+    """Kinds of counters."""
 
     MESSAGES = enum.auto()
     RECEIVED = enum.auto()  # readings, before anything is decided about them
@@ -68,7 +68,7 @@ class Counts:
 
     @property
     def balanced(self) -> bool:
-        """Whether every received reading ended as exactly one outcome."""
+        """Return whether every received reading ended as exactly one outcome."""
         ended: int = sum(getattr(self, name) for name in OUTCOMES)
         return self.received == ended
 

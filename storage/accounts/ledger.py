@@ -62,7 +62,7 @@ def minutes(connection: Connection, *, start: datetime, sources: Sequence[str] |
 
 
 def source_exists(connection: Connection, source: str) -> bool:
-    """Whether a source of this name exists, registered or not."""
+    """Return whether a source of this name exists, registered or not."""
     with translated():
         return bool(only(connection, _SQL["source_exists"], {"source": source})[0])
 

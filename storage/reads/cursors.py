@@ -97,7 +97,7 @@ class Cursor:
         return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
     def misses(self, row: Position) -> bool:
-        """Whether a row is new to a reader at this cursor."""
+        """Return whether a row is new to a reader at this cursor."""
         return row > self.position and (row.xact >= self.until or row.xact in self.running)
 
     def at(self, row: Position) -> Self:
@@ -107,7 +107,7 @@ class Cursor:
         return replace(self, position=row, running=tuple(xact for xact in self.running if xact >= row.xact))
 
     def lost(self, floor: Position) -> bool:
-        """Whether a row that is new to this cursor may have been dropped, if all rows up to `floor` were."""
+        """Return whether a row that is new to this cursor may have been dropped, if all rows up to `floor` were."""
         if floor <= self.position:
             return False
         return floor.xact >= self.until or any(xact <= floor.xact for xact in self.running)

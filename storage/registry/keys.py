@@ -157,7 +157,7 @@ def revoke(connection: Connection, number: str) -> bool:
 
 
 def holds(connection: Connection, text: str) -> bool:
-    """Whether a text is a key of this database that is neither revoked nor expired."""
+    """Return whether a text is a key of this database that is neither revoked nor expired."""
     token = Token.parse(text)
     if token is None:
         return False

@@ -194,7 +194,7 @@ def listen(connection: Connection) -> None:
 
 
 def notified(connection: Connection) -> bool:
-    """Whether notifications of changes have come since the last call; does not wait."""
+    """Return whether notifications of changes have come since the last call; does not wait."""
     with translated():
         return any(True for _ in connection.notifies(timeout=0))
 

@@ -171,7 +171,7 @@ async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within
 
 
 async def source_is_seen(pool: ReadPool, source: str, within: Restriction | None) -> bool:
-    """Whether a source exists and the restriction allows it."""
+    """Return whether a source exists and the restriction allows it."""
     async with pool.cursor() as cursor:
         if within is not None:
             return bool(await seen_sources(cursor, [source], within))

@@ -160,7 +160,7 @@ def _wait_for_writers(connection: Connection) -> None:
 
 
 def _quarters_are_made(connection: Connection, stop: datetime) -> bool:
-    """Whether no quarter-hour before a time needs its minutes any more; none will to the end of the transaction."""
+    """Return whether no quarter-hour before a time needs its minutes any more; none will to the end of the transaction."""
     locked: bool = only(connection, _SQL["lock_worker"], {"key": WORKER_LOCK})[0]
     return locked and not only(connection, _SQL["marked_before"], {"stop": stop})[0]
 
