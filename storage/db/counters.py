@@ -1,7 +1,8 @@
 """The ledger's counters as parts of SQL statements."""
 
 from collections.abc import Callable
-from typing import Final
+from functools import cache
+from typing import Final, LiteralString
 
 from psycopg.sql import SQL, Composable, Identifier, Placeholder
 
@@ -29,12 +30,13 @@ _PARTS: Final = {
 }
 
 
-def composed(statement: str) -> bytes:
-    """A statement with the counters in it.
+@cache
+def composed(statement: LiteralString) -> bytes:
+    """Fill the counters into a statement.
 
     Parameters
     ----------
-    statement : str
+    statement : LiteralString
         Has some of these in braces: `counters` (their names), `l_counters`, `t_counters`, `l_outcomes` (columns of tables l and t),
         `l_ended` (the sum of the outcomes), `sums` (of columns of l, 0 without rows), `packed` (columns for `packed.unpack`),
         `values` (parameters of these names), and `grown` (assignments that add a conflicting row's counts to those of l).
