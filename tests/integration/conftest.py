@@ -58,7 +58,7 @@ def template(servers: stack.Servers) -> str:
 
 @pytest.fixture
 def database(servers: stack.Servers, template: str) -> Iterator[str]:
-    """URL of an empty, migrated database that no other test sees; dropped afterwards, whoever is still connected."""
+    """URL of an empty, migrated database for one test; dropped afterwards, with any connections to it."""
     with _fresh(servers, template) as url:
         yield url
 
@@ -239,7 +239,7 @@ def _execute(connection: Connection, statement: LiteralString, name: str, *, mis
 
 
 def _fingerprint(connection: Connection) -> str:
-    """What the template's content hangs on."""
+    """Hash everything that the template's content depends on."""
     row = connection.execute("SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
     made_of = [row, sorted(CHUNK_DAYS.items()), [m.checksum for m in migrate.migrations()], sorted(builtin().items())]
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ DEVICES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class City:
-    """What is in the database."""
+    """Names of notable devices in the database."""
 
     now: datetime
     overdue: str  # device

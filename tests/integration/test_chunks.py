@@ -1,4 +1,4 @@
-"""How long chunks are: what is measured of a city's readings, what comes of it, and that nobody is in the way meanwhile."""
+"""Lengths of chunks: the measured density of readings, the chosen interval, and the creation of chunks beside other writers."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ def intervals(connection):
 
 
 def lengths(connection, table):
-    """Of a table's chunks, in order."""
+    """Lengths of a table's chunks, in order of time."""
     query = "SELECT range_end - range_start FROM timescaledb_information.chunks WHERE hypertable_name = %s ORDER BY range_start"
     return [row[0] for row in connection.execute(query, [table])]
 

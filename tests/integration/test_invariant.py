@@ -149,7 +149,7 @@ class World:
         return self.connection.execute(query).fetchall()
 
     def flagged(self):
-        """What is stored, whatever the numbers of series."""
+        """All stored readings, with names in place of the ids of series."""
         query = "SELECT s.device_id, s.metric, r.time, r.value, r.flags FROM readings r JOIN series s ON s.id = r.series_id"
         return sorted(self.connection.execute(query))
 

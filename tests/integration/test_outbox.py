@@ -1,4 +1,4 @@
-"""What is told to streams, in the database: in order, whole, and for a while."""
+"""The outbox on a real database: complete and in order, and trimmed."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def test_what_others_do_for_long_holds_nothing_up(database, ask):
 
 
 def test_a_snapshot_is_gone_on_from_exactly(database, connection, ask):
-    """Of what it saw nothing comes again, of what it did not see all, wherever their numbers lie."""
+    """Rows that the snapshot saw do not come again, and all others come, whatever their numbers."""
     with writer(database) as early, closing(connect(database, application="test")) as reader:
         number(early)
         with writer(database) as seen:

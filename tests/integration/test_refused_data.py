@@ -1,4 +1,4 @@
-"""What the database itself does not take of a batch: it alone is kept out, whatever it came with, and nothing is written twice."""
+"""Readings that the database itself refuses: they alone are kept out of a batch, and nothing is written twice."""
 
 import json
 import time

@@ -192,7 +192,7 @@ def test_numbers_of_series_have_no_gaps(connection):
 
 
 def test_a_change_of_very_many_devices_after_one_of_a_single(connection):
-    """What a session planned for one device must do for ten thousand."""
+    """A plan that a session made for one device must do for ten thousand."""
     records.register(connection, [device(0)])
     records.register(connection, [device(0, name="x", sensors=(Sensor(metric="pm25", low=1.0),))])
     for name, low in (("", None), ("y", 2.0)):

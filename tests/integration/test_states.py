@@ -53,7 +53,7 @@ def told(connection):
 
 
 def expected(flags, age):
-    """What docs/stream.md says."""
+    """The state of a sensor by docs/stream.md."""
     if age > 3 * INTERVAL:
         return "overdue"
     if flags & Flag.MANUAL_GOOD:

@@ -1,4 +1,4 @@
-"""What the truth expects of the books, what differs, and the small parts that carry rows there."""
+"""The ledger that the truth expects, differences from it, and the small parts that carry rows there."""
 
 from dataclasses import replace
 
