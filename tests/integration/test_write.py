@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from citybeat.devices.batch import NEVER, Batch
 from citybeat.devices.catalogue import KIND_CODES, Kind, builtin
 from citybeat.devices.device import Device, Sensor
-from citybeat.devices.registry.snapshot import KIND_CODES
 from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
-from citybeat.storage.batches.write import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import connect
 from citybeat.storage.registry import records
