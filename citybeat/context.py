@@ -19,7 +19,7 @@ from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
 from citybeat.simulator.errors import SimulatorError
 from citybeat.stack import Servers, StackError
-from citybeat.storage import migrate
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import changes, records
 
@@ -72,7 +72,7 @@ def database(settings: Settings, *, application: str, migrated: bool = True) -> 
     """A connection in autocommit mode, with the schema checked."""
     with servers(settings) as running, connect(running.database_url, application=application) as connection:
         if migrated:
-            migrate.check(connection)
+            schema_version.check(connection)
         changes.act_as(connection, f"{getpass.getuser()} (citybeat {application})")
         yield connection
 

@@ -1,65 +1,34 @@
-"""Forward-only migrations: numbered SQL files, each applied once, in one transaction, under an advisory lock."""
+"""Brings the schema to this program's version: numbered migrations, each applied once, then functions, views and descriptions.
 
-import hashlib
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+All of it is one transaction, under an advisory lock. Ingest and the API may be at work meanwhile; docs/migrations.md has the rules.
+"""
+
+import logging
+import time
 from datetime import timedelta
-from importlib.resources import files
 from typing import Final
 
 from psycopg.sql import SQL
 
 from citybeat.devices.catalogue import Catalogue
-from citybeat.storage.db import sql
-from citybeat.storage.db.connection import Connection, StorageError, translated
+from citybeat.storage.db import schema_version, sql
+from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, StorageError, TransientError, translated
+from citybeat.storage.db.schema_version import SchemaError, Script
 from citybeat.storage.registry import records
 from citybeat.storage.rollups import chunks
 
-_FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_LOG: Final = logging.getLogger(__name__)
 _SQL: Final = sql.load("migrate")
 #: Key of the advisory lock that migrations take; any fixed number of ours.
 _LOCK: Final = 0x63697479
 
-
-class SchemaError(StorageError):
-    """The database's schema is not one that this program can work with."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Migration:
-    """One file of `migrations/`."""
-
-    number: int
-    name: str
-    text: str
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the text: a migration that was applied is never edited."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-
-def migrations() -> list[Migration]:
-    """All migrations, in order.
-
-    Raises
-    ------
-    SchemaError
-        A file is named wrongly, or a number is missing or stands twice.
-    """
-    found = []
-    for entry in files("citybeat.storage").joinpath("migrations").iterdir():
-        if not entry.name.endswith(".sql"):
-            continue
-        match = _FILE.fullmatch(entry.name)
-        if not match:
-            raise SchemaError(f"migrations/{entry.name}: expected a name such as 0002_what_it_does.sql")
-        found.append(Migration(number=int(match[1]), name=match[2], text=entry.read_text("utf-8")))
-    found.sort(key=lambda migration: migration.number)
-    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
-        raise SchemaError("migrations must be numbered 1, 2, 3, … without gaps")
-    return found
+#: s that a migration waits for a lock, while every other session that needs the same table or view waits behind it. Longer than
+#: PostgreSQL's deadlock_timeout of 1 s, after which an autovacuum that is in the way gives up.
+WAIT: Final = 3.0
+#: s until the next attempt, in which the sessions that waited get their turn.
+PAUSE: Final = 1.0
+#: A statement of a dashboard may take 30 s; within 76 s there is a gap between two.
+ATTEMPTS: Final = 20
 
 
 def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[str, float]) -> list[str]:
@@ -78,58 +47,61 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
     Returns
     -------
     list of str
-        The migrations that were applied.
+        The migrations that were applied, and the repeatable files whose text is new.
 
     Raises
     ------
     SchemaError
-        The database is newer than this program, or an applied migration was edited since.
+        The database is newer than this program, an applied migration was edited since, or a file has an error.
+    TransientError
+        Other sessions held a lock that was needed, at each of `ATTEMPTS`.
     """
-    available = migrations()
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _migrate(connection, catalogue, chunk_days)
+        except TransientError as exc:
+            _LOG.warning("another session uses what the migration changes, trying again in %.0f s: %s", PAUSE, exc)
+            time.sleep(PAUSE)
+    return _migrate(connection, catalogue, chunk_days)
+
+
+def _migrate(connection: Connection, catalogue: Catalogue, chunk_days: dict[str, float]) -> list[str]:
+    available = schema_version.migrations()
     with translated(), connection.transaction():
         connection.execute(_SQL["lock"], {"key": _LOCK})
+        connection.execute(_SQL["limit_waits"], {"ms": round(WAIT * 1000)})
         connection.execute(_SQL["make_table"])
-        applied = {row[0]: row[1:] for row in connection.execute(_SQL["applied"])}
-        _check(applied, available)
-        done = [_apply(connection, migration) for migration in available if migration.number not in applied]
+        seen = schema_version.applied(connection)
+        schema_version.check_history(seen, available)
+        done = [_apply(connection, script) for script in available if script.number not in seen]
+        changed = schema_version.outdated(connection)
+        if done or changed:  # a migration may have dropped what stood in the way of a table's change
+            _repeat(connection)
         chunks.set_intervals(connection, {table: timedelta(days=days) for table, days in chunk_days.items()})
         records.sync_catalogue(connection, catalogue)
-    return done
+    return done + changed
 
 
-def check(connection: Connection) -> None:
-    """Make sure that the schema is this program's.
-
-    Raises
-    ------
-    SchemaError
-        It is older or newer, or there is none; the message says what to do.
-    """
-    with translated():
-        exists = connection.execute(_SQL["table_exists"]).fetchone()
-        if exists is None or not exists[0]:
-            raise SchemaError("the database has no schema yet; run `citybeat migrate`")
-        applied = {row[0]: row[1:] for row in connection.execute(_SQL["applied"])}
-    available = migrations()
-    _check(applied, available)
-    if len(applied) < len(available):
-        raise SchemaError(f"the schema is at {len(applied)}, this program needs {len(available)}; run `citybeat migrate`")
+def _apply(connection: Connection, script: Script) -> str:
+    _run(connection, script)
+    connection.execute(_SQL["note"], {"number": script.number, "name": script.name, "checksum": script.checksum})
+    return f"{script.number:04d}_{script.name}"
 
 
-def _check(applied: dict[int, tuple[str, str]], available: Iterable[Migration]) -> None:
-    known = {migration.number: migration for migration in available}
-    newest = max(applied, default=0)
-    if newest > max(known, default=0):
-        raise SchemaError(
-            f"the schema is at {newest} ({applied[newest][0]}), this program knows {max(known, default=0)} at most; use a newer one"
-        )
-    for number, (name, checksum) in applied.items():
-        if known[number].checksum != checksum:
-            raise SchemaError(f"migration {number} ({name}) was applied with another text; migrations are never edited")
+def _repeat(connection: Connection) -> None:
+    scripts = schema_version.repeatables()
+    for script in scripts:
+        _run(connection, script)
+    noted = {"names": [script.name for script in scripts], "checksums": [script.checksum for script in scripts]}
+    connection.execute(_SQL["note_repeatables"], noted)
 
 
-def _apply(connection: Connection, migration: Migration) -> str:
-    connection.execute(SQL(migration.text))
-    noted = {"number": migration.number, "name": migration.name, "checksum": migration.checksum}
-    connection.execute(_SQL["note"], noted)
-    return f"{migration.number:04d}_{migration.name}"
+def _run(connection: Connection, script: Script) -> None:
+    try:
+        with translated():
+            # Our own files are as literal as a string in the source.
+            connection.execute(SQL(script.text))
+    except (TransientError, DatabaseUnavailableError):
+        raise
+    except StorageError as exc:
+        raise SchemaError(f"{script.file}: {exc}") from exc

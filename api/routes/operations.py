@@ -11,7 +11,7 @@ from citybeat.api.http.models import HealthModel
 from citybeat.api.http.problems import Problem
 from citybeat.devices.errors import CitybeatError
 from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError
-from citybeat.storage.migrate import SchemaError
+from citybeat.storage.db.schema_version import SchemaError
 
 router: Final = APIRouter(tags=["operations"])
 _EXAMPLE: Final = {"status": "ok", "version": "0.1.0"}

@@ -13,7 +13,7 @@ from citybeat.ingest import service, worker
 from citybeat.ingest.transport.supervisor import Process
 from citybeat.ingest.writing.housekeeping import Housekeeper
 from citybeat.settings import Settings
-from citybeat.storage import migrate
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import DatabaseUnavailableError, connect
 from citybeat.storage.rollups import chunks
 
@@ -35,7 +35,7 @@ def run(settings: Settings, *, stats: bool) -> None:
     with context.servers(settings) as servers:
         try:
             with closing(connect(servers.database_url, application="ingest start")) as connection:
-                migrate.check(connection)
+                schema_version.check(connection)
                 chunks.make_ahead(connection, settings.sizing())  # before the first reading makes a chunk
         except DatabaseUnavailableError as exc:
             _LOG.warning("the database is away, messages are spooled until it is back: %s", exc)

@@ -20,9 +20,9 @@ from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import CitybeatError
 from citybeat.devices.ledger import NAMES, Counts
 from citybeat.settings import Settings
-from citybeat.storage import migrate
 from citybeat.storage.accounts import ledger as accounts
 from citybeat.storage.accounts.ledger import Minute
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, connect
 
 #: Minutes that are shown unless it is said otherwise: as many as fit on a screen for a few sources.
@@ -66,7 +66,7 @@ def ledger(
     if watch and as_json:
         raise typer.BadParameter("--watch and --json exclude each other")
     with failures(), context.servers(Settings()) as servers, connect(servers.database_url, application="ledger") as connection:
-        migrate.check(connection)
+        schema_version.check(connection)
         for name in source or []:
             if not accounts.source_exists(connection, name):
                 raise CitybeatError(f"nothing was ever heard of a source {name!r}")

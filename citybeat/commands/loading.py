@@ -21,7 +21,7 @@ from citybeat.simulator.load.generator import Sender
 from citybeat.simulator.load.packets import Version
 from citybeat.simulator.load.tally import LoadProgress, LoadReport
 from citybeat.simulator.load.traffic import Traffic, stations, stations_for
-from citybeat.storage import migrate as migrations
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import connect
 
 #: Where the password comes from unless a file is named: options can be seen by everybody on the machine.
@@ -112,7 +112,7 @@ def load(
             settings = Settings()
             with context.servers(settings) as servers:
                 with connect(servers.database_url, application="load start") as connection:
-                    migrations.check(connection)
+                    schema_version.check(connection)
                 context.register(servers.database_url, [device for name in names for device in stations(name, each)])
                 passwords = context.passwords(settings, names)
                 senders = [Sender(source=name, password=passwords[name]) for name in names]

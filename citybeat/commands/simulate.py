@@ -22,7 +22,7 @@ from citybeat.simulator.replay import files as replaying
 from citybeat.simulator.replay.maps import load_map
 from citybeat.simulator.scenario import Scenario, load_scenario
 from citybeat.simulator.score.tallies import Limits
-from citybeat.storage import migrate as migrations
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import connect
 
 app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True, add_completion=False)
@@ -170,7 +170,7 @@ def _address(mqtt_url: str) -> str:
 
 def _migrated(database_url: str) -> None:
     with connect(database_url, application="simulator start") as connection:
-        migrations.check(connection)
+        schema_version.check(connection)
 
 
 def _emit_progress(progress: Progress) -> None:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from citybeat.storage import migrate
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, StorageError, connect, translated
 
 _T = TypeVar("_T")
@@ -209,7 +209,7 @@ async def _check_open(connection: psycopg.AsyncConnection[TupleRow]) -> None:
 
 def _check(url: str) -> None:
     with closing(connect(url, application="api readiness")) as connection:
-        migrate.check(connection)
+        schema_version.check(connection)
 
 
 async def one(cursor: AsyncCursor, statement: Any, parameters: dict[str, Any], *, prepare: bool | None = None) -> TupleRow:

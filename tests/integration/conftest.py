@@ -30,6 +30,7 @@ from citybeat.devices.catalogue import builtin
 from citybeat.storage import migrate
 from citybeat.storage.batches.rows import NEW, Tally
 from citybeat.storage.batches.writer import BatchWriter
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import records
 
@@ -241,7 +242,8 @@ def _execute(connection: Connection, statement: LiteralString, name: str, *, mis
 def _fingerprint(connection: Connection) -> str:
     """Hash everything that the template's content depends on."""
     row = connection.execute("SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
-    made_of = [row, sorted(CHUNK_DAYS.items()), [m.checksum for m in migrate.migrations()], sorted(builtin().items())]
+    scripts = [*schema_version.migrations(), *schema_version.repeatables()]
+    made_of = [row, sorted(CHUNK_DAYS.items()), [script.checksum for script in scripts], sorted(builtin().items())]
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
 

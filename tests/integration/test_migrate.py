@@ -7,7 +7,9 @@ from citybeat.devices.catalogue import builtin, extended
 from citybeat.devices.device import Device, Sensor
 from citybeat.devices.errors import DeviceError
 from citybeat.storage import migrate
+from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError, connect, translated
+from citybeat.storage.db.schema_version import SchemaError
 from citybeat.storage.registry import records
 
 CHUNKS = {"readings": 7.0, "readings_1m": 30.0}
@@ -17,20 +19,20 @@ def test_the_second_time_nothing_happens(connection):
     before = records.version(connection)
     assert migrate.migrate(connection, builtin(), chunk_days=CHUNKS) == []
     assert records.version(connection) == before
-    migrate.check(connection)
+    schema_version.check(connection)
 
 
 def test_a_newer_schema_is_refused(connection):
     connection.execute("INSERT INTO schema_migrations (number, name, checksum) VALUES (999, 'future', 'x')")
-    for attempt in (lambda: migrate.migrate(connection, builtin(), chunk_days={}), lambda: migrate.check(connection)):
-        with pytest.raises(migrate.SchemaError, match="999.*newer"):
+    for attempt in (lambda: migrate.migrate(connection, builtin(), chunk_days={}), lambda: schema_version.check(connection)):
+        with pytest.raises(SchemaError, match="999.*newer"):
             attempt()
 
 
 def test_an_edited_migration_is_refused(connection):
     connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE number = 1")
-    with pytest.raises(migrate.SchemaError, match="never edited"):
-        migrate.check(connection)
+    with pytest.raises(SchemaError, match="never edited"):
+        schema_version.check(connection)
 
 
 def test_no_schema_says_what_to_do(servers):
@@ -38,15 +40,15 @@ def test_no_schema_says_what_to_do(servers):
         fresh.execute("CREATE DATABASE citybeat_bare")
     try:
         with connect(re.sub(r"/\w+$", "/citybeat_bare", servers.database_url), application="t") as bare:
-            with pytest.raises(migrate.SchemaError, match="citybeat migrate"):
-                migrate.check(bare)
+            with pytest.raises(SchemaError, match="citybeat migrate"):
+                schema_version.check(bare)
     finally:
         with connect(servers.database_url, application="t") as fresh:
             fresh.execute("DROP DATABASE citybeat_bare WITH (FORCE)")
 
 
 def test_files_are_numbered_without_gaps():
-    numbers = [m.number for m in migrate.migrations()]
+    numbers = [m.number for m in schema_version.migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
 
 

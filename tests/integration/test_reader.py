@@ -22,6 +22,7 @@ HIDDEN = {
     "quarantine",
     "registry_version",
     "schema_migrations",
+    "schema_repeatables",
     "sensor_states",
 }
 
