@@ -1,4 +1,4 @@
-# citybeat: make demo | test | faults | chaos | lint | bench | bench-quick | screenshots | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
+# citybeat: make demo | test | faults | chaos | lint | bench | bench-quick | schema | screenshots | clean.  ARGS="…" is handed on, for example: make demo ARGS="--for 30s"
 #
 # Everything is made inside the checkout: .venv from the lock files, and the servers under $(CITYBEAT_HOME) unless a Docker
 # engine or URLs provide them. Only as root on a Debian-family system, missing mmdebstrap and bubblewrap, and for tests chromium,
@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 # Two jobs at once: pip is busy with the network and one core, unpacking the servers with the other.
 TOGETHER := @$(MAKE) --no-print-directory --jobs=2
 
-.PHONY: demo test faults chaos lint bench bench-quick screenshots clean python root-demo root-test browser
+.PHONY: demo test faults chaos lint bench bench-quick schema screenshots clean python root-demo root-test browser
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -49,6 +49,11 @@ bench:
 bench-quick:
 	$(TOGETHER) $(VENV)/.dev root-test
 	@CITYBEAT_TEST_ROOT="$(CITYBEAT_TEST_ROOT)" $(VENV)/bin/python -m bench.quick
+
+# storage/schema.sql, from what migrations give: after every change of storage/migrations or storage/repeatable.
+schema:
+	$(TOGETHER) $(VENV)/.dev root-test
+	@CITYBEAT_WRITE_SCHEMA=1 $(VENV)/bin/python -m pytest -q tests/integration/test_schema.py -k picture
 
 # Pictures of the console for docs/, from a run of its own.
 screenshots:
