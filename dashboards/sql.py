@@ -1,4 +1,4 @@
-"""SQL of panels, variables and alerts: short texts on top of the functions of migration 0016. Pure.
+"""SQL of panels, variables and alerts: short texts on top of the functions in `storage/repeatable/`. Pure.
 
 Law: variables are always `${name:sqlstring}`, which every version quotes and joins by commas; a custom "all" value is inserted as
 it stands, and so is quoted itself. A macro has neither parentheses nor commas inside.

@@ -1,4 +1,5 @@
-"""TimescaleDB: connections, the registry, batches, rollups, checks of the ledger, and reads.
+"""TimescaleDB: tables, the write path and the read path. SQL stands in named files.
 
-Every statement stands in a named SQL file: `migrations/` is the schema, `queries/` has the rest. No other package imports psycopg.
+`migrations/` makes tables, `repeatable/` functions, views and descriptions, and `queries/` has the statements of each module.
+`schema.sql` shows what the first two amount to; docs/migrations.md says how to change it.
 """

@@ -1,4 +1,4 @@
-"""VN_AQI, slow and obvious, from the text of Decision 1459/QĐ-TCMT: what migration 0016 says in SQL, said once more in Python."""
+"""VN_AQI, slow and obvious, from the text of Decision 1459/QĐ-TCMT: what `09_vn_aqi.sql` says in SQL, said once more in Python."""
 
 import math
 from collections.abc import Mapping, Sequence

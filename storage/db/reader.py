@@ -1,4 +1,4 @@
-"""The role that dashboards log in as: it may read the tables that they show (migration 0016), and nothing else."""
+"""The role that dashboards log in as: it may read the tables that they show (`repeatable/11_reader.sql`), and nothing else."""
 
 from typing import Final
 

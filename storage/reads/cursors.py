@@ -1,9 +1,9 @@
 """Positions in the stream of the outbox.
 
 Rows of `outbox` are sent in order of (transaction, id). A transaction's row can appear after those of later transactions, so
-readers stop at a frontier below which no row can appear any more (`outbox_frontier`, migration 0014), and a position is enough to
-go on. A stream that begins behind an answer of /v1/latest needs more: rows that the answer's snapshot did not see lie behind its
-frontier, between rows that it saw. Such a cursor names the transactions that the snapshot did not see.
+readers stop at a frontier below which no row can appear any more (`outbox_frontier`, `repeatable/04_streams.sql`), and a position
+is enough to go on. A stream that begins behind an answer of /v1/latest needs more: rows that the answer's snapshot did not see lie
+behind its frontier, between rows that it saw. Such a cursor names the transactions that the snapshot did not see.
 
 Invariant: pure.
 """
@@ -52,7 +52,7 @@ class Cursor:
 
     @classmethod
     def of_snapshot(cls, text: str) -> Self:
-        """Read the result of `stream_cursor()` (migration 0014)."""
+        """Read the result of `stream_cursor()` (`repeatable/04_streams.sql`)."""
         generation, until, running = text.split(":")
         under_way = tuple(sorted(int(xact) for xact in running.split(",") if xact))
         first = min(under_way, default=int(until))

@@ -1,7 +1,7 @@
 """Changes of the registry, one device at a time and each by a named actor, and their history.
 
 Invariant: changes come one after the other (`registry.lock_registry`), and a change of a device locks its row, so that the version
-that is compared with an ETag is the one that is changed. Triggers write the history of every change (migration 0013).
+that is compared with an ETag is the one that is changed. Triggers write the history of every change (`repeatable/03_audit.sql`).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Turns a client's filters, narrowed by its key's restriction, into devices and series. Every read goes through here.
 
 Invariant: a read for a client takes a `Selection`. It becomes parameters of the functions `selected_devices` and `selected_series`
-of migration 0011, never text of a query. A key's restriction is applied by `within`, which can only narrow.
+of `repeatable/02_registry.sql`, never text of a query. A key's restriction is applied by `within`, which can only narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -163,7 +163,7 @@ async def missing_devices(pool: ReadPool, wanted: Selection) -> list[str]:
 
 
 async def seen_sources(cursor: AsyncCursor, wanted: Sequence[str] | None, within: Restriction | None) -> list[str] | None:
-    """List the wanted sources that a restriction allows (`visible_sources`, migration 0012); None: all."""
+    """List the wanted sources that a restriction allows (`visible_sources`, `repeatable/02_registry.sql`); None: all."""
     if within is None:
         return None if wanted is None else list(wanted)
     row = await one(cursor, _SQL["seen_sources"], {**within.parameters(), "wanted": _listed(wanted)})
