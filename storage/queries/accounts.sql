@@ -1,13 +1,13 @@
--- The accounts: what was received, what became of it, and whether that adds up.
+-- The ledger: what was received, what became of it, and checks that it adds up.
 
 -- name: totals
--- Sums of the ledger over all time; they are kept, so that this costs the same whatever the history.
+-- Sums the ledger over all time; the sums are kept, so that this costs the same whatever the history.
 SELECT {sums}
 FROM ledger_totals l JOIN sources s ON s.id = l.source_id
 WHERE %(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s);
 
 -- name: unbalanced
--- Sources whose readings did not each end as exactly one thing.
+-- Finds sources whose readings do not each have exactly one outcome.
 SELECT s.name, l.received, {l_outcomes}
 FROM (SELECT l.source_id, {sums} FROM ledger l GROUP BY l.source_id) l
 JOIN sources s ON s.id = l.source_id
@@ -15,12 +15,12 @@ WHERE l.received <> {l_ended}
 ORDER BY s.name;
 
 -- name: stored
--- Rows of readings, rows that retention dropped, and what the ledger says of them.
+-- Counts the rows of readings and those that retention dropped, beside what the ledger has as stored.
 SELECT (SELECT count(*) FROM readings), (SELECT coalesce(sum(rows), 0)::int8 FROM dropped_chunks WHERE level = 'raw'),
     (SELECT coalesce(sum(stored), 0)::int8 FROM ledger);
 
 -- name: totals_astray
--- Sources whose sums over all time are not what the ledger adds up to.
+-- Finds sources whose sums over all time differ from what the ledger adds up to.
 SELECT s.name, coalesce(t.received, 0), coalesce(l.received, 0)
 FROM (SELECT l.source_id, {sums} FROM ledger l GROUP BY l.source_id) l
 FULL JOIN ledger_totals t ON t.source_id = l.source_id
@@ -29,7 +29,7 @@ WHERE ({t_counters}) IS DISTINCT FROM ({l_counters})
 ORDER BY s.name;
 
 -- name: minutes
--- The ledger by minute of receipt and source, oldest first; of more rows than the limit the newest.
+-- Reads the ledger by minute of receipt and source, oldest first; of more rows than the limit the newest.
 SELECT * FROM (
     SELECT l.minute, s.name, {l_counters}
     FROM ledger l JOIN sources s ON s.id = l.source_id
@@ -39,11 +39,11 @@ SELECT * FROM (
 ORDER BY minute, name;
 
 -- name: source_exists
--- To tell a source that sent nothing from one that does not exist.
+-- Tells a source that sent nothing from one that does not exist.
 SELECT EXISTS (SELECT FROM sources WHERE name = %(source)s);
 
 -- name: quarantined
--- Sources whose open quarantine and overflow are not what the ledger has as quarantined.
+-- Finds sources whose open quarantine and overflow differ from what the ledger has as quarantined.
 SELECT s.name, coalesce(q.readings, 0), coalesce(l.overflow, 0), coalesce(l.quarantined, 0)
 FROM sources s
 LEFT JOIN (
@@ -56,7 +56,7 @@ WHERE coalesce(q.readings, 0) + coalesce(l.overflow, 0) <> coalesce(l.quarantine
 ORDER BY s.name;
 
 -- name: numbers
--- By source and boot: message numbers that came, and holes between the first and the last of them.
+-- Counts, by source and boot, message numbers that came, and holes between the first and the last of them.
 SELECT s.name, q.boot, n.seen, upper(q.seen) - lower(q.seen) - n.seen
 FROM seqs q
 JOIN sources s ON s.id = q.source_id
@@ -65,12 +65,12 @@ WHERE s.name = ANY(%(sources)s) AND NOT isempty(q.seen)
 ORDER BY s.name, q.boot;
 
 -- name: rollup_differences
--- Rows of readings_1m and readings_15m that are not what the readings say, kind by kind as devices/batch.py Partials and
--- devices/aggregate.py have it. Quarter-hours that are marked are behind, and known to be: they are left out. Before raw's horizon
--- minutes are all that is left, and quarter-hours are compared with them; before the minutes' horizon there is nothing to compare.
--- e1 and e2 are what sums may differ by: rounding grows with the sum of magnitudes, not with the sum itself.
--- PostgreSQL, unlike NumPy, refuses to make an infinity or a zero of numbers that are none: minutes with values beyond 1e150, whose
--- squares have no room in a float8, are left out of the comparison of sums, and values below 1e-150 count as 0 where they are multiplied.
+-- Finds rows of readings_1m and readings_15m that differ from what the readings give, kind by kind as in devices/batch.py
+-- (Partials) and devices/aggregate.py. Quarter-hours that are marked are known to be out of date, and left out. Before raw's
+-- horizon only minutes are left, and quarter-hours are compared with them; before the minutes' horizon there is nothing to compare.
+-- e1 and e2 are the tolerances of sums: rounding grows with the sum of magnitudes, not with the sum itself. PostgreSQL, unlike
+-- NumPy, refuses to compute an infinity or a zero from finite numbers: minutes with values beyond 1e150, whose squares exceed
+-- float8, are left out of the comparison of sums, and values below 1e-150 count as 0 where they are multiplied.
 WITH kinds AS (
     SELECT s.id AS series_id, m.kind FROM series s JOIN metrics m ON m.name = s.metric
 ), horizon AS (

@@ -1,8 +1,8 @@
--- Rollups in buckets of any length, packed (storage/db/packed.py), in no order: statements that storage/rollups/buckets.py puts together from the
--- columns that a question needs, since merging and packing a column takes as long as reading it.
+-- Rollups in buckets of any length, packed (storage/db/packed.py), in no order. storage/rollups/buckets.py assembles the statements from the
+-- columns that a query needs, since merging and packing a column takes as long as reading it.
 
 -- name: minutes
--- One-minute rollups of series, as they are.
+-- Reads one-minute rollups of series as they are stored.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(bucket), ''), string_agg(int4send(n), ''),
     string_agg(int4send(n_bad), ''){packed}
 FROM (
@@ -12,16 +12,16 @@ FROM (
 ) AS page;
 
 -- name: buckets
--- Buckets that begin in [start, stop) by the clocks of a zone, from quarter-hours or minutes. What a bucket that began before start
--- holds is read in part, and left out. It says what merged_buckets of migration 0011 says to whoever speaks SQL.
+-- Merges quarter-hours or minutes into the buckets that begin in [start, stop) by the clocks of a zone. A bucket that began before
+-- start is read in part, and left out. merged_buckets is the same for users of SQL.
 WITH marked AS MATERIALIZED (
-    -- Appending nothing hides the column's statistics: with thousands of series a mark, of the marks that there were when they were
-    -- taken, the planner expects millions of marked quarter-hours, and joins everything the other way round (75 ms, not 42).
+    -- Appending an empty array hides the column's statistics: from marks of thousands of series each, which were there when ANALYZE ran,
+    -- the planner expects millions of marked quarter-hours, and joins everything the other way round (75 ms, not 42).
     SELECT DISTINCT u.series_id, m.bucket
     FROM marks_15m m CROSS JOIN LATERAL unnest(m.series || '{{}}'::int[]) AS u(series_id)
     WHERE %(quarters)s AND m.bucket >= %(start)s AND m.bucket < {until} AND u.series_id = ANY(%(series)s::int[])
 ), parts AS (
-    -- Where nothing is marked, as in any range of the past, the first of two scans is the one that runs; which is found out once.
+    -- Of the first two scans one runs, which is decided once: the first where nothing is marked, as in any range of the past.
     SELECT r.series_id, r.bucket, r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r.s1, r.s2
     FROM readings_15m r
     WHERE %(quarters)s AND r.series_id = ANY(%(series)s::int[]) AND r.bucket >= %(start)s AND r.bucket < {until}
@@ -47,7 +47,7 @@ WITH marked AS MATERIALIZED (
 ), merged AS (
     SELECT p.series_id, {place} AS place, sum(p.n)::int AS n, sum(p.n_bad)::int AS n_bad{merged}
     FROM parts p GROUP BY 1, 2
-    OFFSET 0  -- keeps what is asked of a bucket's start from becoming a filter of rows, which the planner expects to leave next to none
+    OFFSET 0  -- keeps the condition on a bucket's start from becoming a filter of rows, of which the planner expects next to none
 ), begun AS (
     SELECT m.*, {began} AS began FROM merged m
 )
@@ -56,59 +56,59 @@ SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(began), 
 FROM (SELECT * FROM begun WHERE began >= %(start)s AND began < %(stop)s LIMIT %(limit)s) AS page;
 
 -- name: place_utc
--- Which bucket a part belongs to, where clocks are UTC's.
+-- The bucket that a part belongs to, where clocks show UTC.
 time_bucket(%(bucket)s::interval, p.bucket);
 
 -- name: place_short
--- Up to an hour, by its instant: where clocks are put forward within a bucket (the Chatham Islands) it shows two walls, and where they
--- are put back one wall is two buckets.
+-- The bucket that a part belongs to, of up to an hour, told by its instant: where clocks are put forward within a bucket (the
+-- Chatham Islands) it has two local times, and where they are put back two buckets have the same one.
 p.bucket - (p.bucket AT TIME ZONE %(zone)s - time_bucket(%(bucket)s::interval, p.bucket AT TIME ZONE %(zone)s));
 
 -- name: place_long
--- A longer one, by what clocks show alone.
+-- The bucket that a part belongs to, longer than an hour, told by local time alone.
 time_bucket(%(bucket)s::interval, p.bucket AT TIME ZONE %(zone)s);
 
 -- name: began_short
--- When a bucket begins.
+-- Start of a bucket of up to an hour.
 m.place;
 
 -- name: began_long
--- When clocks show its start.
+-- Start of a longer bucket: the instant at which clocks show it.
 local_instant(m.place, %(zone)s);
 
 -- name: until_short
--- No bucket that is asked for holds anything from then on: where clocks shift by half an hour, a bucket's start can lie within the one
--- before.
+-- The time from which on no requested bucket of up to an hour has rows. Where clocks shift by half an hour, a bucket can begin
+-- within the one before.
 %(stop)s::timestamptz + %(bucket)s::interval;
 
 -- name: until_long
--- The same, of buckets that begin and end when clocks say so.
+-- The same of longer buckets, which begin and end when clocks say so.
 bucket_end(%(bucket)s::interval, %(zone)s, bucket_start(%(bucket)s::interval, %(zone)s, %(stop)s::timestamptz - INTERVAL '1 microsecond'));
 
 -- name: end
--- When a bucket ends that is longer than an hour.
+-- End of a bucket that is longer than an hour.
 bucket_end(%(bucket)s::interval, %(zone)s, began);
 
 -- name: vmin
--- Merged, as every column of a rollup is.
+-- Merges minima; as every column of a rollup, without the readings.
 min(p.vmin);
 
 -- name: vmax
--- The same.
+-- Merges maxima.
 max(p.vmax);
 
 -- name: vfirst
--- The same.
+-- Takes the earliest of the first values.
 first(p.vfirst, p.first_at);
 
 -- name: vlast
--- The same.
+-- Takes the latest of the last values.
 last(p.vlast, p.last_at);
 
 -- name: s1
--- The same.
+-- Adds sums up.
 sum(p.s1);
 
 -- name: s2
--- The same.
+-- Adds second sums up.
 sum(p.s2);

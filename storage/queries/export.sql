@@ -1,8 +1,9 @@
--- Exports: many readings or rollups, out through COPY. Rows are packed: one row of arrays for a series and a part of the time, so that
--- neither the server's protocol nor the client has work for every reading. storage/db/packed_rows.py reads them.
+-- Exports: many readings or rollups by COPY. A row has arrays of a series and a part of the time, so that neither the server's
+-- protocol nor the client has work for each reading. storage/db/packed_rows.py reads them.
 
 -- name: series
--- What is exported, by id: the order within a slice of time. One more than allowed tells that there are too many.
+-- Selects the series to export by id, which is their order within a slice of time. The limit is one more than allowed, to find out
+-- that there are too many.
 SELECT s.series_id, s.device, s.metric, s.unit, s.kind, s.expected_every, d.name, d.domain, d.district, d.latitude, d.longitude
 FROM selected_series(%(devices)s::text[], %(metrics)s::text[], %(domains)s::text[], %(districts)s::text[],
     %(tags)s::text[]::jsonb[], %(tag_names)s::text[], %(bbox)s::float8[], %(near)s::float8[], %(retired)s) s
@@ -10,13 +11,13 @@ JOIN devices d ON d.id = s.device
 ORDER BY s.series_id LIMIT %(limit)s;
 
 -- name: prepare
--- To the end of the transaction. Groups come out of the primary key in order, and at once; hashing them would gather all of a slice
--- first. No second process for one export: live work needs the cores. Memory for the sort that quarter-hours need.
+-- Sets the planner for the transaction. Groups come from the primary key, in order and at once; hashing would gather a whole slice
+-- first. No parallel worker, since live work needs the cores. Memory for the sort of quarter-hours.
 SELECT set_config('enable_hashagg', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
     set_config('jit', 'off', true), set_config('work_mem', '64MB', true);
 
 -- name: chunks
--- Where in time there is anything, from the chunks of these tables.
+-- Finds the periods that have rows, from the chunks of these tables.
 SELECT DISTINCT c.range_start, c.range_end
 FROM timescaledb_information.chunks c
 WHERE c.hypertable_schema = current_schema() AND c.hypertable_name = ANY(%(tables)s)
@@ -24,7 +25,7 @@ WHERE c.hypertable_schema = current_schema() AND c.hypertable_name = ANY(%(table
 ORDER BY c.range_start, c.range_end;
 
 -- name: raw
--- Readings of a slice of time.
+-- Reads readings of a slice of time.
 COPY (
     SELECT series_id, array_agg(time ORDER BY time), array_agg(value ORDER BY time), array_agg(flags ORDER BY time)
     FROM readings
@@ -34,7 +35,7 @@ COPY (
 ) TO STDOUT (FORMAT BINARY);
 
 -- name: minutes
--- One-minute rollups of a slice of time.
+-- Reads one-minute rollups of a slice of time.
 COPY (
     SELECT series_id, array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket), array_agg(n_bad ORDER BY bucket),
         array_agg(vmin ORDER BY bucket), array_agg(vmax ORDER BY bucket), array_agg(vfirst ORDER BY bucket),
@@ -46,7 +47,7 @@ COPY (
 ) TO STDOUT (FORMAT BINARY);
 
 -- name: quarter_hours
--- Quarter-hours of a slice of time; those that are marked as behind come from the minutes.
+-- Reads quarter-hours of a slice of time; those that are out of date are computed from the minutes.
 COPY (
     SELECT series_id, array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket), array_agg(n_bad ORDER BY bucket),
         array_agg(vmin ORDER BY bucket), array_agg(vmax ORDER BY bucket), array_agg(vfirst ORDER BY bucket),

@@ -1,13 +1,14 @@
--- Liveness of sensors.
+-- Overdue sensors.
 
 -- name: overdue
--- Sensors in service that should have reported by now, those that are silent longest first.
+-- Lists sensors in service that are overdue, those that have been silent longest first.
 SELECT device, metric, source, expected, last_at, good_at, overdue_since FROM liveness
 WHERE stale AND (%(source)s::text IS NULL OR source = %(source)s) AND (%(domain)s::text IS NULL OR domain = %(domain)s)
 ORDER BY overdue_since, device, metric LIMIT %(limit)s;
 
 -- name: sensors
--- A page of a selection's sensors in service, packed, in order of device and metric; the cursor is the last pair of the page before.
+-- Reads a page of a selection's sensors in service, packed, in order of device and metric; the cursor is the last pair of the page
+-- before.
 SELECT array_agg(device), array_agg(metric), array_agg(source), string_agg(float8send(every), ''), array_agg(last_us),
     array_agg(good_us), string_agg(timestamptz_send(due_at), ''), string_agg(int4send(stale::int), '')
 FROM (
@@ -23,5 +24,5 @@ FROM (
 ) AS page;
 
 -- name: moment
--- When the transaction under way began: what the view calls now.
+-- Reads the start of the transaction, which is the time that the view compares with.
 SELECT now();

@@ -1,7 +1,7 @@
--- The read path: what the API asks. `packed` stands for the form that storage/db/packed.py reads.
+-- Reads of devices and of the ledger for the API. Packed results have the form that storage/db/packed.py reads.
 
 -- name: devices
--- A page of a selection's devices, in order of id; the cursor is the last id of the page before.
+-- Reads a page of a selection's devices in order of id; the cursor is the last id of the page before.
 SELECT d.created_at, d.updated_at, d.retired_at,
     ARRAY(SELECT metric FROM series WHERE device_id = d.id AND retired_at IS NULL ORDER BY metric), d.id, src.name, d.domain, {d.fields}
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],
@@ -12,7 +12,7 @@ WHERE (%(source)s::text IS NULL OR src.name = %(source)s)
 ORDER BY d.id LIMIT %(limit)s;
 
 -- name: sensors
--- The sensors of one device, each with its newest reading.
+-- Reads the sensors of one device, each with its newest reading.
 SELECT s.metric, m.domain, m.unit, m.kind, s.sentinels, s.unit, s.low, s.high, s.suspect_low, s.suspect_high, s.rating, s.interval_s,
     s.step_floor, s.step_per_minute, s.stuck_after_s, s.retired_at,
     l.time, l.value, l.flags, extract(epoch FROM now() - l.time)::float8
@@ -21,13 +21,13 @@ WHERE s.device_id = %(device)s
 ORDER BY s.metric;
 
 -- name: ledger_totals
--- Sums over a range of minutes.
+-- Sums the ledger over a range of minutes.
 SELECT {sums}
 FROM ledger l JOIN sources src ON src.id = l.source_id
 WHERE minute >= %(start)s AND minute < %(stop)s AND (%(sources)s::text[] IS NULL OR src.name = ANY(%(sources)s));
 
 -- name: ledger
--- A page of the ledger, packed, in order of minute and source; the cursor is the last pair of the page before.
+-- Reads a page of the ledger, packed, in order of minute and source; the cursor is the last pair of the page before.
 SELECT array_agg(name), string_agg(timestamptz_send(minute), ''), {packed}
 FROM (
     SELECT src.name, l.* FROM ledger l JOIN sources src ON src.id = l.source_id
@@ -37,7 +37,8 @@ FROM (
 ) AS page;
 
 -- name: ledger_buckets
--- The same in longer buckets of a zone's clocks. A page begins with the bucket in which the one before ended.
+-- Reads a page of the ledger in longer buckets by the clocks of a zone. A page begins with the bucket in which the one before
+-- ended.
 SELECT array_agg(name), string_agg(timestamptz_send(began), ''), {packed}
 FROM (
     SELECT src.name, b.*

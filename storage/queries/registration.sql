@@ -1,29 +1,29 @@
 -- Changes of the registry, one device at a time, and their history.
 
 -- name: act
--- Who does what follows in this transaction, for the history.
+-- Names, for the history, who makes the changes of this transaction.
 SELECT set_config('citybeat.actor', %(actor)s, true);
 
 -- name: act_always
--- The same for a whole connection.
+-- Names, for the history, who makes the changes of this connection.
 SELECT set_config('citybeat.actor', %(actor)s, false);
 
 -- name: hold
--- A device as it is, kept from others until the transaction ends.
+-- Reads a device and locks it until the transaction ends.
 SELECT s.name, d.domain, d.retired_at, {d.fields}
 FROM devices d JOIN sources s ON s.id = d.source_id WHERE d.id = %(device)s FOR NO KEY UPDATE OF d;
 
 -- name: tag
--- What an ETag is made of: each change of a device, its sensors or calibrations adds a row to the history, and none is ever removed.
--- What is declared of readings changes nothing of the device.
+-- Counts the changes of a device, its sensors and calibrations, which make its ETag: each adds a row to the history, and none is
+-- ever removed. A declaration about readings does not change the device.
 SELECT count(*) FROM audit WHERE device = %(device)s AND subject <> 'declaration';
 
 -- name: marks
--- Of those of these devices that there are, how often each was changed.
+-- Counts the changes of each of these devices that exists.
 SELECT d.id, (SELECT count(*) FROM audit a WHERE a.device = d.id) FROM devices d WHERE d.id = ANY(%(devices)s);
 
 -- name: update_device
--- A new description; nothing happens where it says nothing new.
+-- Replaces the description of a device, unless nothing in it differs.
 UPDATE devices AS d SET domain = %(domain)s, source_id = s.id, {fields = n},
     retired_at = CASE WHEN %(retired)s THEN coalesce(d.retired_at, now()) END, updated_at = now()
 FROM jsonb_to_record(%(described)s) AS n({fields types}), sources s
@@ -31,21 +31,21 @@ WHERE d.id = %(device)s AND s.name = %(source)s AND (d.domain, d.source_id, d.re
     IS DISTINCT FROM (%(domain)s, s.id, %(retired)s, {n.fields});
 
 -- name: has_sensor
--- Whether a device has a sensor of this metric, in service or not.
+-- Finds a device's sensor of this metric; true: it is out of service.
 SELECT retired_at IS NOT NULL FROM series WHERE device_id = %(device)s AND metric = %(metric)s;
 
 -- name: retire_sensor
--- Out of service from now on; its history stays.
+-- Takes a sensor out of service; its history stays.
 UPDATE series SET retired_at = now() WHERE device_id = %(device)s AND metric = %(metric)s AND retired_at IS NULL;
 
 -- name: history
--- A page of what was changed of a device, the newest first. As text: jsonb has numbers that no integer of a program holds.
+-- Reads a page of the changes of a device, the newest first. As text, since jsonb has numbers that no integer of a program holds.
 SELECT number, at, actor, subject, action, metric, before::text, after::text
 FROM (SELECT a.*, row_number() OVER (ORDER BY id) AS number FROM audit a WHERE device = %(device)s) AS numbered
 WHERE %(before)s::int8 IS NULL OR number < %(before)s ORDER BY number DESC LIMIT %(limit)s;
 
 -- name: calibrations
--- Every calibration of a device's sensors, in the order in which they hold, and which of each sensor holds now.
+-- Reads every calibration of a device's sensors in the order in which they hold, and which of each sensor holds now.
 SELECT s.metric, CASE WHEN isfinite(c.valid_from) THEN c.valid_from END, c.scale, c."offset", c."by", c.reason, c.created_at,
     c.id IS NOT DISTINCT FROM (
         SELECT o.id FROM calibrations o WHERE o.series_id = c.series_id AND o.valid_from <= now()
@@ -54,7 +54,7 @@ FROM calibrations c JOIN series s ON s.id = c.series_id
 WHERE s.device_id = %(device)s ORDER BY s.metric, c.valid_from, c.id;
 
 -- name: sources
--- A page of sources, in order of name.
+-- Reads a page of sources in order of name.
 SELECT s.name, s.conflict_policy, s.created_at, t.status, t.status_at, (SELECT count(*) FROM devices d WHERE d.source_id = s.id)
 FROM sources s LEFT JOIN source_state t ON t.source_id = s.id
 WHERE s.name <> '?' AND (%(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s))
@@ -62,7 +62,8 @@ WHERE s.name <> '?' AND (%(sources)s::text[] IS NULL OR s.name = ANY(%(sources)s
 ORDER BY s.name LIMIT %(limit)s;
 
 -- name: described
--- Devices with their sensors as they were registered, in order of id and metric; a sensor a row, and a row for a device without any.
+-- Reads devices with their sensors as they were registered, in order of id and metric: a row for each sensor, and one for a device
+-- without any.
 SELECT d.id, src.name, d.domain, {d.fields}, s.metric, s.unit, s.low, s.high, s.suspect_low,
     s.suspect_high, s.rating, s.interval_s, s.step_floor, s.step_per_minute, s.stuck_after_s, s.sentinels
 FROM selected_devices(%(devices)s::text[], %(domains)s::text[], %(districts)s::text[], %(tags)s::text[]::jsonb[],

@@ -1,28 +1,29 @@
--- Rollups: minutes that are recomputed from raw, and quarter-hours from minutes. Marks say which quarter-hours are behind.
+-- Rollups: minutes recomputed from readings, and quarter-hours from minutes. Marks tell which quarter-hours are out of date.
 
 -- name: temporary_tables
--- Where minutes land before they replace others; emptied at every commit, made once a connection.
+-- Makes the tables where recomputed minutes land before they replace others, once a connection; every commit empties them.
 CREATE TEMPORARY TABLE IF NOT EXISTS touched_1m (series_id int NOT NULL, bucket timestamptz NOT NULL) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS recomputed_1m (LIKE readings_1m) ON COMMIT DELETE ROWS;
 
 -- name: no_exclusion
--- To the end of the transaction: a look-up by key that leaves out chunks one by one, for every key anew, spends ten times as long on
--- that (6 ms, not 0.6, with 360 chunks) as on looking into them. The planner leaves out chunks all the same.
+-- Turns runtime exclusion of chunks off for this transaction: a look-up by key that excludes chunks one by one, for every key anew,
+-- spends ten times as long on that (6 ms, not 0.6, with 360 chunks) as on looking into them. The planner still excludes chunks.
 SELECT set_config('timescaledb.enable_runtime_exclusion', 'off', true);
 
 -- name: counters_state
--- Newest good reading of these series, packed.
+-- Reads the newest good reading of these series, packed.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(good_at), ''), string_agg(float8send(good_value), '')
 FROM latest WHERE series_id = ANY(%(series)s::int[]) AND good_at > '-infinity';
 
 -- name: mark
--- Quarter-hours whose minutes this transaction added to, and of each where its series stand in one array of all.
+-- Marks the quarter-hours whose minutes this transaction added to; the series of each are a slice of one array of all.
 INSERT INTO marks_15m (bucket, series)
 SELECT timestamptz 'epoch' + us * interval '1 microsecond', (%(series)s::int[])[a + 1 : b]
 FROM unnest(%(quarters)s::int8[], %(starts)s::int8[], %(stops)s::int8[]) AS q(us, a, b);
 
 -- name: next_good
--- First good reading of each series behind a time, if it lies in a range, packed; which of the times it is for, counted from 0.
+-- Finds the first good reading of each series after a time, if it lies in a range, packed; with the place of that time, counted
+-- from 0.
 SELECT string_agg(int8send(k.ord - 1), ''), string_agg(timestamptz_send(next.time), '')
 FROM (
     SELECT series_id, timestamptz 'epoch' + us * interval '1 microsecond' AS after, ord
@@ -36,17 +37,18 @@ CROSS JOIN LATERAL (
 ) next;
 
 -- name: copy_touched
--- Minutes that are to be recomputed.
+-- Loads the minutes that have to be recomputed.
 COPY touched_1m (series_id, bucket) FROM STDIN (FORMAT BINARY);
 
 -- name: touched_series
--- What is touched of each series on each day, packed. A day's bounds become constants in the statements that follow: with them the
--- planner leaves out chunks.
+-- Reads the first and last touched minute of each series on each day, packed. A day's bounds become constants in the statements
+-- that follow, by which the planner excludes chunks.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(first), ''), string_agg(timestamptz_send(last), '')
 FROM (SELECT series_id, min(bucket) AS first, max(bucket) AS last FROM touched_1m GROUP BY series_id, time_bucket('1 day', bucket)) t;
 
 -- name: read_touched
--- Readings of these minutes in a range, and of these counters the last good one before each, unless it is older than `floor`; packed.
+-- Reads the readings of touched minutes in a range, and for each minute of these counters the last good one before, unless it is
+-- older than `floor`; packed.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
@@ -74,7 +76,8 @@ FROM (
 ) ordered;
 
 -- name: read_before
--- Last good reading of each of these counters in a range, packed; where it was dropped, as it was carried over.
+-- Reads the last good reading of each of these counters in a range, packed; where retention dropped it, the one that was carried
+-- over.
 SELECT string_agg(int4send(p.series_id), ''), string_agg(timestamptz_send(p.time), ''), string_agg(float8send(p.value), ''),
     string_agg(int2send(p.flags), '')
 FROM unnest(%(series)s::int[]) AS t(series_id)
@@ -89,11 +92,11 @@ CROSS JOIN LATERAL (
 ) p;
 
 -- name: copy_recomputed
--- Minutes as they are to be, and minutes before them, which came along for a counter's sake.
+-- Loads recomputed minutes, and those before them that were read for a counter's sake.
 COPY recomputed_1m (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2) FROM STDIN (FORMAT BINARY);
 
 -- name: replace_1m
--- Minutes become what was recomputed; those that are so already are left alone.
+-- Replaces touched minutes by recomputed ones, where they differ.
 INSERT INTO readings_1m AS r (series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2)
 SELECT series_id, bucket, n, n_bad, vmin, vmax, first_at, vfirst, last_at, vlast, s1, s2
 FROM recomputed_1m c
@@ -107,41 +110,41 @@ WHERE (r.n, r.n_bad, r.vmin, r.vmax, r.first_at, r.vfirst, r.last_at, r.vlast, r
      EXCLUDED.s1, EXCLUDED.s2);
 
 -- name: unfounded
--- Touched minutes that have no reading.
+-- Finds touched minutes that have no reading.
 SELECT series_id, bucket FROM touched_1m EXCEPT SELECT series_id, bucket FROM recomputed_1m;
 
 -- name: delete_minute
--- One of them.
+-- Deletes a minute that has no reading.
 DELETE FROM readings_1m WHERE series_id = %(series)s AND bucket = %(bucket)s;
 
 -- name: mark_touched
--- Quarter-hours whose minutes were recomputed.
+-- Marks the quarter-hours whose minutes were recomputed.
 INSERT INTO marks_15m (bucket, series)
 SELECT time_bucket(INTERVAL '15 minutes', bucket) AS quarter, array_agg(DISTINCT series_id) FROM touched_1m
 GROUP BY quarter ORDER BY quarter;
 
 -- name: forget_touched
--- Room for the next recomputation in the same transaction.
+-- Makes room for the next recomputation in the same transaction.
 WITH gone AS (DELETE FROM touched_1m) DELETE FROM recomputed_1m;
 
 -- name: series_by_source
--- What to rebuild, source by source.
+-- Groups the series to rebuild by source.
 SELECT d.source_id, array_agg(s.id ORDER BY s.id) FROM series s JOIN devices d ON d.id = s.device_id
 WHERE %(devices)s::text[] IS NULL OR d.id = ANY(%(devices)s)
 GROUP BY d.source_id ORDER BY d.source_id;
 
 -- name: kinds
--- Kind of every series.
+-- Reads the kind of every series.
 SELECT s.id, m.kind FROM series s JOIN metrics m ON m.name = s.metric;
 
 -- name: rows_within
--- Readings of these series in a range, counted up to a limit.
+-- Counts readings of these series in a range, up to a limit.
 SELECT count(*) FROM (
     SELECT FROM readings WHERE series_id = ANY(%(series)s::int[]) AND time >= %(start)s AND time < %(stop)s LIMIT %(limit)s
 ) AS counted;
 
 -- name: touch_range
--- Every minute of these series in a range that has a reading, or a rollup, of itself or as part of a quarter-hour.
+-- Touches every minute of these series in a range that has a reading, or a rollup of its own or as part of a quarter-hour.
 INSERT INTO touched_1m (series_id, bucket)
 SELECT series_id, time_bucket(INTERVAL '1 minute', time) FROM readings
 WHERE series_id = ANY(%(series)s::int[]) AND time >= %(start)s AND time < %(stop)s
@@ -153,13 +156,13 @@ SELECT series_id, greatest(bucket, %(start)s) FROM readings_15m
 WHERE series_id = ANY(%(series)s::int[]) AND bucket > %(start)s::timestamptz - INTERVAL '15 minutes' AND bucket < %(stop)s;
 
 -- name: counters_after
--- Which of these counters have readings at that time or later, and when the last one is.
+-- Finds those of these counters that have readings at a time or later, and the time of the last one.
 SELECT array_agg(s.id), max(l.time)
 FROM series s JOIN metrics m ON m.name = s.metric AND m.kind = 'counter' JOIN latest l ON l.series_id = s.id
 WHERE s.id = ANY(%(series)s::int[]) AND l.time >= %(stop)s;
 
 -- name: touch_after
--- A counter's first minute after the range hangs on the last one in it.
+-- Touches a counter's first minute after the range, whose increase depends on the last one in it.
 INSERT INTO touched_1m (series_id, bucket)
 SELECT s.series_id, time_bucket(INTERVAL '1 minute', next.time)
 FROM unnest(%(series)s::int[]) AS s(series_id)
@@ -171,12 +174,13 @@ CROSS JOIN LATERAL (
 ) next;
 
 -- name: lock_worker
--- One worker at a time; false: another one is at it.
+-- Lets one worker at a time recompute quarter-hours; false: another one does.
 SELECT pg_try_advisory_xact_lock(%(key)s);
 
 -- name: take_marks
--- All marks of the quarter-hours that are due, in the order in which they were marked first; as many as have no more than `limit`
--- series together, and one at least. Marks do not grow old while they are looked at: the clock that counts is the statement's end.
+-- Takes all marks of the quarter-hours that are due, in the order in which they were first marked: as many as have no more than
+-- `limit` series together, and at least one. Ages are measured by the clock when the statement runs, not from the start of the
+-- transaction.
 WITH due AS MATERIALIZED (
     SELECT bucket, min(id) AS first FROM marks_15m GROUP BY bucket
     HAVING max(at) <= clock_timestamp() - %(quiet)s::interval OR min(at) <= clock_timestamp() - %(patience)s::interval
@@ -194,8 +198,8 @@ FROM counted CROSS JOIN LATERAL unnest(ids) AS u(id)
 WHERE place = 1 OR before + size <= %(limit)s;
 
 -- name: slices
--- Chunks of minutes in which marked quarter-hours begin, to the end of a quarter-hour; 30 days where there is none. Bounds for the
--- statements that follow, as constants: with them the planner leaves out all other chunks.
+-- Finds the chunks of minutes in which marked quarter-hours begin, each up to the end of a quarter-hour; 30 days where there is no
+-- chunk. The bounds become constants in the statements that follow, by which the planner excludes all other chunks.
 SELECT DISTINCT coalesce(c.range_start, time_bucket(INTERVAL '30 days', m.bucket)),
     coalesce(time_bucket(INTERVAL '15 minutes', c.range_end + INTERVAL '15 minutes' - INTERVAL '1 microsecond'),
         time_bucket(INTERVAL '30 days', m.bucket) + INTERVAL '30 days')
@@ -205,15 +209,15 @@ LEFT JOIN timescaledb_information.chunks c ON c.hypertable_schema = current_sche
 ORDER BY 1;
 
 -- name: advance_15m
--- Marked quarter-hours of a slice become what their minutes say; those that are so already are left alone. Tells which have no minute
--- any more.
+-- Computes marked quarter-hours of a slice from their minutes, and writes those that differ. Returns those that have no minute any
+-- more.
 WITH merged AS MATERIALIZED (
     SELECT k.series_id, k.bucket, q.n, q.n_bad, q.vmin, q.vmax, q.first_at, q.vfirst, q.last_at, q.vlast, q.s1, q.s2
     FROM (
         SELECT DISTINCT u.series_id, m.bucket FROM marks_15m m CROSS JOIN LATERAL unnest(m.series) AS u(series_id)
         WHERE m.id = ANY(%(ids)s::int8[]) AND m.bucket >= %(start)s AND m.bucket < %(stop)s
     ) k
-    CROSS JOIN LATERAL (  -- as merged_minutes, but with constants for bounds, so that the planner leaves out chunks
+    CROSS JOIN LATERAL (  -- as merged_minutes, but with constants for bounds, by which the planner excludes chunks
         SELECT sum(r.n)::int AS n, sum(r.n_bad)::int AS n_bad, min(r.vmin) AS vmin, max(r.vmax) AS vmax,
             min(r.first_at) AS first_at, first(r.vfirst, r.first_at) AS vfirst,
             max(r.last_at) AS last_at, last(r.vlast, r.last_at) AS vlast, sum(r.s1) AS s1, sum(r.s2) AS s2
@@ -235,9 +239,9 @@ WITH merged AS MATERIALIZED (
 SELECT series_id, bucket FROM merged WHERE n IS NULL;
 
 -- name: delete_quarter
--- One of them.
+-- Deletes a quarter-hour that has no minute.
 DELETE FROM readings_15m WHERE series_id = %(series)s AND bucket = %(bucket)s;
 
 -- name: delete_marks
--- Exactly those that were taken.
+-- Deletes exactly the marks that were taken.
 DELETE FROM marks_15m WHERE id = ANY(%(ids)s::int8[]);

@@ -1,7 +1,7 @@
--- Series of a selection, in buckets or as they were read. `packed` stands for the form that storage/db/packed.py reads.
+-- Series of a selection, and their readings. Packed results have the form that storage/db/packed.py reads.
 
 -- name: select_series
--- Series of a selection, packed, in order of device and metric.
+-- Reads the series of a selection, packed, in order of device and metric.
 SELECT string_agg(int4send(series_id), ''), array_agg(device), array_agg(metric), array_agg(unit), array_agg(kind),
     string_agg(float8send(expected_every), '')
 FROM (
@@ -11,7 +11,7 @@ FROM (
 ) AS found;
 
 -- name: missing_devices
--- Names that were asked for, and are of no device of the selection.
+-- Finds requested names that are of no device of the selection.
 SELECT ARRAY(
     SELECT DISTINCT name FROM unnest(%(devices)s::text[]) AS asked(name)
     WHERE name NOT IN (
@@ -22,11 +22,11 @@ SELECT ARRAY(
 );
 
 -- name: horizons
--- What retention has given up, by level; us since 1970 UTC, NULL where nothing was.
+-- Reads the horizon of each level, in microseconds since 1970 UTC; NULL: nothing was dropped.
 SELECT level, CASE WHEN isfinite(since) THEN (extract(epoch FROM since) * 1000000)::int8 END FROM horizons;
 
 -- name: readings
--- Raw readings of series that a policy takes, packed, in order of series and time.
+-- Reads raw readings of series that a flags policy takes, packed, in order of series and time.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
@@ -38,7 +38,7 @@ FROM (
 ) AS page;
 
 -- name: placed_readings
--- Raw readings, each with the start and end of its bucket; packed, in order of series and time.
+-- Reads raw readings, each with the start and end of its bucket; packed, in order of series and time.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), ''), string_agg(timestamptz_send(began), ''),
     string_agg(timestamptz_send(CASE WHEN %(bucket)s::interval <= INTERVAL '1 hour' THEN began + %(bucket)s::interval
@@ -54,7 +54,8 @@ FROM (
 ) AS page;
 
 -- name: before
--- Of each series the value of its newest reading before a time (what increases hang on), packed; of those that a policy takes.
+-- Reads the value of each series' newest reading before a time, which increases are computed from, packed; of readings that a flags
+-- policy takes.
 SELECT string_agg(int4send(id), ''), string_agg(float8send(value), '')
 FROM (
     SELECT u.id, coalesce(r.value, c.value) AS value
@@ -71,7 +72,7 @@ FROM (
 WHERE value IS NOT NULL;
 
 -- name: grid
--- Starts and ends of the buckets that begin in [start, stop), packed; `step` is no longer than any of them.
+-- Generates the starts and ends of the buckets that begin in [start, stop), packed; `step` is no longer than any of them.
 SELECT string_agg(timestamptz_send(began), ''),
     string_agg(timestamptz_send(CASE WHEN %(bucket)s::interval <= INTERVAL '1 hour' THEN began + %(bucket)s::interval
         ELSE bucket_end(%(bucket)s::interval, %(zone)s::text, began) END), '')
@@ -85,7 +86,8 @@ FROM (
 ) AS page;
 
 -- name: latest
--- A page of newest values of a selection, packed, in order of device and metric; the cursor is the last pair of the page before.
+-- Reads a page of newest values of a selection, packed, in order of device and metric; the cursor is the last pair of the page
+-- before.
 SELECT now(), stream_cursor(), array_agg(device), array_agg(metric), array_agg(unit), array_agg(latitude) FILTER (WHERE %(places)s),
     array_agg(longitude) FILTER (WHERE %(places)s),
     string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''), string_agg(int2send(flags), ''),
@@ -101,8 +103,8 @@ FROM (
 ) AS page;
 
 -- name: readings_ascending
--- A page of readings of series, packed, in order of time; the cursor is the last pair (time, series) of the page before. Each series
--- gives a page at most, by its own key, so that no chunk is read whole.
+-- Reads a page of readings of series, packed, in order of time; the cursor is the last pair (time, series) of the page before. Each
+-- series contributes a page at most, by its own key, so that no chunk is read whole.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
@@ -119,7 +121,7 @@ FROM (
 ) AS page;
 
 -- name: readings_descending
--- The same, from the newest on.
+-- Reads a page as readings_ascending does, from the newest on.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
@@ -136,7 +138,7 @@ FROM (
 ) AS page;
 
 -- name: nearest
--- Of each series the reading nearest to a time, packed, in order of series; of two as near, the earlier.
+-- Reads the reading of each series that is nearest to a time, packed, in order of series; of two as near, the earlier.
 SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(time), ''), string_agg(float8send(value), ''),
     string_agg(int2send(flags), '')
 FROM (
@@ -160,11 +162,11 @@ FROM (
 ) AS page;
 
 -- name: seen_sources
--- Sources that a restricted key may see, of those that it asks for.
+-- Lists those of the requested sources that a restricted key may see.
 SELECT coalesce(array_agg(name ORDER BY name), '{}')
 FROM visible_sources(%(domains)s::text[], %(districts)s::text[], %(tags)s::jsonb[], %(tag_names)s::text[])
 WHERE %(wanted)s::text[] IS NULL OR name = ANY(%(wanted)s);
 
 -- name: source_exists
--- Whether there is one.
+-- Tells if a source exists.
 SELECT EXISTS (SELECT FROM sources WHERE name = %(source)s);

@@ -1,11 +1,11 @@
 -- States of sensors.
 
 -- name: lock_watcher
--- One process at a time looks.
+-- Lets one process at a time look for changed states; false: another one does.
 SELECT pg_try_advisory_xact_lock(%(key)s);
 
 -- name: change_states
--- Write the states that changed, forget sensors that are out of service, and give what changed, packed.
+-- Writes the states that changed, deletes those of sensors that are out of service, and returns what changed, packed.
 WITH current AS MATERIALIZED (
     SELECT n.series_id, n.value,
         CASE WHEN n.time IS NULL THEN 'silent' WHEN now() > n.due_at THEN 'overdue' WHEN n.flags & %(manual_good)s::int2 <> 0 THEN 'ok'
@@ -34,7 +34,7 @@ SELECT string_agg(int4send(series_id), ''), string_agg(timestamptz_send(since), 
 FROM (SELECT * FROM changed ORDER BY series_id) AS ordered;
 
 -- name: states
--- A page of states of a selection, packed, in order of device and metric; the cursor is the last pair of the page before.
+-- Reads a page of states of a selection, packed, in order of device and metric; the cursor is the last pair of the page before.
 SELECT now(), stream_cursor(), array_agg(device), array_agg(metric), array_agg(state), string_agg(timestamptz_send(since), ''),
     string_agg(float8send(coalesce(value, 'NaN')), ''), array_agg(latitude), array_agg(longitude)
 FROM (
