@@ -18,7 +18,8 @@ CREATE INDEX answers_forget ON answers (forget_at);
 CREATE TABLE api_keys (
     id text NOT NULL,
     name text NOT NULL,
-    sha256 bytea NOT NULL,  -- Of the secret, which has 256 random bits and is shown once; a slow hash would add nothing to that.
+    -- Hash of the secret, which has 256 random bits and is shown once; a slow hash would add nothing to that.
+    sha256 bytea NOT NULL,
     scopes text[] NOT NULL,
     domains text[],  -- The key sees devices of these; NULL: of all.
     districts text[],  -- The key sees devices of these; NULL: of all.
@@ -182,9 +183,9 @@ GRANT SELECT ON latest TO grafana;
 
 -- Counts of messages and of what became of their readings. received = stored + duplicate + conflict + missing + quarantined.
 CREATE TABLE ledger (
-    minute timestamptz NOT NULL,  -- Of receipt.
+    minute timestamptz NOT NULL,  -- Minute of receipt.
     source_id int NOT NULL,
-    messages bigint NOT NULL,  -- Messages, as the next two; all others are readings.
+    messages bigint NOT NULL,  -- Counts messages, as the next two columns do; all others count readings.
     undecodable bigint NOT NULL,
     redelivered bigint NOT NULL,
     received bigint NOT NULL,
@@ -193,7 +194,7 @@ CREATE TABLE ledger (
     conflict bigint NOT NULL,
     missing bigint NOT NULL,
     quarantined bigint NOT NULL,
-    overflow bigint NOT NULL,  -- Of quarantined: not kept, since the source's quota was full.
+    overflow bigint NOT NULL,  -- Part of quarantined that was not kept, since the source's quota was full.
     CONSTRAINT ledger_pkey PRIMARY KEY (minute, source_id),
     CONSTRAINT ledger_source_id_fkey FOREIGN KEY (source_id) REFERENCES sources(id)
 );
@@ -226,8 +227,8 @@ GRANT SELECT ON ledger_totals TO grafana;
 CREATE TABLE marks_15m (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     bucket timestamptz NOT NULL,
-    series int[] STORAGE EXTERNAL NOT NULL,  -- Ids.
-    -- Of the mark: a quarter-hour that is still being filled is recomputed later, once for many batches.
+    series int[] STORAGE EXTERNAL NOT NULL,  -- Ids of series.
+    -- Time of the mark: a quarter-hour that is still being filled is recomputed later, once for many batches.
     at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT marks_15m_pkey PRIMARY KEY (id)
 );
@@ -322,10 +323,10 @@ GRANT SELECT ON readings_15m TO grafana;
 -- One-minute rollups, written by the transaction that stores the readings.
 CREATE TABLE readings_1m (
     bucket timestamptz NOT NULL,
-    first_at timestamptz NOT NULL,  -- Of the good readings; infinity when there is none.
-    last_at timestamptz NOT NULL,  -- Of the good readings; -infinity when there is none.
-    vmin float8 NOT NULL,  -- infinity when n = 0.
-    vmax float8 NOT NULL,  -- -infinity when n = 0.
+    first_at timestamptz NOT NULL,  -- Time of the first good reading; infinity when there is none.
+    last_at timestamptz NOT NULL,  -- Time of the last good reading; -infinity when there is none.
+    vmin float8 NOT NULL,  -- Lowest good value; infinity when there is none.
+    vmax float8 NOT NULL,  -- Highest good value; -infinity when there is none.
     vfirst float8 NOT NULL,
     vlast float8 NOT NULL,
     s1 float8 NOT NULL,  -- A sum whose meaning depends on the kind of the metric: devices/batch.py, Partials.
@@ -383,8 +384,8 @@ CREATE TABLE seqs (
     seen int8multirange NOT NULL,  -- A hole is a message that never came, or that is still under way.
     first_at timestamptz NOT NULL,
     last_at timestamptz NOT NULL,
-    -- Exclusive; holes below it are messages that never came: a higher number came a grace time before the newest message. NULL:
-    -- none is old enough yet.
+    -- Holes below this number are messages that never came: a higher number came a grace time before the newest message. NULL: none
+    -- is old enough yet.
     settled bigint,
     mark bigint,  -- Becomes settled when the next mark is made.
     mark_at timestamptz,

@@ -54,7 +54,7 @@ COMMENT ON COLUMN audit.after IS 'The row after the change, without its NULLs; N
 
 COMMENT ON TABLE api_keys IS 'Keys of the HTTP API. Rows are revoked, never deleted.';
 COMMENT ON COLUMN api_keys.sha256 IS
-    'Of the secret, which has 256 random bits and is shown once; a slow hash would add nothing to that.';
+    'Hash of the secret, which has 256 random bits and is shown once; a slow hash would add nothing to that.';
 COMMENT ON COLUMN api_keys.domains IS 'The key sees devices of these; NULL: of all.';
 COMMENT ON COLUMN api_keys.districts IS 'The key sees devices of these; NULL: of all.';
 COMMENT ON COLUMN api_keys.tags IS
@@ -69,10 +69,10 @@ COMMENT ON COLUMN readings.value IS 'In the metric''s unit, calibrated.';
 COMMENT ON COLUMN readings.flags IS 'Bit mask, devices/flags.py; 0: good.';
 
 COMMENT ON TABLE readings_1m IS 'One-minute rollups, written by the transaction that stores the readings.';
-COMMENT ON COLUMN readings_1m.first_at IS 'Of the good readings; infinity when there is none.';
-COMMENT ON COLUMN readings_1m.last_at IS 'Of the good readings; -infinity when there is none.';
-COMMENT ON COLUMN readings_1m.vmin IS 'infinity when n = 0.';
-COMMENT ON COLUMN readings_1m.vmax IS '-infinity when n = 0.';
+COMMENT ON COLUMN readings_1m.first_at IS 'Time of the first good reading; infinity when there is none.';
+COMMENT ON COLUMN readings_1m.last_at IS 'Time of the last good reading; -infinity when there is none.';
+COMMENT ON COLUMN readings_1m.vmin IS 'Lowest good value; infinity when there is none.';
+COMMENT ON COLUMN readings_1m.vmax IS 'Highest good value; -infinity when there is none.';
 COMMENT ON COLUMN readings_1m.s1 IS 'A sum whose meaning depends on the kind of the metric: devices/batch.py, Partials.';
 COMMENT ON COLUMN readings_1m.s2 IS 'A second such sum.';
 COMMENT ON COLUMN readings_1m.n IS 'Good readings.';
@@ -84,9 +84,9 @@ COMMENT ON TABLE readings_15m IS
 COMMENT ON TABLE marks_15m IS
     'Quarter-hours that have to be recomputed. The transaction that changes readings_1m adds a row for all series of a '
     'quarter-hour, since one for each series would be 2,000 times as many; ingest''s housekeeping deletes it.';
-COMMENT ON COLUMN marks_15m.series IS 'Ids.';
+COMMENT ON COLUMN marks_15m.series IS 'Ids of series.';
 COMMENT ON COLUMN marks_15m.at IS
-    'Of the mark: a quarter-hour that is still being filled is recomputed later, once for many batches.';
+    'Time of the mark: a quarter-hour that is still being filled is recomputed later, once for many batches.';
 
 COMMENT ON TABLE latest IS
     'The newest reading of each series. Every batch writes it: half of each page is left empty, so that an update stays on its '
@@ -115,9 +115,9 @@ COMMENT ON TABLE carried_counters IS
 
 COMMENT ON TABLE ledger IS
     'Counts of messages and of what became of their readings. received = stored + duplicate + conflict + missing + quarantined.';
-COMMENT ON COLUMN ledger.minute IS 'Of receipt.';
-COMMENT ON COLUMN ledger.messages IS 'Messages, as the next two; all others are readings.';
-COMMENT ON COLUMN ledger.overflow IS 'Of quarantined: not kept, since the source''s quota was full.';
+COMMENT ON COLUMN ledger.minute IS 'Minute of receipt.';
+COMMENT ON COLUMN ledger.messages IS 'Counts messages, as the next two columns do; all others count readings.';
+COMMENT ON COLUMN ledger.overflow IS 'Part of quarantined that was not kept, since the source''s quota was full.';
 COMMENT ON TABLE ledger_totals IS
     'Sums of ledger over all time, written by the statement that writes ledger. Every batch writes it, and pages are half-empty as '
     'those of latest.';
@@ -136,8 +136,8 @@ COMMENT ON COLUMN source_state.status IS 'online or offline, as the source last 
 COMMENT ON TABLE seqs IS 'Message numbers that were received, by source and boot: they tell repeated messages, and missing ones.';
 COMMENT ON COLUMN seqs.seen IS 'A hole is a message that never came, or that is still under way.';
 COMMENT ON COLUMN seqs.settled IS
-    'Exclusive; holes below it are messages that never came: a higher number came a grace time before the newest message. NULL: '
-    'none is old enough yet.';
+    'Holes below this number are messages that never came: a higher number came a grace time before the newest message. NULL: none '
+    'is old enough yet.';
 COMMENT ON COLUMN seqs.mark IS 'Becomes settled when the next mark is made.';
 
 COMMENT ON TABLE batches IS 'Ids of committed batches, to find out whether a COMMIT with an unknown outcome took effect.';
