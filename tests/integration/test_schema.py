@@ -21,7 +21,7 @@ from citybeat.storage.db.schema_version import SchemaError
 from citybeat.storage.registry import records
 from tests.integration.schema_picture import definitions, picture
 
-STORAGE = Path(schema_version.__file__).parent
+STORAGE = Path(migrate.__file__).parent
 PICTURE = STORAGE / "schema.sql"
 #: The last migration of citybeat 0.1.0, which had functions and views in migrations.
 OLD = 19
@@ -72,7 +72,8 @@ def old(servers) -> Iterator[str]:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_an_old_database_with_readings_becomes_the_same(old, connection, fill_into):
+def test_an_old_database_with_readings_becomes_the_same(old, connection, fill_into, monkeypatch):
+    monkeypatch.setattr(migrate, "ATTEMPTS", 1)  # nobody has to be waited for
     with closing(connect(old, application="test")) as upgraded:
         device = Device(id="env-1", source="gw", domain="environment", sensors=(Sensor(metric="pm25"),))
         records.register(upgraded, [device])
@@ -83,8 +84,16 @@ def test_an_old_database_with_readings_becomes_the_same(old, connection, fill_in
         with pytest.raises(SchemaError, match="at 19, this program needs"):
             schema_version.check(upgraded)
 
-        done = migrate.migrate(upgraded, builtin(), chunk_days={})
+        with (
+            closing(connect(old, application="test")) as ingest,
+            ingest.transaction(),
+        ):  # of version 0.1.0, in the middle of a batch
+            ingest.execute("INSERT INTO readings SELECT time + INTERVAL '1 h', received_at, value, series_id, flags FROM readings")
+            ingest.execute("UPDATE latest SET time = time + INTERVAL '1 h'")
+            ingest.execute("UPDATE ledger_totals SET stored = stored + 200")
+            done = migrate.migrate(upgraded, builtin(), chunk_days={})
 
+        assert upgraded.execute("SELECT count(*) FROM readings").fetchone() == (400,)
         assert done == [
             *(f"{script.number:04d}_{script.name}" for script in schema_version.migrations()[OLD:]),
             *(script.name for script in schema_version.repeatables()),
@@ -102,7 +111,7 @@ def files(monkeypatch, tmp_path) -> Path:
     """A copy of storage's SQL files, which a test may change."""
     for folder in ("migrations", "repeatable"):
         shutil.copytree(STORAGE / folder, tmp_path / folder)
-    monkeypatch.setattr(schema_version, "files", {"storage": tmp_path}.__getitem__)
+    monkeypatch.setattr(schema_version, "files", lambda _package: tmp_path)
     return tmp_path
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from citybeat.storage import migrate
 from citybeat.storage.db import schema_version
 
-FILES = sorted((Path(schema_version.__file__).parent / "queries").glob("*.sql"))
+FILES = sorted((Path(migrate.__file__).parent / "queries").glob("*.sql"))
 RIDDLE = re.compile(r"(What|How|Whom|Whether|Whose|Which|Of)\b")
 
 
