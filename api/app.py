@@ -13,7 +13,6 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from citybeat.api import console
 from citybeat.api.console_settings import ConsoleSettings
-from citybeat.api.dependencies import Service
 from citybeat.api.files.download import DOWNLOADS, Downloads
 from citybeat.api.http import problems
 from citybeat.api.http.bodies import UPLOAD, BoundedBodies
@@ -42,6 +41,7 @@ from citybeat.api.routes import (
 )
 from citybeat.api.routes import catalogue as catalogue_routes
 from citybeat.api.routes.export import MAX_SERIES
+from citybeat.api.routes.service import Service
 from citybeat.api.series.plan import MAX_POINTS
 from citybeat.devices.catalogue import Catalogue
 from citybeat.storage.db.pool import ReadPool, WritePool

@@ -10,8 +10,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from citybeat.api.dependencies import Parts
-from citybeat.api.http.gate import Caller, unauthorized
+from citybeat.api.http.gate import Caller, Gate, unauthorized
 from citybeat.api.http.problems import forbidden
 from citybeat.storage.registry.keys import Scope
 
@@ -21,12 +20,12 @@ _HEADER: Final = APIKeyHeader(name="X-API-Key", auto_error=False, description="T
 
 async def _caller(
     request: Request,
-    parts: Parts,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
     header: Annotated[str | None, Security(_HEADER)],
 ) -> Caller:
-    caller = await parts.gate.caller(bearer.credentials if bearer is not None else header)
-    await parts.gate.admit(caller, request.client.host if request.client else "?")
+    gate: Gate = request.app.state.service.gate
+    caller = await gate.caller(bearer.credentials if bearer is not None else header)
+    await gate.admit(caller, request.client.host if request.client else "?")
     return caller
 
 

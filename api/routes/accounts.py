@@ -6,13 +6,13 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LedgerModel
 from citybeat.api.http.params import Instant, Paged, Text, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.query import check_zone
 from citybeat.devices.clock import from_us, rfc3339
 from citybeat.devices.ledger import Counts
@@ -58,7 +58,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
     response_model=LedgerModel,
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
 )
-async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
+async def ledger(service: ServiceDep, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
     """Counts by minute, hour or day of receipt and source, in pages, and their sums over the whole range.
 
     `minute` is the start of each row's bucket.
@@ -74,7 +74,7 @@ async def ledger(parts: Parts, caller: Reader, parameters: Annotated[LedgerParam
         raise invalid("cursor", "not a cursor of this list") from None
     try:
         found = await ledger_rows.ledger(
-            parts.pool,
+            service.pool,
             parameters.source,
             caller.within,
             start=start,

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, finite
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import CatalogueModel
 from citybeat.api.http.params import Parameters
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series import aggregates
 from citybeat.devices.catalogue import Domain, Metric
 from citybeat.devices.units import SPELLINGS, UnitError, conversion
@@ -66,9 +66,9 @@ _COMMON: Final = sorted(
     response_model=CatalogueModel,
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
 )
-async def catalogue(parts: Parts, _caller: Reader, parameters: Annotated[CatalogueParameters, Query()]) -> Response:
+async def catalogue(service: ServiceDep, _caller: Reader, parameters: Annotated[CatalogueParameters, Query()]) -> Response:
     """The metrics that sensors can have: unit, kind, plausible range, and the aggregates that make sense."""
-    wanted = [metric for metric in parts.catalogue.values() if parameters.domain in {None, metric.domain}]
+    wanted = [metric for metric in service.catalogue.values() if parameters.domain in {None, metric.domain}]
     return answer({"metrics": [_metric(metric) for metric in wanted]})
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts, Service
 from citybeat.api.files.imports import MAX_LINES, Form, written
 from citybeat.api.http import problems
 from citybeat.api.http.answers import GEOJSON, answer, finite
@@ -15,6 +14,7 @@ from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import DeviceDetailModel, DevicesModel, HistoryModel
 from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.routes.service import Service, ServiceDep
 from citybeat.api.series.selecting import DeviceFilters, visible
 from citybeat.devices import flags
 from citybeat.devices.catalogue import Domain
@@ -145,7 +145,7 @@ _HISTORY: Final[dict[str, Any]] = {
     },
 )
 async def devices(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     parameters: Annotated[DevicesParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`, or `text/csv`.")] = None,
@@ -153,10 +153,10 @@ async def devices(
     """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
     wanted = visible(parameters.selection(), caller)
     if Form.CSV in (accept or ""):
-        return await _file(parts, wanted, parameters)
+        return await _file(service, wanted, parameters)
     key = decode_cursor(parameters.cursor, str)
     found = await directory.devices(
-        parts.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
+        service.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
     )
     page = [_device(entry) for entry in found[: parameters.limit]]
     next_cursor = encode_cursor(page[-1]["id"]) if len(found) > len(page) else None
@@ -175,12 +175,12 @@ async def devices(
     responses={200: {"content": {"application/json": {"example": DETAIL}}}, **problems.guarded(404, 422)},
 )
 async def device(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
 ) -> Response:
     """One device with its sensors, the bounds in force for each, and its newest reading. Its ETag is for changes (`If-Match`)."""
-    return await detailed(parts, caller, device)
+    return await detailed(service, caller, device)
 
 
 @router.get(
@@ -189,7 +189,7 @@ async def device(
     responses={200: {"content": {"application/json": {"example": _HISTORY}}}, **problems.guarded(404, 422)},
 )
 async def history(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
     parameters: Annotated[Paged, Query()],
@@ -198,9 +198,9 @@ async def history(
     key = decode_cursor(parameters.cursor, int)
     if key is not None and not 0 <= key[0] < 2**63:
         raise problems.invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is")
-    if not await directory.devices(parts.pool, _one(device, caller), source=None, after=None, limit=1):
+    if not await directory.devices(service.pool, _one(device, caller), source=None, after=None, limit=1):
         raise problems.not_found(f"there is no device {device!r}")
-    found = await changes.history(parts.pool, device, before=key[0] if key else None, limit=parameters.limit + 1)
+    found = await changes.history(service.pool, device, before=key[0] if key else None, limit=parameters.limit + 1)
     page = found[: parameters.limit]
     return answer(
         {
@@ -221,7 +221,7 @@ async def history(
     )
 
 
-async def detailed(parts: Service, caller: Caller, device: str) -> Response:
+async def detailed(service: Service, caller: Caller, device: str) -> Response:
     """One device, as whoever asks may see it.
 
     Raises
@@ -229,7 +229,7 @@ async def detailed(parts: Service, caller: Caller, device: str) -> Response:
     Problem
         There is none.
     """
-    found = await directory.device(parts.pool, _one(device, caller), parts.catalogue)
+    found = await directory.device(service.pool, _one(device, caller), service.catalogue)
     if found is None:
         raise problems.not_found(f"there is no device {device!r}")
     made = answer({**_device(found.entry), "sensors": [_sensor(device, sensor, found.calibrations) for sensor in found.sensors]})
@@ -241,12 +241,12 @@ def _one(device: str, caller: Caller) -> Selection:
     return visible(Selection(devices=[device], include_retired=True), caller)
 
 
-async def _file(parts: Service, wanted: Selection, parameters: DevicesParameters) -> Response:
+async def _file(service: Service, wanted: Selection, parameters: DevicesParameters) -> Response:
     for name in {"limit", "cursor"} & parameters.model_fields_set:
         raise problems.invalid(name, "a file has no pages; leave it out")
     if wanted.include_retired:
         raise problems.invalid("include_retired", "a file is there to be imported, which would bring them back; ask for JSON")
-    listed, more = await changes.described(parts.pool, wanted, source=parameters.source, limit=MAX_LINES)
+    listed, more = await changes.described(service.pool, wanted, source=parameters.source, limit=MAX_LINES)
     if more:
         detail = f"more than the {MAX_LINES} sensors that one file may have; ask for a district or a domain"
         raise problems.invalid("district", detail, slug="too-many-series", max_sensors=MAX_LINES)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.files import tables
 from citybeat.api.files.download import Download
 from citybeat.api.files.tables import MEDIA_TYPES, SUFFIXES, Format
@@ -16,6 +15,7 @@ from citybeat.api.http import problems
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.params import Instant
 from citybeat.api.http.problems import Problem, invalid
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads import export as store
@@ -69,7 +69,9 @@ _FILES: Final[dict[str, Any]] = {
     response_class=Response,
     responses={200: {"description": "The file.", "content": _FILES}, **problems.guarded(406, 422)},
 )
-async def export(parts: Parts, caller: Reader, request: Request, parameters: Annotated[ExportParameters, Query()]) -> Response:
+async def export(
+    service: ServiceDep, caller: Reader, request: Request, parameters: Annotated[ExportParameters, Query()]
+) -> Response:
     """Readings, or rollups, of any number of series over any range, as CSV, Arrow IPC stream or Parquet.
 
     Sent while they are read, all of them as they were at one moment. In order of slices of time of at most seven days; in each by
@@ -78,29 +80,29 @@ async def export(parts: Parts, caller: Reader, request: Request, parameters: Ann
     start, stop = parameters.start, parameters.stop or datetime.now(UTC)
     if start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
-    check_metrics(parts, parameters.metric)
+    check_metrics(service.catalogue, parameters.metric)
     form = parameters.format or negotiated(request.headers.get("accept"))
     if form is None:
         detail = f"there is {', '.join(MEDIA_TYPES.values())}; ask for one of them, or say format={'|'.join(MEDIA_TYPES)}"
         raise Problem(406, "not-acceptable", "Not acceptable", detail)
-    selection = await store.select(parts.pool, visible(parameters.selection(), caller), limit=parts.max_export_series + 1)
-    if len(selection.ids) > parts.max_export_series:
+    selection = await store.select(service.pool, visible(parameters.selection(), caller), limit=service.max_export_series + 1)
+    if len(selection.ids) > service.max_export_series:
         message = (
-            f"more than the {parts.max_export_series} series that one export may have; ask for a district, or for fewer metrics"
+            f"more than the {service.max_export_series} series that one export may have; ask for a district, or for fewer metrics"
         )
-        raise invalid("device", message, slug="too-many-series", max_series=parts.max_export_series)
+        raise invalid("device", message, slug="too-many-series", max_series=service.max_export_series)
     # A box or circle is a named tuple, which pydantic writes as a list, and warns of.
     query = parameters.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"format"}, warnings=False)
     query |= {"from": rfc3339(start), "to": rfc3339(stop)}
 
     def source(sink: Callable[[Block], Awaitable[None]]) -> Awaitable[None]:
-        return store.send(parts.export_pool, selection, parameters.level, start=start, stop=stop, sink=sink)
+        return store.send(service.export_pool, selection, parameters.level, start=start, stop=stop, sink=sink)
 
     name = f"citybeat-{parameters.level}-{start:%Y%m%dT%H%M%SZ}-{stop:%Y%m%dT%H%M%SZ}.{SUFFIXES[form]}"
     return Download(
-        parts.downloads,
+        service.downloads,
         source,
-        tables.encoder(form, selection, parameters.level, query=query, version=parts.version),
+        tables.encoder(form, selection, parameters.level, query=query, version=service.version),
         media_type=MEDIA_TYPES[form],
         headers={"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"},
     )

@@ -19,7 +19,6 @@ from uuid import UUID, uuid4, uuid5
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.files import uploads
 from citybeat.api.files.uploads import FileError, TooManyRowsError
 from citybeat.api.http import problems
@@ -31,6 +30,7 @@ from citybeat.api.http.models import POSTED, PostedModel
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.http.readings_writer import PATIENCE, ReadingsWriter, answered, not_taken, reused, told, told_reasons
+from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.device import SOURCE_NAME
 from citybeat.devices.errors import CitybeatError, Reason
@@ -127,7 +127,7 @@ class _Piece:
     openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
 )
 async def post(
-    parts: Parts,
+    service: ServiceDep,
     caller: Writer,
     request: Request,
     parameters: Annotated[PostParameters, Query()],
@@ -149,18 +149,18 @@ async def post(
     is in `refused` (the first of it) and in quarantine. Without an `Idempotency-Key`, readings without a time of their own are
     stored again if they are sent again.
     """
-    intake = parts.intake
+    intake = service.intake
     if intake is None:
         raise not_taken("this server takes no readings")
     source = parameters.source
-    if not SOURCE_NAME.fullmatch(source) or not await selection.source_is_seen(parts.pool, source, caller.within):
+    if not SOURCE_NAME.fullmatch(source) or not await selection.source_is_seen(service.pool, source, caller.within):
         raise problems.not_found(f"there is no source {source!r}; there is one when a device is registered to it")
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in CHANNELS and kind not in uploads.READERS:
         known = ", ".join([*CHANNELS, *uploads.READERS])
         detail = f"there is {known}; not {kind[:80]!r}"
         raise Problem(415, "unsupported-media-type", "Unsupported media type", detail)
-    with parts.uploads.room(_size(request, content_encoding)):
+    with service.uploads.room(_size(request, content_encoding)):
         body = await _body(request, content_encoding)
         pieces = await asyncio.to_thread(_pieces, kind, body, intake.max_bytes)
         digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()

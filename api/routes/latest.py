@@ -6,12 +6,12 @@ import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import GEOJSON, answer, features, flag_names, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LatestModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339, to_us
 from citybeat.storage.reads import readings
@@ -72,7 +72,7 @@ _FEATURES: Final[dict[str, Any]] = {
     },
 )
 async def latest(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     parameters: Annotated[LatestParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`: a feature for each sensor.")] = None,
@@ -81,11 +81,11 @@ async def latest(
 
     A series without any reading does not appear. Devices that do not exist count as without readings.
     """
-    check_metrics(parts, parameters.metric)
+    check_metrics(service.catalogue, parameters.metric)
     key = decode_cursor(parameters.cursor, str, str)
     geojson = GEOJSON in (accept or "")
     found = await readings.latest(
-        parts.pool,
+        service.pool,
         visible(parameters.selection(), caller),
         stale=parameters.stale,
         after=(key[0], key[1]) if key else None,

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.problems import forbidden
+from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.ledger import COUNTERS, OUTCOMES, Sort
 from citybeat.storage.accounts.figures import Figures, figures
 from citybeat.storage.db.connection import StorageError
@@ -38,16 +38,16 @@ class _Once(Collector):
 
 
 @router.get("/metrics")
-async def metrics(request: Request, parts: Parts, caller: Reader) -> Response:
+async def metrics(request: Request, service: ServiceDep, caller: Reader) -> Response:
     """Everything, whether the database answers or not."""
     if caller.within is not None:
         raise forbidden("figures of the whole city are not for a key that sees a part of it")
-    requests = parts.requests
+    requests = service.requests
     found: Figures | None = None
     began = time.perf_counter()
     async with requests.turn:
         try:
-            found = await figures(parts.pool)
+            found = await figures(service.pool)
         except StorageError as exc:
             _log.warning("no figures for /metrics: %s", exc)
     encode, media_type = exposition.choose_encoder(request.headers.get("accept", ""))

@@ -4,11 +4,11 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.models import HealthModel
 from citybeat.api.http.problems import Problem
+from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.errors import CitybeatError
 from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError
 from citybeat.storage.db.schema_version import SchemaError
@@ -22,9 +22,9 @@ _EXAMPLE: Final = {"status": "ok", "version": "0.1.0"}
     response_model=HealthModel,
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500)},
 )
-async def healthz(parts: Parts) -> Response:
+async def healthz(service: ServiceDep) -> Response:
     """The process runs and answers. Says nothing of the database: a restart of this process would not bring that back."""
-    return answer({"status": "ok", "version": parts.version})
+    return answer({"status": "ok", "version": service.version})
 
 
 @router.get(
@@ -32,10 +32,10 @@ async def healthz(parts: Parts) -> Response:
     response_model=HealthModel,
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500, 503)},
 )
-async def readyz(parts: Parts) -> Response:
+async def readyz(service: ServiceDep) -> Response:
     """The database answers, its schema is the one that this version works with, and readings are taken. Send traffic only then."""
     try:
-        await parts.pool.check()
+        await service.pool.check()
     except DatabaseUnavailableError:
         raise
     except SchemaError as exc:
@@ -43,9 +43,9 @@ async def readyz(parts: Parts) -> Response:
     except StorageError as exc:
         # It may name hosts and users; those are in the log of whoever runs the server.
         raise DatabaseUnavailableError(str(exc)) from exc
-    if parts.intake is not None:
+    if service.intake is not None:
         try:
-            parts.intake.check()
+            service.intake.check()
         except CitybeatError as exc:
             raise Problem(503, "intake-failed", "Readings are not taken", f"{exc}; restart this server") from exc
-    return answer({"status": "ok", "version": parts.version})
+    return answer({"status": "ok", "version": service.version})

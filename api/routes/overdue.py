@@ -5,12 +5,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LivenessModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
 from citybeat.storage.reads import overdue as store
@@ -46,16 +46,16 @@ _EXAMPLE: Final[dict[str, Any]] = {
     response_model=LivenessModel,
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
 )
-async def liveness(parts: Parts, caller: Reader, parameters: Annotated[LivenessParameters, Query()]) -> Response:
+async def liveness(service: ServiceDep, caller: Reader, parameters: Annotated[LivenessParameters, Query()]) -> Response:
     """Sensors in service and when each should have reported, in order of device and metric, in pages.
 
     A sensor is overdue three expected intervals after its newest reading, or after its registration when it never reported. Devices
     that are out of service never appear.
     """
-    check_metrics(parts, parameters.metric)
+    check_metrics(service.catalogue, parameters.metric)
     key = decode_cursor(parameters.cursor, str, str)
     found = await store.page(
-        parts.pool,
+        service.pool,
         visible(parameters.selection(), caller),
         stale=parameters.stale,
         after=(key[0], key[1]) if key else None,

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
@@ -16,6 +15,7 @@ from citybeat.api.http.models import QuarantinedDetailModel, QuarantineModel, Re
 from citybeat.api.http.params import Instant, Paged, Parameters, Text, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.http.readings_writer import not_taken, told, told_reason
+from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import Reason
 from citybeat.devices.ledger import OUTCOMES
@@ -88,13 +88,13 @@ _REPLAYED: Final[dict[str, Any]] = {
     response_model=QuarantineModel,
     responses={200: {"content": {"application/json": {"example": _PAGE}}}, **problems.guarded(422)},
 )
-async def quarantine(parts: Parts, caller: Reader, parameters: Annotated[QuarantineParameters, Query()]) -> Response:
+async def quarantine(service: ServiceDep, caller: Reader, parameters: Annotated[QuarantineParameters, Query()]) -> Response:
     """Messages of which something is refused and was not stored since, oldest first, in pages.
 
     A restricted key sees those of the sources whose accounts it sees.
     """
     found = await store.page(
-        parts.pool,
+        service.pool,
         _filter(parameters),
         caller.within,
         after=_after(parameters.cursor),
@@ -111,10 +111,10 @@ async def quarantine(parts: Parts, caller: Reader, parameters: Annotated[Quarant
     responses={200: {"content": {"application/json": {"example": _DETAIL}}}, **problems.guarded(404, 422)},
 )
 async def one(
-    parts: Parts, caller: Reader, number: Annotated[int, Path(alias="id", ge=1, le=_LARGEST, description="As in the list.")]
+    service: ServiceDep, caller: Reader, number: Annotated[int, Path(alias="id", ge=1, le=_LARGEST, description="As in the list.")]
 ) -> Response:
     """One message with all that is refused of it and its payload, resolved or not."""
-    row = await store.one_of(parts.pool, number, caller.within)
+    row = await store.one_of(service.pool, number, caller.within)
     if row is None:
         raise problems.not_found(f"there is no message {number} in quarantine")
     payload = row.payload or b""
@@ -133,7 +133,7 @@ async def one(
     responses={200: {"content": {"application/json": {"example": _REPLAYED}}}, **problems.guarded(400, 413, 422)},
 )
 async def replay(
-    parts: Parts,
+    service: ServiceDep,
     caller: Admin,  # noqa: ARG001 - who may
     body: Annotated[
         ReplayBody,
@@ -150,9 +150,9 @@ async def replay(
     What fails again stays, with what is wrong with it now. The ledger is corrected in the minute of receipt. Trying again what was
     tried is harmless.
     """
-    if parts.replay is None:
+    if service.replay is None:
         raise not_taken("this server tries nothing again")
-    counts, last = await asyncio.to_thread(parts.replay, _filter(body), after=_after(body.cursor, where="body"), limit=body.limit)
+    counts, last = await asyncio.to_thread(service.replay, _filter(body), after=_after(body.cursor, where="body"), limit=body.limit)
     told_counts = {name: counts.get(name, 0) for name in ("messages", *OUTCOMES, "unreadable")}
     return answer({**told_counts, "more": last is not None, "next_cursor": None if last is None else encode_cursor(last)})
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts, Service
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, flag_names, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import NearestModel, ReadingsModel
 from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
+from citybeat.api.routes.service import Service, ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, resolve
 from citybeat.devices.clock import NEWEST, OLDEST, from_us, rfc3339, to_us
 from citybeat.devices.flags import Flag
@@ -82,7 +82,7 @@ _NEAREST: Final[dict[str, Any]] = {
     response_model=ReadingsModel,
     responses={200: {"content": {"application/json": {"example": _READINGS}}}, **problems.guarded(404, 422)},
 )
-async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
+async def page(service: ServiceDep, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
     """Readings as they are stored, good or bad, with their flags, in order of time, in pages.
 
     A page goes on behind the last reading of the one before: readings that arrive meanwhile move nothing, and appear if they belong
@@ -91,13 +91,13 @@ async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParam
     start, stop = parameters.start or OLDEST, parameters.stop or NEWEST
     if start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
-    check_metrics(parts, parameters.metric)
-    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller, limit=MAX_PAGE_SERIES)
+    check_metrics(service.catalogue, parameters.metric)
+    chosen = await resolve(service.pool, parameters.selection(listed_retired=True), caller, limit=MAX_PAGE_SERIES)
     mask = 0
     for name in parameters.flag or []:
         mask |= Flag[name.name]
     found = await readings.page(
-        parts.pool,
+        service.pool,
         chosen.id,
         start=start,
         stop=stop,
@@ -114,7 +114,7 @@ async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParam
     return answer(
         {
             "count": n,
-            "kept_from": await _kept_from(parts),
+            "kept_from": await _kept_from(service),
             "columns": _columns(chosen, found, np.arange(n)),
             "next_cursor": cursor,
         }
@@ -126,17 +126,17 @@ async def page(parts: Parts, caller: Reader, parameters: Annotated[ReadingsParam
     response_model=NearestModel,
     responses={200: {"content": {"application/json": {"example": _NEAREST}}}, **problems.guarded(404, 422)},
 )
-async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
+async def nearest(service: ServiceDep, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
     """Of each series the reading nearest to a time, before it or after it; of two as near, the earlier.
 
     A series without one that is near enough does not appear. In order of device and metric.
     """
-    check_metrics(parts, parameters.metric)
-    chosen = await resolve(parts, parameters.selection(listed_retired=True), caller)
+    check_metrics(service.catalogue, parameters.metric)
+    chosen = await resolve(service.pool, parameters.selection(listed_retired=True), caller)
     away = timedelta(seconds=parameters.within_s)
     at = parameters.at
     found = await readings.nearest(
-        parts.pool,
+        service.pool,
         chosen.id,
         at=at,
         start=max(at, OLDEST + away) - away,
@@ -144,8 +144,9 @@ async def nearest(parts: Parts, caller: Reader, parameters: Annotated[NearestPar
         policy=parameters.flags,
     )
     order = np.argsort(chosen.rows(found.series))
-    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - to_us(at)) / 1e6}
-    return answer({"at": rfc3339(at), "count": len(found), "kept_from": await _kept_from(parts), "columns": columns})
+    asked = to_us(at)
+    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - asked) / 1e6}
+    return answer({"at": rfc3339(at), "count": len(found), "kept_from": await _kept_from(service), "columns": columns})
 
 
 def _columns(chosen: Selected, found: Readings, rows: NDArray[np.int64]) -> dict[str, Any]:
@@ -180,6 +181,6 @@ def _after(parameters: ReadingsParameters) -> tuple[datetime, int] | None:
         raise invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is") from None
 
 
-async def _kept_from(parts: Service) -> str | None:
-    since = (await series.horizons(parts.pool))[Level.RAW]
+async def _kept_from(service: Service) -> str | None:
+    since = (await series.horizons(service.pool))[Level.RAW]
     return None if since is None else rfc3339(from_us(since))

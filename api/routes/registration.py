@@ -8,7 +8,6 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts, Service
 from citybeat.api.files import imports
 from citybeat.api.files.descriptions import CalibrationBody, DeviceBody, DevicePatch, Fault, OverridesBody, sensor_faults
 from citybeat.api.files.imports import Form, Mistake
@@ -19,6 +18,7 @@ from citybeat.api.http.models import DeviceDetailModel, ImportedModel
 from citybeat.api.http.params import Parameters, Text
 from citybeat.api.http.problems import Problem
 from citybeat.api.routes.devices import DETAIL, detailed
+from citybeat.api.routes.service import Service, ServiceDep
 from citybeat.devices.device import Device
 from citybeat.devices.errors import DeviceError
 from citybeat.storage.db.connection import Connection
@@ -70,13 +70,13 @@ _FILES: Final[dict[str, Any]] = {
         **problems.guarded(400, 409, 413, 422),
     },
 )
-async def create(parts: Parts, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
+async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
     """Register a device that is not there yet. Ingest takes its readings at once."""
-    device, faults = body.checked(parts.catalogue)
+    device, faults = body.checked(service.catalogue)
     if device is None:
         raise _wrong([Fault(("body", *fault.loc), fault.message) for fault in faults])
-    await _change(parts, lambda connection: changes.create(connection, device, caller.label))
-    made = await detailed(parts, caller, device.id)
+    await _change(service, lambda connection: changes.create(connection, device, caller.label))
+    made = await detailed(service, caller, device.id)
     made.status_code = 201
     made.headers["location"] = f"/v1/devices/{quote(device.id)}"
     return made
@@ -88,7 +88,9 @@ async def create(parts: Parts, caller: Admin, body: Annotated[DeviceBody, Body()
     responses={200: {"content": {"application/json": {"example": _IMPORTED}}}, **problems.guarded(400, 413, 415, 422)},
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
-async def import_(request: Request, parts: Parts, caller: Admin, parameters: Annotated[ImportParameters, Query()]) -> Response:
+async def import_(
+    request: Request, service: ServiceDep, caller: Admin, parameters: Annotated[ImportParameters, Query()]
+) -> Response:
     """Register all devices of a file, or none: CSV (a line a sensor), GeoJSON, or JSON. What is there already is replaced.
 
     A sensor that the file lacks stays. With a mistake anywhere nothing is registered, and every mistake is listed with its place.
@@ -98,11 +100,13 @@ async def import_(request: Request, parts: Parts, caller: Admin, parameters: Ann
         detail = f"a file of devices is {', '.join(Form)}; say which in Content-Type"
         raise Problem(415, "unsupported-media-type", "Unsupported media type", detail)
     # In a thread: a large file takes seconds, and streams and questions of others go on.
-    entries, mistakes = await asyncio.to_thread(imports.read, await request.body(), Form(kind), parts.catalogue)
+    entries, mistakes = await asyncio.to_thread(imports.read, await request.body(), Form(kind), service.catalogue)
     if not mistakes:
         devices = [entry.device for entry in entries]
         try:
-            done = await parts.writes.run(lambda connection: _import(connection, devices, caller.label, dry_run=parameters.dry_run))
+            done = await service.writes.run(
+                lambda connection: _import(connection, devices, caller.label, dry_run=parameters.dry_run)
+            )
         except DeviceError as exc:  # what only the database knows, such as a metric that was taken out of it
             mistakes = [Mistake(place="file", column="", message=str(exc))]
     if mistakes:
@@ -121,11 +125,11 @@ async def import_(request: Request, parts: Parts, caller: Admin, parameters: Ann
     },
 )
 async def change(
-    parts: Parts, caller: Admin, device: DeviceId, body: Annotated[DevicePatch, Body()], if_match: IfMatch = None
+    service: ServiceDep, caller: Admin, device: DeviceId, body: Annotated[DevicePatch, Body()], if_match: IfMatch = None
 ) -> Response:
     """Change what is given, and leave the rest (JSON Merge Patch). `retired` takes a device out of service, and back."""
     await _change(
-        parts,
+        service,
         lambda connection: changes.update(
             connection,
             device,
@@ -135,7 +139,7 @@ async def change(
             expected=_tags(if_match),
         ),
     )
-    return await detailed(parts, caller, device)
+    return await detailed(service, caller, device)
 
 
 @router.delete(
@@ -144,10 +148,10 @@ async def change(
     response_class=Response,
     responses={204: {"description": "Out of service."}, **problems.guarded(404, 412, 422)},
 )
-async def retire(parts: Parts, caller: Admin, device: DeviceId, if_match: IfMatch = None) -> Response:
+async def retire(service: ServiceDep, caller: Admin, device: DeviceId, if_match: IfMatch = None) -> Response:
     """Take a device out of service. Its history stays; new readings of it are quarantined. Nothing happens to one that is."""
     await _change(
-        parts,
+        service,
         lambda connection: changes.update(
             connection, device, caller.label, change=lambda there: there, retired=True, expected=_tags(if_match)
         ),
@@ -164,7 +168,7 @@ async def retire(parts: Parts, caller: Admin, device: DeviceId, if_match: IfMatc
     },
 )
 async def put_sensor(
-    parts: Parts,
+    service: ServiceDep,
     caller: Admin,
     device: DeviceId,
     metric: MetricName,
@@ -172,11 +176,13 @@ async def put_sensor(
     if_match: IfMatch = None,
 ) -> Response:
     """Register a sensor, or replace what is registered of it. What is left out is as the catalogue says; a retired one is back."""
-    if faults := sensor_faults([{"metric": metric, "unit": body.unit}], parts.catalogue):
+    if faults := sensor_faults([{"metric": metric, "unit": body.unit}], service.catalogue):
         raise _wrong([_of_path(fault) for fault in faults])
     sensor = _described(lambda: body.sensor(metric))
-    await _change(parts, lambda connection: changes.put_sensor(connection, device, sensor, caller.label, expected=_tags(if_match)))
-    return await detailed(parts, caller, device)
+    await _change(
+        service, lambda connection: changes.put_sensor(connection, device, sensor, caller.label, expected=_tags(if_match))
+    )
+    return await detailed(service, caller, device)
 
 
 @router.delete(
@@ -185,10 +191,12 @@ async def put_sensor(
     response_class=Response,
     responses={204: {"description": "Out of service."}, **problems.guarded(404, 412, 422)},
 )
-async def retire_sensor(parts: Parts, caller: Admin, device: DeviceId, metric: MetricName, if_match: IfMatch = None) -> Response:
+async def retire_sensor(
+    service: ServiceDep, caller: Admin, device: DeviceId, metric: MetricName, if_match: IfMatch = None
+) -> Response:
     """Take a sensor out of service. Its history stays; new readings of it are quarantined. Nothing happens to one that is."""
     await _change(
-        parts, lambda connection: changes.retire_sensor(connection, device, metric, caller.label, expected=_tags(if_match))
+        service, lambda connection: changes.retire_sensor(connection, device, metric, caller.label, expected=_tags(if_match))
     )
     return Response(status_code=204)
 
@@ -203,7 +211,7 @@ async def retire_sensor(parts: Parts, caller: Admin, device: DeviceId, metric: M
     },
 )
 async def calibrate(
-    parts: Parts,
+    service: ServiceDep,
     caller: Admin,
     device: DeviceId,
     metric: MetricName,
@@ -213,10 +221,10 @@ async def calibrate(
     """Add a calibration. Those before it stay, and readings that were stored before are as they were calibrated then."""
     calibration = _described(body.calibration)
     await _change(
-        parts,
+        service,
         lambda connection: changes.calibrate(connection, device, metric, calibration, caller.label, expected=_tags(if_match)),
     )
-    made = await detailed(parts, caller, device)
+    made = await detailed(service, caller, device)
     made.status_code = 201
     return made
 
@@ -232,9 +240,9 @@ def _import(connection: Connection, devices: Sequence[Device], actor: str, *, dr
     return {"created": created, "changed": changed, "unchanged": len(before) - changed}
 
 
-async def _change(parts: Service, work: Callable[[Connection], _T]) -> _T:
+async def _change(service: Service, work: Callable[[Connection], _T]) -> _T:
     try:
-        return await parts.writes.run(work)
+        return await service.writes.run(work)
     except NoSuchDeviceError as exc:
         raise problems.not_found(str(exc)) from exc
     except ExistsError as exc:

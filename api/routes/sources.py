@@ -4,13 +4,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.files.descriptions import SourcePatch
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.models import SourceModel, SourcesModel
 from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import DeviceError
 from citybeat.storage.db.connection import Connection
@@ -37,10 +37,10 @@ _SOURCE: Final[dict[str, Any]] = {
         **problems.guarded(422),
     },
 )
-async def sources(parts: Parts, caller: Reader, parameters: Annotated[Paged, Query()]) -> Response:
+async def sources(service: ServiceDep, caller: Reader, parameters: Annotated[Paged, Query()]) -> Response:
     """Sources in order of name, in pages: those that devices are registered to, and those that have spoken."""
     key = decode_cursor(parameters.cursor, str)
-    found = await changes.sources(parts.pool, None, caller.within, after=key[0] if key else None, limit=parameters.limit + 1)
+    found = await changes.sources(service.pool, None, caller.within, after=key[0] if key else None, limit=parameters.limit + 1)
     page = found[: parameters.limit]
     return answer(
         {
@@ -56,7 +56,7 @@ async def sources(parts: Parts, caller: Reader, parameters: Annotated[Paged, Que
     responses={200: {"content": {"application/json": {"example": _SOURCE}}}, **problems.guarded(400, 404, 413, 422)},
 )
 async def change(
-    parts: Parts,
+    service: ServiceDep,
     caller: Admin,
     source: Annotated[Text, Path(description="Its name.", examples=["gw-3"])],
     body: Annotated[SourcePatch, Body()],
@@ -70,10 +70,10 @@ async def change(
             records.set_conflict_policy(connection, source, body.conflict_policy)
 
     try:
-        await parts.writes.run(work)
+        await service.writes.run(work)
     except DeviceError as exc:
         raise problems.not_found(str(exc)) from exc
-    (entry,) = await changes.sources(parts.pool, [source], None, after=None, limit=1)
+    (entry,) = await changes.sources(service.pool, [source], None, after=None, limit=1)
     return answer(_source(entry))
 
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import GEOJSON, answer, features, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import StatesModel
 from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.states import State
@@ -69,7 +69,7 @@ _FEATURES: Final[dict[str, Any]] = {
     },
 )
 async def states(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     parameters: Annotated[StatesParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`: a feature for each sensor.")] = None,
@@ -79,10 +79,10 @@ async def states(
     `bad`: a flag keeps its newest reading out of aggregates; `stuck`: it has not changed for longer than it can; `overdue`: three
     of its intervals passed without a reading; `silent`: it never reported; else `ok`. Looked at every few seconds.
     """
-    check_metrics(parts, parameters.metric)
+    check_metrics(service.catalogue, parameters.metric)
     key = decode_cursor(parameters.cursor, str, str)
     found = await store.current(
-        parts.pool,
+        service.pool,
         visible(parameters.selection(), caller),
         states=parameters.state,
         after=(key[0], key[1]) if key else None,

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller, Gate
 from citybeat.api.http.problems import invalid
 from citybeat.api.live import events
 from citybeat.api.live.hub import Hub, Kind, StreamFilter, Subscription
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.storage.db.connection import StorageError
 from citybeat.storage.reads.cursors import Cursor, CursorError
@@ -83,7 +83,7 @@ id: WyJhMWIyYzNkNCIsODE0LDQ1XQ
     },
 )
 async def stream(
-    parts: Parts,
+    service: ServiceDep,
     caller: Reader,
     request: Request,
     parameters: Annotated[StreamParameters, Query()],
@@ -95,7 +95,7 @@ async def stream(
     `reset`: what lay between is gone, ask /v1/latest and /v1/states again. `end`: the server closes the stream, and says why.
     Sensors that come into the selection, or go, do so at once.
     """
-    check_metrics(parts, parameters.metric)
+    check_metrics(service.catalogue, parameters.metric)
     given, where, name = parameters.last_event_id, "query", "last_event_id"
     if last_event_id:
         given, where, name = last_event_id, "header", "Last-Event-ID"
@@ -109,7 +109,7 @@ async def stream(
         flags=parameters.flags,
     )
     who = caller.id or f"address {request.client.host if request.client else '?'}"
-    return Stream(parts.hub, parts.gate, caller, who, wish, cursor)
+    return Stream(service.hub, service.gate, caller, who, wish, cursor)
 
 
 class Stream(Response):

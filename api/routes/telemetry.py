@@ -7,12 +7,12 @@ import numpy as np
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Discriminator, Field, Tag
 
-from citybeat.api.dependencies import Parts
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import QueryModel, SeriesModel
 from citybeat.api.http.params import Instant, Parameters, Text
+from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.aggregates import Aggregate
 from citybeat.api.series.fill import Fill
 from citybeat.api.series.plan import MAX_SERIES, Bucket
@@ -169,7 +169,7 @@ _BODIES: Final[dict[str, Any]] = {
     response_model=SeriesModel,
     responses={200: {"content": {"application/json": {"examples": _SERIES}}}, **problems.guarded(404, 422)},
 )
-async def series(parts: Parts, caller: Reader, parameters: Annotated[SeriesParameters, Query()]) -> Response:
+async def series(service: ServiceDep, caller: Reader, parameters: Annotated[SeriesParameters, Query()]) -> Response:
     """One series over a range of time, in time order.
 
     The buckets that begin within the range, whole. Aggregates are of good readings; `bad_count` counts those that a quality flag
@@ -177,13 +177,13 @@ async def series(parts: Parts, caller: Reader, parameters: Annotated[SeriesParam
     a direction circular, of a sound level energetic, of a state the share of ones. An aggregate without a meaning is refused.
     """
     wanted = Selection(devices=[parameters.device], metrics=[parameters.metric], include_retired=True)
-    question = _question(parameters, "query")
-    chosen = await resolve(parts, wanted, caller)
+    question = _question(parameters, "query", service.max_points)
+    chosen = await resolve(service.pool, wanted, caller)
     if not len(chosen):
         raise problems.not_found(
             f"device {parameters.device!r} has no sensor {parameters.metric!r}; see /v1/devices/{parameters.device}"
         )
-    found = await ask(parts, chosen, question)
+    found = await ask(service.pool, chosen, question)
     return answer(
         {
             "device": chosen.device[0],
@@ -201,7 +201,7 @@ async def series(parts: Parts, caller: Reader, parameters: Annotated[SeriesParam
     response_model=QueryModel,
     responses={200: {"content": {"application/json": {"example": _QUERY}}}, **problems.guarded(400, 404, 413, 422)},
 )
-async def query(parts: Parts, caller: Reader, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
+async def query(service: ServiceDep, caller: Reader, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
     """Many series over a range of time: one table, in order of series and time.
 
     `columns.series` says which of `series` a row belongs to; those are in order of device and metric. Otherwise as `/v1/series`.
@@ -212,10 +212,10 @@ async def query(parts: Parts, caller: Reader, body: Annotated[QueryBody, Body(op
         wanted = body.devices.selection(body.metrics)
     else:
         wanted = Selection(devices=body.devices, metrics=body.metrics, include_retired=True)
-    check_metrics(parts, body.metrics, name="metrics", where="body")
-    question = _question(body, "body")
-    chosen = await resolve(parts, wanted, caller, where="body")
-    found = await ask(parts, chosen, question)
+    check_metrics(service.catalogue, body.metrics, name="metrics", where="body")
+    question = _question(body, "body", service.max_points)
+    chosen = await resolve(service.pool, wanted, caller, where="body")
+    found = await ask(service.pool, chosen, question)
     return answer(
         {
             **_head(question, found),
@@ -225,7 +225,7 @@ async def query(parts: Parts, caller: Reader, body: Annotated[QueryBody, Body(op
     )
 
 
-def _question(asked: SeriesParameters | QueryBody, where: str) -> SeriesQuery:
+def _question(asked: SeriesParameters | QueryBody, where: str, limit: int) -> SeriesQuery:
     if asked.thin is not None and asked.max_points is None:
         raise problems.invalid("thin", "says which readings to keep; say how many, too: max_points", where=where)
     question = SeriesQuery(
@@ -239,6 +239,7 @@ def _question(asked: SeriesParameters | QueryBody, where: str) -> SeriesQuery:
         points=asked.points,
         keep=asked.max_points,
         thin=asked.thin or Thin.LTTB,
+        limit=limit,
         where=where,
     )
     check(question)  # before anything is looked up

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from citybeat.api.dependencies import Service
 from citybeat.api.http import problems
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.params import Parameters, Text
 from citybeat.api.http.problems import invalid
 from citybeat.api.series.plan import MAX_SERIES
-from citybeat.devices.catalogue import Domain
+from citybeat.devices.catalogue import Catalogue, Domain
+from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry import selection
 from citybeat.storage.registry.selection import Box, Circle, Selected, Selection
 
@@ -163,20 +163,20 @@ def visible(wanted: Selection, caller: Caller) -> Selection:
     return wanted.within(caller.within)
 
 
-def check_metrics(parts: Service, metrics: list[str] | None, *, name: str = "metric", where: str = "query") -> None:
+def check_metrics(catalogue: Catalogue, metrics: list[str] | None, *, name: str = "metric", where: str = "query") -> None:
     """Refuse metrics that no sensor can have: a typo is no filter.
 
     Raises
     ------
     Problem
     """
-    unknown = [metric for metric in metrics or [] if metric not in parts.catalogue]
+    unknown = [metric for metric in metrics or [] if metric not in catalogue]
     if unknown:
         listed = ", ".join(map(repr, unknown))
         raise invalid(name, f"not in the catalogue: {listed}; see /v1/catalogue", where=where)
 
 
-async def resolve(parts: Service, wanted: Selection, caller: Caller, *, where: str = "query", limit: int = MAX_SERIES) -> Selected:
+async def resolve(pool: ReadPool, wanted: Selection, caller: Caller, *, where: str = "query", limit: int = MAX_SERIES) -> Selected:
     """The series of a selection, as far as they are visible.
 
     Raises
@@ -185,7 +185,7 @@ async def resolve(parts: Service, wanted: Selection, caller: Caller, *, where: s
         A device that is named does not exist; or there are more series than one answer may have.
     """
     seen = visible(wanted, caller)
-    found = await selection.select_from(parts.pool, seen, limit=limit + 1)
+    found = await selection.select_from(pool, seen, limit=limit + 1)
     if len(found) > limit:
         raise invalid(
             "device" if where == "query" else "devices",
@@ -195,7 +195,7 @@ async def resolve(parts: Service, wanted: Selection, caller: Caller, *, where: s
             max_series=limit,
         )
     if wanted.devices is not None and len(set(found.device)) < len(set(wanted.devices)):
-        missing = await selection.missing_devices(parts.pool, seen)
+        missing = await selection.missing_devices(pool, seen)
         if missing and _only_named(wanted):
             shown = ", ".join(map(repr, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
             raise problems.not_found(f"there is no device {shown}")

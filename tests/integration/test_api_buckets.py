@@ -142,7 +142,7 @@ def test_whoever_speaks_sql_hears_the_same(api, city, fill, connection, bucket, 
     level = plan.level_of(bucket, Policy.GOOD)
 
     async def ours():
-        chosen = await resolve(api.app.state.service, Selection(), EVERYBODY)
+        chosen = await resolve(api.app.state.service.pool, Selection(), EVERYBODY)
         return chosen, await series.rollups(api.app.state.service.pool, chosen.id, span, level=level, limit=10_000)
 
     chosen, found = api._runner.run(ours())
@@ -167,7 +167,7 @@ def test_every_level_says_the_same(api, city, fill, bucket):
     stored = generated(7, day)
     fill(stored[::2], received_at=us(day))
     fill(stored[1::2], received_at=us(day))
-    parts = api.app.state.service
+    pool = api.app.state.service.pool
     width = WIDTHS[bucket]
     span = series.Span(
         bucket=width.interval,
@@ -179,9 +179,9 @@ def test_every_level_says_the_same(api, city, fill, bucket):
     levels = [Level.MINUTES] if plan.level_of(bucket, Policy.GOOD) is Level.MINUTES else [Level.MINUTES, Level.QUARTERS]
 
     async def everything():
-        chosen = await resolve(parts, Selection(), EVERYBODY)
-        made = [await series.rollups(parts.pool, chosen.id, span, level=level, limit=10_000) for level in levels]
-        return [*made, await series.from_raw(parts.pool, chosen, span, policy=Policy.GOOD, limit=10_000)]
+        chosen = await resolve(pool, Selection(), EVERYBODY)
+        made = [await series.rollups(pool, chosen.id, span, level=level, limit=10_000) for level in levels]
+        return [*made, await series.from_raw(pool, chosen, span, policy=Policy.GOOD, limit=10_000)]
 
     first, *others = api._runner.run(everything())
     assert len(first) >= len(METRICS)

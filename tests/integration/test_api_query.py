@@ -226,7 +226,7 @@ def test_a_zone_that_only_python_knows_is_no_mistake_of_ours(api, city, monkeypa
 
 def test_a_question_can_be_asked_without_a_route(api, city):
     """What a later route, or a restricted key, does: narrow the selection, then ask."""
-    parts = api.app.state.service
+    pool = api.app.state.service.pool
     question = SeriesQuery(
         start=utc(T0),
         stop=utc(T0 + HOUR),
@@ -238,12 +238,13 @@ def test_a_question_can_be_asked_without_a_route(api, city):
         points=100,
         keep=None,
         thin=Thin.LTTB,
+        limit=1000,
         where="query",
     )
 
     async def go():
-        chosen = await resolve(parts, Selection(), replace(EVERYBODY, within=Restriction(districts=["north"])))
-        return chosen, await ask(parts, chosen, question)
+        chosen = await resolve(pool, Selection(), replace(EVERYBODY, within=Restriction(districts=["north"])))
+        return chosen, await ask(pool, chosen, question)
 
     chosen, found = api._runner.run(go())
     assert set(chosen.device) == {"a"}

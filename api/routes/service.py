@@ -1,4 +1,7 @@
-"""What routes get from the application that they are mounted in."""
+"""The parts of the application that routes call, as `app.state.service`.
+
+Only routes take the whole; functions below them take the parts that they need as arguments.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,7 +19,7 @@ from citybeat.storage.db.pool import ReadPool, WritePool
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """One application's parts; `app.state.service`."""
+    """The parts of one application."""
 
     pool: ReadPool
     writes: WritePool
@@ -25,20 +28,19 @@ class Service:
     version: str
     max_points: int  # points of one answer of /v1/series and /v1/query
     requests: Requests
-    export_pool: ReadPool  # apart, so that exports never keep small queries waiting for a connection
+    export_pool: ReadPool  # separate, so that exports never keep small queries waiting for a connection
     downloads: Downloads
     max_export_series: int
     intake: ReadingsWriter | None  # None: this server takes no readings
-    replay: Replay | None  # None: nor anything from quarantine
+    replay: Replay | None  # None: this server retries nothing from quarantine
     uploads: Uploads
-    hub: Hub  # what streams listen to
+    hub: Hub  # distributes new readings and states to streams
 
 
-def service(request: Request) -> Service:
-    """The parts of the application that serves this request."""
+def _service(request: Request) -> Service:
     found = request.app.state.service
     assert isinstance(found, Service)
     return found
 
 
-Parts = Annotated[Service, Depends(service)]
+ServiceDep = Annotated[Service, Depends(_service)]
