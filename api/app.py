@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -14,11 +14,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from citybeat.api import console
 from citybeat.api.console_settings import ConsoleSettings
 from citybeat.api.files.download import DOWNLOADS, Downloads
-from citybeat.api.http import problems
+from citybeat.api.http import openapi, problems
 from citybeat.api.http.bodies import UPLOAD, BoundedBodies
 from citybeat.api.http.gate import RATE, Gate
-from citybeat.api.http.models import DeviceFeaturesModel, LatestFeaturesModel, StatesFeaturesModel
-from citybeat.api.http.problems import ProblemDetails
 from citybeat.api.http.readings_writer import ReadingsWriter, Replay, Uploads
 from citybeat.api.http.requests import Counted, Requests
 from citybeat.api.live.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
@@ -190,7 +188,7 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     app.include_router(console.router(look or ConsoleSettings(), shown))
-    _complete_document(app)
+    openapi.complete(app, app.state.routes)
     return app
 
 
@@ -199,42 +197,8 @@ def end_streams(app: FastAPI) -> None:
     app.state.service.hub.end_all()
 
 
-def _complete_document(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI leaves out: schemas of problems and of GeoJSON, and nulls in examples.
-
-    And take out what cannot be: a parameter in a URL is there or not, but never null.
-    """
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        for model in (ProblemDetails, LatestFeaturesModel, DeviceFeaturesModel, StatesFeaturesModel):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            document["components"]["schemas"] |= {**schema.pop("$defs"), model.__name__: schema}
-        for route in (route for route in _routes() if route.include_in_schema):
-            method = next(iter(route.methods or ["GET"])).lower()
-            status = route.status_code or 200
-            shown = document["paths"][route.path_format][method]["responses"][str(status)].get("content", {})
-            for kind, content in route.responses[status].get("content", {}).items():
-                shown.setdefault(kind, {}).update(content)
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            for parameter in operation.get("parameters", []):
-                parameter["schema"] = _without_null(parameter["schema"])
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-
-
 def _routes() -> list[APIRoute]:
     return [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
-    if not kinds:
-        return schema
-    rest = {name: value for name, value in schema.items() if name != "anyOf"}
-    return {**rest, **kinds[0]} if len(kinds) == 1 else {**rest, "anyOf": kinds}
 
 
 def _installed_version() -> str:

@@ -1,6 +1,6 @@
-"""Answers as JSON. One rule for times: a single time is an RFC 3339 string, a column of times is a column of epoch milliseconds.
+"""Answers as JSON. A single time is an RFC 3339 string; a column of times is a column of epoch milliseconds.
 
-NumPy columns go into orjson as they are; NaN and infinities become null there.
+orjson writes NumPy columns without conversion; NaN and infinities become null.
 """
 
 from typing import Any, Final
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from citybeat.devices import flags
 from citybeat.devices.batch import Int64
 
-GEOJSON: Final = "application/geo+json"
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
@@ -23,7 +22,7 @@ def answer(content: Any) -> Response:
 
 
 def milliseconds(us: Int64) -> NDArray[np.int64] | NDArray[np.float64]:
-    """A column of times: integers, unless one of them has microseconds. As floats they are exact until the year 2109.
+    """A column of times in milliseconds: integers, or floats if a time has microseconds, which are exact until the year 2109.
 
     Examples
     --------
@@ -48,25 +47,6 @@ def flag_names(column: NDArray[np.int16]) -> list[list[str]]:
     return listed
 
 
-def features(columns: dict[str, Any], longitude: Any, latitude: Any) -> list[orjson.Fragment]:
-    """A feature a row. The rows' properties are objects by nature: a Python dict for each, at most a page of them."""
-    names = list(columns)
-    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
-    return [
-        orjson.Fragment(
-            orjson.dumps(
-                {
-                    "type": "Feature",
-                    "id": f"{row[0]}/{row[1]}",
-                    "geometry": None if lon is None or lat is None else {"type": "Point", "coordinates": [lon, lat]},
-                    "properties": dict(zip(names, row, strict=True)),
-                }
-            )
-        )
-        for row, lon, lat in zip(zip(*lists, strict=True), longitude, latitude, strict=False)
-    ]
-
-
 def finite(number: float | None) -> float | None:
-    """A number for an object; an open bound is null."""
+    """A number of a JSON object; None, which becomes null, for an open bound."""
     return number if number is not None and np.isfinite(number) else None

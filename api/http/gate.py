@@ -124,7 +124,7 @@ class Gate:
                 429,
                 "too-many-requests",
                 "Too many requests",
-                f"{self._rate} requests a minute are what one key may make; ask again in {wait} s, or for more at once",
+                f"one key may make {self._rate} requests a minute; try again in {wait} s, or ask for more in each request",
                 headers={"Retry-After": str(wait)},
                 requests_per_minute=self._rate,
             )

@@ -1,4 +1,4 @@
-"""Query parameters: times, cursors, and what every list takes. Unknown parameters are refused: a typo must not widen a query."""
+"""Query parameters: times, cursors, and the parameters of every list. Unknown ones are refused: a typo must not widen a query."""
 
 import base64
 import binascii
@@ -6,12 +6,13 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from citybeat.api.http.problems import invalid
 
-#: A URL's `+` means a space, and clients forget to write %2B; where an offset's sign stands, a space can mean nothing else.
+#: In a URL `+` means a space, and clients forget to write %2B. In the place of an offset's sign, a space can mean nothing else.
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?)([Zz]|[+\- ]\d\d:\d\d)?", re.ASCII)
 
 
@@ -28,12 +29,12 @@ def _instant(text: Any) -> datetime:
 
 
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
-#: PostgreSQL's text holds no NUL.
+#: PostgreSQL's type text cannot hold NUL.
 Text = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
 
 
 class Parameters(BaseModel):
-    """What the parameters of every route share."""
+    """Base of the parameters of every route."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,19 +49,24 @@ class Paged(Parameters):
         description="`next_cursor` of the page before; the other parameters stay as they were.",
     )
 
+    def after(self, *types: type) -> Any:
+        """The key behind which this page begins: one value, or a tuple of several; None: it is the first page."""
+        key = decode_cursor(self.cursor, *types)
+        return None if key is None else key[0] if len(key) == 1 else tuple(key)
 
-def encode_cursor(*key: str | int) -> str:
-    """Where a page ended, opaque to clients."""
-    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+
+def encode_cursor(*key: str | int | np.integer[Any]) -> str:
+    """The key of a page's last entry, opaque to clients."""
+    return base64.urlsafe_b64encode(orjson.dumps(key, option=orjson.OPT_SERIALIZE_NUMPY)).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None, *types: type, where: str = "query") -> list[Any] | None:
-    """The key that `encode_cursor` was given; None: from the beginning.
+    """The key that was given to `encode_cursor`; None without a cursor: from the beginning.
 
     Raises
     ------
     Problem
-        It is none of ours.
+        It is not a cursor of this list.
     """
     if cursor is None:
         return None

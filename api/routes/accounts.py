@@ -1,4 +1,4 @@
-"""The ledger: what was received, and what became of it."""
+"""The ledger: counts of received messages and readings, and of their outcomes."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
@@ -6,11 +6,12 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LedgerModel
-from citybeat.api.http.params import Instant, Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.http.openapi import answers
+from citybeat.api.http.pages import page_of_columns
+from citybeat.api.http.params import Instant, Paged, Text
 from citybeat.api.http.problems import invalid
 from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.query import check_zone
@@ -24,7 +25,7 @@ _BUCKETS: Final = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
 
 
 class LedgerParameters(Paged):
-    """Which sources, and when."""
+    """Sources, a range of time, and the page."""
 
     source: list[Text] | None = Field(None, max_length=1000, description="Only these sources; repeat it for several.")
     start: Instant | None = Field(
@@ -33,11 +34,13 @@ class LedgerParameters(Paged):
         description="Minutes of receipt that begin then or later; RFC 3339 with an offset.",
         examples=["2026-01-01T00:00:00Z"],
     )
-    stop: Instant | None = Field(None, alias="to", description="And before that.", examples=["2026-01-02T00:00:00Z"])
-    bucket: Literal["1m", "1h", "1d"] = Field(
-        "1m", description="How long a row is. Of a bucket that the range cuts, the minutes in it."
+    stop: Instant | None = Field(
+        None, alias="to", description="Minutes of receipt that begin before this time.", examples=["2026-01-02T00:00:00Z"]
     )
-    tz: Text = Field("UTC", description="Days and hours begin when clocks of this zone say so.", examples=["Asia/Ho_Chi_Minh"])
+    bucket: Literal["1m", "1h", "1d"] = Field(
+        "1m", description="Length of a row. A bucket that the range cuts has the minutes within the range."
+    )
+    tz: Text = Field("UTC", description="Zone by whose clocks hours and days begin.", examples=["Asia/Ho_Chi_Minh"])
 
 
 _COUNTS: Final = asdict(
@@ -53,11 +56,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-@router.get(
-    "/ledger",
-    response_model=LedgerModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
-)
+@router.get("/ledger", response_model=LedgerModel, responses=answers(_EXAMPLE, 422))
 async def ledger(service: ServiceDep, caller: Reader, parameters: Annotated[LedgerParameters, Query()]) -> Response:
     """Counts by minute, hour or day of receipt and source, in pages, and their sums over the whole range.
 
@@ -67,7 +66,7 @@ async def ledger(service: ServiceDep, caller: Reader, parameters: Annotated[Ledg
     if start is not None and stop is not None and start >= stop:
         raise invalid("from", f"must be before `to` ({rfc3339(stop)})")
     check_zone(parameters.tz)
-    key = decode_cursor(parameters.cursor, int, str)
+    key = parameters.after(int, str)
     try:
         after = (from_us(key[0]), key[1]) if key else None
     except OverflowError:
@@ -85,10 +84,10 @@ async def ledger(service: ServiceDep, caller: Reader, parameters: Annotated[Ledg
             zone=parameters.tz,
         )
     except RefusedDataError as exc:
-        # The one text of ours that the database judges: its zones may be older than Python's.
+        # The zone is the one text of a client that the database judges: its zones may be older than Python's.
         raise invalid("tz", f"the database does not know the zone {parameters.tz!r}") from exc
-    n = min(len(found.source), parameters.limit)
-    more = len(found.source) > n
+    page, next_cursor = page_of_columns(found, parameters.limit, "minute", "source")
+    n = len(page.source)
     return answer(
         {
             "from": start and rfc3339(start),
@@ -96,10 +95,10 @@ async def ledger(service: ServiceDep, caller: Reader, parameters: Annotated[Ledg
             "totals": {**asdict(found.totals), "balanced": found.totals.balanced},
             "count": n,
             "columns": {
-                "minute": milliseconds(found.minute[:n]),
-                "source": found.source[:n],
+                "minute": milliseconds(page.minute),
+                "source": page.source,
                 **{name: column[:n] for name, column in found.counts.items()},
             },
-            "next_cursor": encode_cursor(int(found.minute[n - 1]), found.source[n - 1]) if more else None,
+            "next_cursor": next_cursor,
         }
     )

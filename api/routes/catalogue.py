@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, finite
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import CatalogueModel
+from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Parameters
 from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series import aggregates
@@ -64,7 +64,7 @@ _COMMON: Final = sorted(
 @router.get(
     "/catalogue",
     response_model=CatalogueModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
+    responses=answers(_EXAMPLE, 422),
 )
 async def catalogue(service: ServiceDep, _caller: Reader, parameters: Annotated[CatalogueParameters, Query()]) -> Response:
     """The metrics that sensors can have: unit, kind, plausible range, and the aggregates that make sense."""

@@ -1,4 +1,4 @@
-"""The registered devices, and who changed what of them. Changing them: `api/routes/registration.py`."""
+"""The registered devices and the history of their changes; `api/routes/registration.py` changes them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
 from citybeat.api.files.imports import MAX_LINES, Form, written
-from citybeat.api.http import problems
-from citybeat.api.http.answers import GEOJSON, answer, finite
+from citybeat.api.http import pages, problems
+from citybeat.api.http.answers import answer, finite
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller
-from citybeat.api.http.models import DeviceDetailModel, DevicesModel, HistoryModel
-from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.http.models import DeviceDetailModel, DeviceFeaturesModel, DevicesModel, HistoryModel
+from citybeat.api.http.openapi import answers
+from citybeat.api.http.params import Paged, Text
 from citybeat.api.routes.service import Service, ServiceDep
 from citybeat.api.series.selecting import DeviceFilters, visible
 from citybeat.devices import flags
@@ -43,7 +44,7 @@ _CSV: Final = written(
 
 
 class DevicesParameters(DeviceFilters, Paged):
-    """Which devices, and how many."""
+    """Filters of devices, and the page."""
 
     source: Text | None = Field(None, description="Only devices that publish through this source.")
 
@@ -100,20 +101,16 @@ _SENSOR: Final[dict[str, Any]] = {
 }
 
 
-_FEATURES: Final[dict[str, Any]] = {
-    "type": "FeatureCollection",
-    "features": [
-        {
-            "type": "Feature",
-            "id": _DEVICE["id"],
-            "geometry": {"type": "Point", "coordinates": [_DEVICE["longitude"], _DEVICE["latitude"]]},
-            "properties": {name: value for name, value in _DEVICE.items() if name not in {"id", *PLACE}},
-        }
-    ],
-    "next_cursor": None,
-}
-#: What a detail looks like, for every route that gives one.
+#: An example of a device with its sensors, for every route that answers one.
 DETAIL: Final[dict[str, Any]] = {**_DEVICE, "sensors": [_SENSOR]}
+
+
+def _feature(entry: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: value for name, value in entry.items() if name not in {"id", *PLACE}}
+    return pages.feature(entry["id"], entry["longitude"], entry["latitude"], properties)
+
+
+_FEATURES: Final[dict[str, Any]] = {"type": "FeatureCollection", "features": [_feature(_DEVICE)], "next_cursor": None}
 _HISTORY: Final[dict[str, Any]] = {
     "changes": [
         {
@@ -133,16 +130,11 @@ _HISTORY: Final[dict[str, Any]] = {
 @router.get(
     "/devices",
     response_model=DevicesModel,
-    responses={
-        200: {
-            "content": {
-                "application/json": {"example": {"devices": [_DEVICE], "next_cursor": None}},
-                GEOJSON: {"schema": {"$ref": "#/components/schemas/DeviceFeaturesModel"}, "example": _FEATURES},
-                Form.CSV: {"schema": {"type": "string"}, "example": _CSV},
-            }
-        },
-        **problems.guarded(422),
-    },
+    responses=answers(
+        {"devices": [_DEVICE], "next_cursor": None},
+        422,
+        others={**pages.described(DeviceFeaturesModel, _FEATURES), Form.CSV: {"schema": {"type": "string"}, "example": _CSV}},
+    ),
 )
 async def devices(
     service: ServiceDep,
@@ -150,58 +142,43 @@ async def devices(
     parameters: Annotated[DevicesParameters, Query()],
     accept: Annotated[str | None, Header(description="`application/geo+json`, or `text/csv`.")] = None,
 ) -> Response:
-    """Devices in order of id, in pages; as CSV all of them, in the form that /v1/registry/import takes."""
+    """Devices in order of id, in pages; as CSV all of them at once, in the form that /v1/registry/import takes."""
     wanted = visible(parameters.selection(), caller)
     if Form.CSV in (accept or ""):
         return await _file(service, wanted, parameters)
-    key = decode_cursor(parameters.cursor, str)
-    found = await directory.devices(
-        service.pool, wanted, source=parameters.source, after=key[0] if key else None, limit=parameters.limit + 1
-    )
-    page = [_device(entry) for entry in found[: parameters.limit]]
-    next_cursor = encode_cursor(page[-1]["id"]) if len(found) > len(page) else None
-    if GEOJSON in (accept or ""):
-        made = answer({"type": "FeatureCollection", "features": [_feature(entry) for entry in page], "next_cursor": next_cursor})
-        made.headers["content-type"] = GEOJSON
-    else:
-        made = answer({"devices": page, "next_cursor": next_cursor})
-    made.headers["vary"] = "Accept"
-    return made
+    after, limit = parameters.after(str), parameters.limit
+    found = await directory.devices(service.pool, wanted, source=parameters.source, after=after, limit=limit + 1)
+    page, next_cursor = pages.page_of(found, limit, "id")
+    entries = [_device(entry) for entry in page]
+    head = {"next_cursor": next_cursor}
+    return pages.represented(accept, head, table={"devices": entries}, features=lambda: [_feature(entry) for entry in entries])
 
 
-@router.get(
-    "/devices/{device}",
-    response_model=DeviceDetailModel,
-    responses={200: {"content": {"application/json": {"example": DETAIL}}}, **problems.guarded(404, 422)},
-)
+@router.get("/devices/{device}", response_model=DeviceDetailModel, responses=answers(DETAIL, 404, 422))
 async def device(
     service: ServiceDep,
     caller: Reader,
     device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
 ) -> Response:
-    """One device with its sensors, the bounds in force for each, and its newest reading. Its ETag is for changes (`If-Match`)."""
+    """One device with its sensors, the bounds in force for each, and its newest reading. Changes may name its ETag (`If-Match`)."""
     return await detailed(service, caller, device)
 
 
-@router.get(
-    "/devices/{device}/history",
-    response_model=HistoryModel,
-    responses={200: {"content": {"application/json": {"example": _HISTORY}}}, **problems.guarded(404, 422)},
-)
+@router.get("/devices/{device}/history", response_model=HistoryModel, responses=answers(_HISTORY, 404, 422))
 async def history(
     service: ServiceDep,
     caller: Reader,
     device: Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])],
     parameters: Annotated[Paged, Query()],
 ) -> Response:
-    """Who changed what of a device, its sensors, calibrations and declarations, and when; the newest first, in pages."""
-    key = decode_cursor(parameters.cursor, int)
-    if key is not None and not 0 <= key[0] < 2**63:
+    """Changes of a device, its sensors, calibrations and declarations: who made them and when; the newest first, in pages."""
+    before = parameters.after(int)
+    if before is not None and not 0 <= before < 2**63:
         raise problems.invalid("cursor", "not a cursor of this list; pass `next_cursor` of the page before as it is")
     if not await directory.devices(service.pool, _one(device, caller), source=None, after=None, limit=1):
         raise problems.not_found(f"there is no device {device!r}")
-    found = await changes.history(service.pool, device, before=key[0] if key else None, limit=parameters.limit + 1)
-    page = found[: parameters.limit]
+    found = await changes.history(service.pool, device, before=before, limit=parameters.limit + 1)
+    page, next_cursor = pages.page_of(found, parameters.limit, "number")
     return answer(
         {
             "changes": [
@@ -216,18 +193,18 @@ async def history(
                 }
                 for change in page
             ],
-            "next_cursor": encode_cursor(page[-1].number) if len(found) > len(page) else None,
+            "next_cursor": next_cursor,
         }
     )
 
 
 async def detailed(service: Service, caller: Caller, device: str) -> Response:
-    """One device, as whoever asks may see it.
+    """The answer about one device.
 
     Raises
     ------
     Problem
-        There is none.
+        The caller sees no such device.
     """
     found = await directory.device(service.pool, _one(device, caller), service.catalogue)
     if found is None:
@@ -245,19 +222,13 @@ async def _file(service: Service, wanted: Selection, parameters: DevicesParamete
     for name in {"limit", "cursor"} & parameters.model_fields_set:
         raise problems.invalid(name, "a file has no pages; leave it out")
     if wanted.include_retired:
-        raise problems.invalid("include_retired", "a file is there to be imported, which would bring them back; ask for JSON")
+        raise problems.invalid("include_retired", "importing the file would put them back in service; ask for JSON")
     listed, more = await changes.described(service.pool, wanted, source=parameters.source, limit=MAX_LINES)
     if more:
         detail = f"more than the {MAX_LINES} sensors that one file may have; ask for a district or a domain"
         raise problems.invalid("district", detail, slug="too-many-series", max_sensors=MAX_LINES)
     headers = {"Content-Disposition": 'attachment; filename="devices.csv"', "Vary": "Accept"}
     return Response(await asyncio.to_thread(written, listed), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _feature(entry: dict[str, Any]) -> dict[str, Any]:
-    place = None if entry["longitude"] is None else {"type": "Point", "coordinates": [entry["longitude"], entry["latitude"]]}
-    properties = {name: value for name, value in entry.items() if name not in {"id", *PLACE}}
-    return {"type": "Feature", "id": entry["id"], "geometry": place, "properties": properties}
 
 
 def _device(entry: DeviceEntry) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pydantic import Field
 from citybeat.api.files import tables
 from citybeat.api.files.download import Download
 from citybeat.api.files.tables import MEDIA_TYPES, SUFFIXES, Format
-from citybeat.api.http import problems
 from citybeat.api.http.auth import Reader
+from citybeat.api.http.openapi import guarded
 from citybeat.api.http.params import Instant
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.routes.service import ServiceDep
@@ -67,7 +67,7 @@ _FILES: Final[dict[str, Any]] = {
 @router.get(
     "/export",
     response_class=Response,
-    responses={200: {"description": "The file.", "content": _FILES}, **problems.guarded(406, 422)},
+    responses={200: {"description": "The file.", "content": _FILES}, **guarded(406, 422)},
 )
 async def export(
     service: ServiceDep, caller: Reader, request: Request, parameters: Annotated[ExportParameters, Query()]

@@ -27,6 +27,7 @@ from citybeat.api.http.auth import Writer
 from citybeat.api.http.bodies import UPLOAD
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import POSTED, PostedModel
+from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.api.http.readings_writer import PATIENCE, ReadingsWriter, answered, not_taken, reused, told, told_reasons
@@ -120,10 +121,7 @@ class _Piece:
 @router.post(
     "/readings",
     response_model=PostedModel,
-    responses={
-        200: {"content": {"application/json": {"example": _EXAMPLE}}},
-        **problems.guarded(404, 409, 413, 415, 422),
-    },
+    responses=answers(_EXAMPLE, 404, 409, 413, 415, 422),
     openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
 )
 async def post(

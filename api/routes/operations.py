@@ -4,9 +4,9 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.models import HealthModel
+from citybeat.api.http.openapi import documented
 from citybeat.api.http.problems import Problem
 from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.errors import CitybeatError
@@ -20,7 +20,7 @@ _EXAMPLE: Final = {"status": "ok", "version": "0.1.0"}
 @router.get(
     "/healthz",
     response_model=HealthModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500)},
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **documented(500)},
 )
 async def healthz(service: ServiceDep) -> Response:
     """The process runs and answers. Says nothing of the database: a restart of this process would not bring that back."""
@@ -30,7 +30,7 @@ async def healthz(service: ServiceDep) -> Response:
 @router.get(
     "/readyz",
     response_model=HealthModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.documented(500, 503)},
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **documented(500, 503)},
 )
 async def readyz(service: ServiceDep) -> Response:
     """The database answers, its schema is the one that this version works with, and readings are taken. Send traffic only then."""

@@ -1,15 +1,16 @@
-"""Which sensors report, and which fell silent."""
+"""Sensors in service and when each is due: which report, and which are overdue."""
 
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import LivenessModel
-from citybeat.api.http.params import Paged, decode_cursor, encode_cursor
+from citybeat.api.http.openapi import answers
+from citybeat.api.http.pages import page_of_columns
+from citybeat.api.http.params import Paged
 from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.devices.clock import rfc3339
@@ -19,7 +20,7 @@ router: Final = APIRouter(prefix="/v1", tags=["accounts"])
 
 
 class LivenessParameters(Filters, Paged):
-    """Which sensors, and how many."""
+    """Filters of sensors, and the page."""
 
     stale: bool | None = Field(None, description="Only sensors that are overdue; with `false`, only those that are not.")
 
@@ -41,11 +42,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-@router.get(
-    "/liveness",
-    response_model=LivenessModel,
-    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **problems.guarded(422)},
-)
+@router.get("/liveness", response_model=LivenessModel, responses=answers(_EXAMPLE, 422))
 async def liveness(service: ServiceDep, caller: Reader, parameters: Annotated[LivenessParameters, Query()]) -> Response:
     """Sensors in service and when each should have reported, in order of device and metric, in pages.
 
@@ -53,30 +50,22 @@ async def liveness(service: ServiceDep, caller: Reader, parameters: Annotated[Li
     that are out of service never appear.
     """
     check_metrics(service.catalogue, parameters.metric)
-    key = decode_cursor(parameters.cursor, str, str)
     found = await store.page(
         service.pool,
         visible(parameters.selection(), caller),
         stale=parameters.stale,
-        after=(key[0], key[1]) if key else None,
+        after=parameters.after(str, str),
         limit=parameters.limit + 1,
     )
-    n = min(len(found.device), parameters.limit)
-    more = len(found.device) > n
-    return answer(
-        {
-            "at": rfc3339(found.at),
-            "count": n,
-            "columns": {
-                "device": found.device[:n],
-                "metric": found.metric[:n],
-                "source": found.source[:n],
-                "expected_s": found.expected[:n],
-                "last_at": [us and us / 1000 for us in found.last_at[:n]],
-                "good_at": [us and us / 1000 for us in found.good_at[:n]],
-                "due_at": milliseconds(found.due_at[:n]),
-                "stale": found.stale[:n] != 0,
-            },
-            "next_cursor": encode_cursor(found.device[n - 1], found.metric[n - 1]) if more else None,
-        }
-    )
+    page, next_cursor = page_of_columns(found, parameters.limit, "device", "metric")
+    columns = {
+        "device": page.device,
+        "metric": page.metric,
+        "source": page.source,
+        "expected_s": page.expected,
+        "last_at": [us and us / 1000 for us in page.last_at],
+        "good_at": [us and us / 1000 for us in page.good_at],
+        "due_at": milliseconds(page.due_at),
+        "stale": page.stale != 0,
+    }
+    return answer({"at": rfc3339(page.at), "count": len(page.device), "columns": columns, "next_cursor": next_cursor})

@@ -12,6 +12,7 @@ from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import QuarantinedDetailModel, QuarantineModel, ReplayedModel
+from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Instant, Paged, Parameters, Text, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.http.readings_writer import not_taken, told, told_reason
@@ -86,7 +87,7 @@ _REPLAYED: Final[dict[str, Any]] = {
 @router.get(
     "/quarantine",
     response_model=QuarantineModel,
-    responses={200: {"content": {"application/json": {"example": _PAGE}}}, **problems.guarded(422)},
+    responses=answers(_PAGE, 422),
 )
 async def quarantine(service: ServiceDep, caller: Reader, parameters: Annotated[QuarantineParameters, Query()]) -> Response:
     """Messages of which something is refused and was not stored since, oldest first, in pages.
@@ -108,7 +109,7 @@ async def quarantine(service: ServiceDep, caller: Reader, parameters: Annotated[
 @router.get(
     "/quarantine/{id:int}",
     response_model=QuarantinedDetailModel,
-    responses={200: {"content": {"application/json": {"example": _DETAIL}}}, **problems.guarded(404, 422)},
+    responses=answers(_DETAIL, 404, 422),
 )
 async def one(
     service: ServiceDep, caller: Reader, number: Annotated[int, Path(alias="id", ge=1, le=_LARGEST, description="As in the list.")]
@@ -130,7 +131,7 @@ async def one(
 @router.post(
     "/quarantine/replay",
     response_model=ReplayedModel,
-    responses={200: {"content": {"application/json": {"example": _REPLAYED}}}, **problems.guarded(400, 413, 422)},
+    responses=answers(_REPLAYED, 400, 413, 422),
 )
 async def replay(
     service: ServiceDep,

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 from pydantic import Field
 
-from citybeat.api.http import problems
 from citybeat.api.http.answers import answer, flag_names, milliseconds
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import NearestModel, ReadingsModel
+from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.routes.service import Service, ServiceDep
@@ -80,7 +80,7 @@ _NEAREST: Final[dict[str, Any]] = {
 @router.get(
     "/readings",
     response_model=ReadingsModel,
-    responses={200: {"content": {"application/json": {"example": _READINGS}}}, **problems.guarded(404, 422)},
+    responses=answers(_READINGS, 404, 422),
 )
 async def page(service: ServiceDep, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
     """Readings as they are stored, good or bad, with their flags, in order of time, in pages.
@@ -124,7 +124,7 @@ async def page(service: ServiceDep, caller: Reader, parameters: Annotated[Readin
 @router.get(
     "/readings/nearest",
     response_model=NearestModel,
-    responses={200: {"content": {"application/json": {"example": _NEAREST}}}, **problems.guarded(404, 422)},
+    responses=answers(_NEAREST, 404, 422),
 )
 async def nearest(service: ServiceDep, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
     """Of each series the reading nearest to a time, before it or after it; of two as near, the earlier.

@@ -15,6 +15,7 @@ from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin
 from citybeat.api.http.models import DeviceDetailModel, ImportedModel
+from citybeat.api.http.openapi import answers, guarded
 from citybeat.api.http.params import Parameters, Text
 from citybeat.api.http.problems import Problem
 from citybeat.api.routes.devices import DETAIL, detailed
@@ -67,7 +68,7 @@ _FILES: Final[dict[str, Any]] = {
     response_model=DeviceDetailModel,
     responses={
         201: {"description": "Registered.", "content": {"application/json": {"example": DETAIL}}},
-        **problems.guarded(400, 409, 413, 422),
+        **guarded(400, 409, 413, 422),
     },
 )
 async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
@@ -85,7 +86,7 @@ async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody,
 @router.post(
     "/registry/import",
     response_model=ImportedModel,
-    responses={200: {"content": {"application/json": {"example": _IMPORTED}}}, **problems.guarded(400, 413, 415, 422)},
+    responses=answers(_IMPORTED, 400, 413, 415, 422),
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
 async def import_(
@@ -119,10 +120,7 @@ async def import_(
 @router.patch(
     "/devices/{device}",
     response_model=DeviceDetailModel,
-    responses={
-        200: {"content": {"application/json": {"example": DETAIL}}},
-        **problems.guarded(400, 404, 412, 413, 422),
-    },
+    responses=answers(DETAIL, 400, 404, 412, 413, 422),
 )
 async def change(
     service: ServiceDep, caller: Admin, device: DeviceId, body: Annotated[DevicePatch, Body()], if_match: IfMatch = None
@@ -146,7 +144,7 @@ async def change(
     "/devices/{device}",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Out of service."}, **problems.guarded(404, 412, 422)},
+    responses={204: {"description": "Out of service."}, **guarded(404, 412, 422)},
 )
 async def retire(service: ServiceDep, caller: Admin, device: DeviceId, if_match: IfMatch = None) -> Response:
     """Take a device out of service. Its history stays; new readings of it are quarantined. Nothing happens to one that is."""
@@ -162,10 +160,7 @@ async def retire(service: ServiceDep, caller: Admin, device: DeviceId, if_match:
 @router.put(
     "/devices/{device}/sensors/{metric}",
     response_model=DeviceDetailModel,
-    responses={
-        200: {"content": {"application/json": {"example": DETAIL}}},
-        **problems.guarded(400, 404, 412, 413, 422),
-    },
+    responses=answers(DETAIL, 400, 404, 412, 413, 422),
 )
 async def put_sensor(
     service: ServiceDep,
@@ -189,7 +184,7 @@ async def put_sensor(
     "/devices/{device}/sensors/{metric}",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Out of service."}, **problems.guarded(404, 412, 422)},
+    responses={204: {"description": "Out of service."}, **guarded(404, 412, 422)},
 )
 async def retire_sensor(
     service: ServiceDep, caller: Admin, device: DeviceId, metric: MetricName, if_match: IfMatch = None
@@ -207,7 +202,7 @@ async def retire_sensor(
     response_model=DeviceDetailModel,
     responses={
         201: {"description": "Calibrated.", "content": {"application/json": {"example": DETAIL}}},
-        **problems.guarded(400, 404, 412, 413, 422),
+        **guarded(400, 404, 412, 413, 422),
     },
 )
 async def calibrate(

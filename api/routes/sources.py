@@ -9,7 +9,9 @@ from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.models import SourceModel, SourcesModel
-from citybeat.api.http.params import Paged, Text, decode_cursor, encode_cursor
+from citybeat.api.http.openapi import answers
+from citybeat.api.http.pages import page_of
+from citybeat.api.http.params import Paged, Text
 from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import DeviceError
@@ -29,40 +31,24 @@ _SOURCE: Final[dict[str, Any]] = {
 }
 
 
-@router.get(
-    "/sources",
-    response_model=SourcesModel,
-    responses={
-        200: {"content": {"application/json": {"example": {"sources": [_SOURCE], "next_cursor": None}}}},
-        **problems.guarded(422),
-    },
-)
+@router.get("/sources", response_model=SourcesModel, responses=answers({"sources": [_SOURCE], "next_cursor": None}, 422))
 async def sources(service: ServiceDep, caller: Reader, parameters: Annotated[Paged, Query()]) -> Response:
-    """Sources in order of name, in pages: those that devices are registered to, and those that have spoken."""
-    key = decode_cursor(parameters.cursor, str)
-    found = await changes.sources(service.pool, None, caller.within, after=key[0] if key else None, limit=parameters.limit + 1)
-    page = found[: parameters.limit]
-    return answer(
-        {
-            "sources": [_source(entry) for entry in page],
-            "next_cursor": encode_cursor(page[-1].name) if len(found) > len(page) else None,
-        }
-    )
+    """Sources in order of name, in pages: those with registered devices, and those that have sent a message."""
+    after, limit = parameters.after(str), parameters.limit
+    found = await changes.sources(service.pool, None, caller.within, after=after, limit=limit + 1)
+    page, next_cursor = page_of(found, limit, "name")
+    return answer({"sources": [_source(entry) for entry in page], "next_cursor": next_cursor})
 
 
-@router.patch(
-    "/sources/{source}",
-    response_model=SourceModel,
-    responses={200: {"content": {"application/json": {"example": _SOURCE}}}, **problems.guarded(400, 404, 413, 422)},
-)
+@router.patch("/sources/{source}", response_model=SourceModel, responses=answers(_SOURCE, 400, 404, 413, 422))
 async def change(
     service: ServiceDep,
     caller: Admin,
     source: Annotated[Text, Path(description="Its name.", examples=["gw-3"])],
     body: Annotated[SourcePatch, Body()],
 ) -> Response:
-    """Say what becomes of conflicts of a source from now on."""
-    if source == records.NO_SOURCE:  # accounts of messages that name no source; nobody publishes through it
+    """Set how conflicts of a source are resolved from now on."""
+    if source == records.NO_SOURCE:  # the ledger of messages whose topic names no source
         raise problems.not_found(f"there is no source {source!r}")
 
     def work(connection: Connection) -> None:

@@ -14,9 +14,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from citybeat.api.http import problems
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller, Gate
+from citybeat.api.http.openapi import guarded
 from citybeat.api.http.problems import invalid
 from citybeat.api.live import events
 from citybeat.api.live.hub import Hub, Kind, StreamFilter, Subscription
@@ -79,7 +79,7 @@ id: WyJhMWIyYzNkNCIsODE0LDQ1XQ
             "description": "Events, without end.",
             "content": {events.MEDIA_TYPE: {"schema": {"type": "string"}, "example": _EXAMPLE}},
         },
-        **problems.guarded(422),
+        **guarded(422),
     },
 )
 async def stream(

@@ -11,6 +11,7 @@ from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import QueryModel, SeriesModel
+from citybeat.api.http.openapi import answers, guarded
 from citybeat.api.http.params import Instant, Parameters, Text
 from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.aggregates import Aggregate
@@ -167,7 +168,7 @@ _BODIES: Final[dict[str, Any]] = {
 @router.get(
     "/series",
     response_model=SeriesModel,
-    responses={200: {"content": {"application/json": {"examples": _SERIES}}}, **problems.guarded(404, 422)},
+    responses={200: {"content": {"application/json": {"examples": _SERIES}}}, **guarded(404, 422)},
 )
 async def series(service: ServiceDep, caller: Reader, parameters: Annotated[SeriesParameters, Query()]) -> Response:
     """One series over a range of time, in time order.
@@ -199,7 +200,7 @@ async def series(service: ServiceDep, caller: Reader, parameters: Annotated[Seri
 @router.post(
     "/query",
     response_model=QueryModel,
-    responses={200: {"content": {"application/json": {"example": _QUERY}}}, **problems.guarded(400, 404, 413, 422)},
+    responses=answers(_QUERY, 400, 404, 413, 422),
 )
 async def query(service: ServiceDep, caller: Reader, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
     """Many series over a range of time: one table, in order of series and time.

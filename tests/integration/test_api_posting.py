@@ -19,7 +19,7 @@ from psycopg import sql
 
 from citybeat.api.files import uploads
 from citybeat.api.http import models
-from citybeat.api.http.problems import ProblemDetails
+from citybeat.api.http.openapi import ProblemDetails
 from citybeat.devices.catalogue import builtin
 from citybeat.devices.device import Device, Sensor
 from citybeat.ingest.http import HttpIngest

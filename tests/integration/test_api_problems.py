@@ -5,7 +5,7 @@ import time
 import pytest
 from psycopg import sql
 
-from citybeat.api.http.problems import ProblemDetails
+from citybeat.api.http.openapi import ProblemDetails
 from citybeat.storage.db.connection import connect
 
 #: Each route with a request that would succeed, had the device a sensor; and one of its parameters with a value that is wrong.

@@ -10,8 +10,9 @@ from citybeat.api.app import create_app
 from citybeat.api.files import descriptions, uploads
 from citybeat.api.files.imports import Form
 from citybeat.api.http import models
-from citybeat.api.http.answers import GEOJSON
-from citybeat.api.http.problems import MEDIA_TYPE, ProblemDetails
+from citybeat.api.http.openapi import ProblemDetails
+from citybeat.api.http.pages import GEOJSON
+from citybeat.api.http.problems import MEDIA_TYPE
 from citybeat.api.routes import ingest
 from citybeat.api.routes.quarantine import ReplayBody
 from citybeat.api.routes.telemetry import QueryBody
