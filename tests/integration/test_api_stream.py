@@ -14,7 +14,7 @@ import uvicorn
 
 from citybeat.api.app import create_app
 from citybeat.api.http.gate import EVERYTHING
-from citybeat.api.routes import stream as streams
+from citybeat.api.live import streaming
 from citybeat.devices.catalogue import builtin
 from citybeat.devices.device import Device, Sensor
 from citybeat.ingest.http import HttpIngest
@@ -210,7 +210,7 @@ def test_a_client_resumes_behind_its_last_event(city, serve):
 
 def test_silence_moves_the_cursor_on(city, serve, monkeypatch):
     """Whoever wishes for little would otherwise be told, after a while, that he may have missed something."""
-    monkeypatch.setattr(streams, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(streaming, "HEARTBEAT", 0.2)
     listen = serve()
     lines = listen("?device=d-2").response.iter_lines()
     city.send("d-1", 0, 1)

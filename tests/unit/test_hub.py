@@ -8,9 +8,9 @@ import pytest
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.problems import Problem
 from citybeat.api.http.requests import Requests
-from citybeat.api.live import events
-from citybeat.api.live.hub import Channel, Hub, StreamFilter, Subscription
-from citybeat.api.routes import stream
+from citybeat.api.live import events, streaming
+from citybeat.api.live.hub import Hub
+from citybeat.api.live.subscriptions import Feed, Subscription, Wish
 from citybeat.storage.batches import outbox
 from citybeat.storage.batches.outbox import OutboxRows
 from citybeat.storage.reads import following
@@ -40,7 +40,7 @@ def row(xact, *series, kind=outbox.READINGS, value=1.5, code=0, number=1):
 
 
 def feed(members=(1, 2, 3), *, kinds=("readings", "state"), flags=Policy.ALL):
-    made = Channel(StreamFilter(selection=Selection(), events=frozenset(kinds), flags=flags))
+    made = Feed(Wish(selection=Selection(), events=frozenset(kinds), flags=flags))
     made.members = np.isin(np.arange(4), list(members))
     return made
 
@@ -217,12 +217,12 @@ async def attended(monkeypatch, client, do):
     async def nothing(*_):
         pass
 
-    monkeypatch.setattr(stream.Stream, "_catch_up", nothing)
-    monkeypatch.setattr(stream, "_CHECK", 0.01)
+    monkeypatch.setattr(streaming.Stream, "_catch_up", nothing)
+    monkeypatch.setattr(streaming, "_CHECK", 0.01)
     subscription = Subscription(feed(), NOWHERE, 1000)
     hub, keys = StandIn(subscription), Keys()
     caller = Caller(id="k", name="n", scopes=frozenset(), within=None)
-    response = stream.Stream(hub, keys, caller, "k", feed().wish, NOWHERE)
+    response = streaming.Stream(hub, keys, caller, "k", feed().wish, NOWHERE)
     task = asyncio.ensure_future(response({}, client.receive, client.send))
     await do(subscription, keys)
     await asyncio.wait_for(task, 10)
@@ -252,8 +252,8 @@ def test_a_client_that_reads_is_told_why_it_ends(monkeypatch):
 
 
 def test_a_client_that_takes_nothing_is_left_without_an_end(monkeypatch):
-    monkeypatch.setattr(stream, "STALL", 0.05)
-    monkeypatch.setattr(stream, "_PARTING", 0.05)
+    monkeypatch.setattr(streaming, "STALL", 0.05)
+    monkeypatch.setattr(streaming, "_PARTING", 0.05)
 
     async def run():
         async def tell(subscription, _keys):
@@ -283,7 +283,7 @@ def test_a_client_that_goes_ends_it_at_once(monkeypatch):
 
 
 def test_silence_is_broken_by_heartbeats_with_the_place(monkeypatch):
-    monkeypatch.setattr(stream, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(streaming, "HEARTBEAT", 0.01)
 
     async def run():
         client = Client()
