@@ -1,27 +1,29 @@
-"""How large a request may be."""
+"""Bodies of requests: limits of their size, and their decompression."""
 
+import asyncio
+import zlib
 from collections.abc import Mapping
 from typing import Final
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from citybeat.api.http.problems import Problem
+from citybeat.api.http.problems import Problem, invalid
 
-#: Bytes. A question with a thousand device ids takes 130 kB at most.
+#: Bytes. A query with a thousand device ids takes 130 kB at most.
 QUESTION: Final = 1024 * 1024
-#: Bytes. Half a million readings as JSON, some millions as Parquet; they are held in memory several times over while they are read.
+#: Bytes. Half a million readings as JSON, some millions as Parquet; they are in memory several times over while they are read.
 UPLOAD: Final = 64 * 1024 * 1024
 
 
 class BoundedBodies:
-    """ASGI middleware that takes no more of a body than its route may have.
+    """ASGI middleware that refuses bodies that are larger than their route allows.
 
     Parameters
     ----------
     app : ASGIApp
     limits : mapping of str to int
-        Bytes, by path; `QUESTION` for any other.
+        Bytes, by path; `QUESTION` for every other path.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
@@ -29,7 +31,7 @@ class BoundedBodies:
         self._limits: Final = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, or answer 413."""
+        """Pass the request on, or answer 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -45,7 +47,7 @@ class BoundedBodies:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            # For the application the client is gone; what it makes of that is not sent.
+            # The application sees a client that disconnected; its answer to that is not sent.
             return message if seen <= limit else {"type": "http.disconnect"}
 
         async def instead(message: Message) -> None:
@@ -65,6 +67,41 @@ class BoundedBodies:
 
 
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    detail = f"a body may have {limit} bytes here; send several smaller ones"
-    problem = Problem(413, "content-too-large", "Content too large", detail, max_bytes=limit)
+    problem = too_large(f"a body may have {limit} bytes here; send several smaller ones", limit)
     await problem.response()(scope, receive, send)
+
+
+def too_large(detail: str, limit: int) -> Problem:
+    """A body is larger than allowed."""
+    return Problem(413, "content-too-large", "Content too large", detail, max_bytes=limit)
+
+
+def expected_size(request: Request, encoding: str | None) -> int:
+    """Bytes that a body may have once it is unpacked, before it is read."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdigit() and encoding is None else UPLOAD
+
+
+async def unpacked(request: Request, encoding: str | None) -> bytes:
+    """The body of a request, decompressed.
+
+    Raises
+    ------
+    Problem
+        The encoding is not known, or the body does not have it, or it is larger than `UPLOAD`.
+    """
+    body = await request.body()
+    if encoding is None or encoding.strip().lower() in {"", "identity"}:
+        return body
+    if encoding.strip().lower() != "gzip":
+        raise Problem(415, "unsupported-media-type", "Unsupported media type", f"there is gzip; not {encoding[:80]!r}")
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        plain = await asyncio.to_thread(unpacking.decompress, body, UPLOAD + 1)
+    except zlib.error as exc:
+        raise invalid("body", f"not gzip: {exc}", where="body", slug="unreadable") from exc
+    if len(plain) > UPLOAD:
+        raise too_large(f"unpacked it has more than {UPLOAD} bytes", UPLOAD)
+    if not unpacking.eof or unpacking.unused_data:
+        raise invalid("body", "not exactly one complete gzip file", where="body", slug="unreadable")
+    return plain

@@ -1,16 +1,14 @@
-"""Readings in: what MQTT takes, over HTTP, and files of history; each request with the accounts of its own readings.
+"""Readings over HTTP: the payloads that MQTT takes, and files of history. Each answer has the ledger of its own readings.
 
-A body becomes payloads as a source would publish them, and each is one message: of JSON and SenML the body as it is, of a file as
-many as it takes. What is refused as a whole (nothing of it can be read) leaves no trace: its sender is told, and nobody had
-promised to keep it. Readings that are refused are in quarantine, as with MQTT.
+A body becomes payloads as a source would publish them, each of which is one message: a body of JSON or SenML is one payload, a file
+is divided into as many as needed. A body that cannot be read at all is refused and leaves no trace, since the answer says so and
+nothing has been acknowledged. Readings that are refused are quarantined, as with MQTT.
 """
 
 import asyncio
 import hashlib
-import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -24,48 +22,37 @@ from citybeat.api.files.uploads import FileError, TooManyRowsError
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Writer
-from citybeat.api.http.bodies import UPLOAD
+from citybeat.api.http.bodies import UPLOAD, expected_size, too_large, unpacked
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import POSTED, PostedModel
 from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid
-from citybeat.api.http.readings_writer import PATIENCE, ReadingsWriter, answered, not_taken, reused, told, told_reasons
+from citybeat.api.http.readings_writer import not_taken, offered, told, told_reasons
 from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.device import SOURCE_NAME
-from citybeat.devices.errors import CitybeatError, Reason
-from citybeat.storage.batches.ingest_requests import (
-    MAX_REFUSED,
-    IngestRequest,
-    IngestResult,
-    NotTakenError,
-    OtherContentError,
-    Refused,
-    UnreadableError,
-)
+from citybeat.storage.batches.ingest_requests import MAX_REFUSED, IngestRequest, IngestResult, Refused
 from citybeat.storage.registry import selection
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 
-#: Channels of bodies that are one payload.
+#: Channels by the media types of bodies that are one payload.
 CHANNELS: Final[Mapping[str, str]] = {
     "application/json": "readings",
     "application/senml+json": "senml",
     "application/senml+cbor": "senml-cbor",
 }
-#: Payloads of one request that are on their way at once: enough to fill a transaction.
-_WINDOW: Final = 6
-#: Names of our requests' ids.
+#: Namespace of the ids that are derived from idempotency keys.
 _NAMESPACE: Final = UUID("6a5f7f2e-5e0c-4f0e-9d57-0d5a3f0f6d0b")
 
 
 class PostParameters(Parameters):
-    """Whose readings."""
+    """The source of the readings."""
 
     source: str = Field(
         max_length=64,
-        description="The source that sends them, as the broker would know it. It may send readings of its own devices only.",
+        description="The source that sends them, by its name at the broker. It may send readings of its own devices only.",
         examples=["gw-01"],
     )
 
@@ -114,8 +101,8 @@ class _Piece:
 
     channel: str
     payload: bytes
-    first: int = 0  # reading of the request
-    lines: bool = False  # its readings have lines in a file
+    first: int = 0  # position in the request of its first reading
+    lines: bool = False  # its readings are lines of a file
 
 
 @router.post(
@@ -135,31 +122,31 @@ async def post(
             min_length=8,
             max_length=64,
             pattern=r"^[!-~]+$",
-            description="What distinguishes this request. With the same one within a day it gets the same answer, and nothing is "
-            "stored or counted again; even readings without a time.",
+            description="Identifies this request. A request with the same key within a day gets the same answer, and nothing is "
+            "stored or counted again, not even readings without a time.",
         ),
     ] = None,
-    content_encoding: Annotated[str | None, Header(description="`gzip`, if the body is.")] = None,
+    content_encoding: Annotated[str | None, Header(description="`gzip`, if the body is compressed.")] = None,
 ) -> Response:
-    """Store readings of one source. Answered when they are committed, with what became of each.
+    """Store readings of one source. Answered when they are committed, with the outcome of each.
 
-    Whoever sends must look at the answer: 200 says that every reading is accounted for, not that each was stored. What was refused
-    is in `refused` (the first of it) and in quarantine. Without an `Idempotency-Key`, readings without a time of their own are
-    stored again if they are sent again.
+    Clients must look at the answer: 200 says that every reading is accounted for, not that each was stored. Refused readings are in
+    quarantine, and the first of them in `refused`. Without an `Idempotency-Key`, readings without a time of their own are stored
+    again if they are sent again.
     """
     intake = service.intake
     if intake is None:
         raise not_taken("this server takes no readings")
     source = parameters.source
     if not SOURCE_NAME.fullmatch(source) or not await selection.source_is_seen(service.pool, source, caller.within):
-        raise problems.not_found(f"there is no source {source!r}; there is one when a device is registered to it")
+        raise problems.not_found(f"there is no source {source!r}; registering a device to it creates it")
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in CHANNELS and kind not in uploads.READERS:
         known = ", ".join([*CHANNELS, *uploads.READERS])
         detail = f"there is {known}; not {kind[:80]!r}"
         raise Problem(415, "unsupported-media-type", "Unsupported media type", detail)
-    with service.uploads.room(_size(request, content_encoding)):
-        body = await _body(request, content_encoding)
+    with service.uploads.room(expected_size(request, content_encoding)):
+        body = await unpacked(request, content_encoding)
         pieces = await asyncio.to_thread(_pieces, kind, body, intake.max_bytes)
         digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()
         del body
@@ -176,32 +163,8 @@ async def post(
             for i, piece in enumerate(pieces)
         ]
         received_at = datetime.now(UTC)
-        said = await _offered(intake, offers)
+        said = await offered(intake, offers)
     return answer({"source": source, "received_at": rfc3339(received_at), **_together(pieces, said, caller)})
-
-
-def _size(request: Request, encoding: str | None) -> int:
-    """Bytes that a body may come to, before it is read."""
-    declared = request.headers.get("content-length", "")
-    return int(declared) if declared.isdigit() and encoding is None else UPLOAD
-
-
-async def _body(request: Request, encoding: str | None) -> bytes:
-    body = await request.body()
-    if encoding is None or encoding.strip().lower() in {"", "identity"}:
-        return body
-    if encoding.strip().lower() != "gzip":
-        raise Problem(415, "unsupported-media-type", "Unsupported media type", f"there is gzip; not {encoding[:80]!r}")
-    unpacking = zlib.decompressobj(wbits=31)
-    try:
-        plain = await asyncio.to_thread(unpacking.decompress, body, UPLOAD + 1)
-    except zlib.error as exc:
-        raise invalid("body", f"not gzip: {exc}", where="body", slug="unreadable") from exc
-    if len(plain) > UPLOAD:
-        raise _too_large(f"unpacked it has more than {UPLOAD} bytes", UPLOAD)
-    if not unpacking.eof or unpacking.unused_data:
-        raise invalid("body", "not one whole gzip file", where="body", slug="unreadable")
-    return plain
 
 
 def _pieces(kind: str, body: bytes, max_bytes: int) -> list[_Piece]:
@@ -213,67 +176,20 @@ def _pieces(kind: str, body: bytes, max_bytes: int) -> list[_Piece]:
     """
     if kind in CHANNELS:
         if len(body) > max_bytes:
-            raise _too_large(f"{len(body)} bytes in one message of {kind}; send several, or a file of CSV or Parquet", max_bytes)
+            raise too_large(f"{len(body)} bytes in one message of {kind}; send several, or a file of CSV or Parquet", max_bytes)
         return [_Piece(channel=CHANNELS[kind], payload=body)]
     try:
         found = uploads.READERS[kind](body, max_bytes=max_bytes)
     except TooManyRowsError as exc:
-        raise _too_large(str(exc), UPLOAD) from exc
+        raise too_large(str(exc), UPLOAD) from exc
     except FileError as exc:
         raise invalid("body", str(exc), where="body", slug="unreadable") from exc
     lines = kind == "text/csv"
     return [_Piece(channel="readings", payload=part.payload, first=part.first, lines=lines) for part in found]
 
 
-def _too_large(detail: str, limit: int) -> Problem:
-    return Problem(413, "content-too-large", "Content too large", detail, max_bytes=limit)
-
-
-async def _offered(intake: ReadingsWriter, offers: Sequence[IngestRequest]) -> list[IngestResult]:
-    """What became of payloads, in their order; a few on their way at once.
-
-    Raises
-    ------
-    Problem
-        Of one of them nobody could say that it was stored; how many before it were, it says.
-    """
-    said: list[IngestResult] = []
-    under_way: deque[Future[IngestResult]] = deque()
-    try:
-        for offer in offers:
-            if len(under_way) == _WINDOW:
-                said.append(await answered(under_way.popleft()))
-            under_way.append(await _taken(intake, offer))
-        while under_way:
-            said.append(await answered(under_way.popleft()))
-    except Problem as problem:
-        if len(offers) > 1:
-            problem.body["detail"] += f" (of {len(offers)} parts the first {len(said)} are stored for certain)"
-            problem.body.update({"parts": len(offers), "parts_stored": len(said)})
-        raise
-    finally:
-        for rest in under_way:  # what nobody has begun with is not begun with any more
-            rest.cancel()
-    return said
-
-
-async def _taken(intake: ReadingsWriter, offer: IngestRequest) -> Future[IngestResult]:
-    try:
-        return await asyncio.to_thread(intake.take, offer, PATIENCE)
-    except UnreadableError as exc:
-        if exc.reason is Reason.TOO_LARGE:
-            raise _too_large(str(exc), intake.max_bytes) from exc
-        raise invalid("body", str(exc), where="body", slug="unreadable", reason=exc.reason) from exc
-    except OtherContentError as exc:
-        raise reused(exc) from exc
-    except NotTakenError as exc:
-        raise not_taken(str(exc)) from exc
-    except CitybeatError as exc:
-        raise not_taken("readings are not taken at the moment") from exc
-
-
 def _together(pieces: Sequence[_Piece], said: Sequence[IngestResult], caller: Caller) -> dict[str, Any]:
-    """The answers to a request's payloads as one."""
+    """The answers to all payloads of a request as one."""
     counts, reasons = Counter[str](), Counter[str]()
     refused: list[dict[str, Any]] = []
     for piece, each in zip(pieces, said, strict=True):
@@ -292,5 +208,5 @@ def _together(pieces: Sequence[_Piece], said: Sequence[IngestResult], caller: Ca
 def _shown(piece: _Piece, entry: Refused) -> dict[str, Any]:
     index, reason, detail = entry
     place = None if index is None else piece.first + index
-    # The first line is the header.
+    # Line 1 is the header.
     return {"index": place, "line": place + 2 if piece.lines and place is not None else None, "reason": reason, "detail": detail}
