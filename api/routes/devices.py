@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import Field
 
-from citybeat.api.files.imports import MAX_LINES, Form, written
+from citybeat.api.files.devices_csv import MAX_LINES, written
+from citybeat.api.files.imports import Form
 from citybeat.api.http import pages, problems
 from citybeat.api.http.answers import answer, finite
 from citybeat.api.http.auth import Reader

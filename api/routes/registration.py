@@ -10,7 +10,8 @@ from pydantic import Field
 
 from citybeat.api.files import imports
 from citybeat.api.files.descriptions import CalibrationBody, DeviceBody, DevicePatch, Fault, OverridesBody, sensor_faults
-from citybeat.api.files.imports import Form, Mistake
+from citybeat.api.files.entries import Mistake
+from citybeat.api.files.imports import Form
 from citybeat.api.http import problems
 from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Admin

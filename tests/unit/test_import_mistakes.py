@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citybeat.api.files import imports
-from citybeat.api.files.imports import Form, read, written
+from citybeat.api.files import devices_csv, imports
+from citybeat.api.files.devices_csv import written
+from citybeat.api.files.imports import Form, read
 from citybeat.devices.catalogue import Domain, builtin
 from citybeat.devices.device import Device
 
@@ -129,7 +130,7 @@ def test_json_tells_all_that_is_wrong_with_an_entry():
 
 
 def test_a_file_has_so_many_lines_at_most(monkeypatch):
-    monkeypatch.setattr(imports, "MAX_LINES", 3)
+    monkeypatch.setattr(devices_csv, "MAX_LINES", 3)
     rows = [f"env-{i},gw,environment,,,,,,,,," for i in range(4)]
     assert len(read(lines(*rows[:3]), Form.CSV, CATALOGUE)[0]) == 3
     assert told(lines(*rows)) == [("file", "", "more than 3 lines; divide it")]

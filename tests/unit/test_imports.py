@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citybeat.api.files.imports import Form, read, written
+from citybeat.api.files.devices_csv import written
+from citybeat.api.files.imports import Form, read
 from citybeat.devices.catalogue import Domain, builtin
 from citybeat.devices.device import Device, Sensor
 from citybeat.devices.units import UnitError, conversion
