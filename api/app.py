@@ -1,4 +1,4 @@
-"""The application: routes, error shape, documentation, and the pool's life."""
+"""The application: its routes, problems, documentation and middleware, and the lifetime of its parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from citybeat.api import console
+from citybeat.api.console import files as console
 from citybeat.api.console_settings import ConsoleSettings
 from citybeat.api.files.download import DOWNLOADS, Downloads
 from citybeat.api.http import openapi, problems
@@ -22,6 +22,7 @@ from citybeat.api.http.requests import Counted, Requests
 from citybeat.api.live.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
 from citybeat.api.routes import (
     accounts,
+    catalogue,
     devices,
     export,
     ingest,
@@ -37,7 +38,6 @@ from citybeat.api.routes import (
     stream,
     telemetry,
 )
-from citybeat.api.routes import catalogue as catalogue_routes
 from citybeat.api.routes.export import MAX_SERIES
 from citybeat.api.routes.service import Service
 from citybeat.api.series.plan import MAX_POINTS
@@ -46,42 +46,43 @@ from citybeat.storage.db.pool import ReadPool, WritePool
 from citybeat.storage.reads.export import STATEMENT
 from citybeat.storage.registry.keys import Scope
 
-#: Connections. A query of the largest size that is allowed takes a core of the server for some 0.1 s; more would only queue there.
+#: Connections. A query of the largest allowed size takes a core of the server for some 0.1 s; with more, queries would queue there.
 POOL_SIZE: Final = 10
-#: Connections for changes: each is short, and one that waits for a source's lock must not keep all others waiting.
+#: Connections for changes. Each change is short, but one that waits for a source's lock must not keep the others waiting.
 _WRITES: Final = 4
-#: Bytes that a body may have, by path, where that is more than a question's.
+#: Bytes that a body may have, by path, where that is more than for a query.
 _BODIES: Final = {"/v1/registry/import": UPLOAD, "/v1/readings": UPLOAD}
-#: Bytes from which an answer is compressed, and how hard (1-9).
+#: Bytes from which an answer is compressed, and the level (1-9).
 _COMPRESS_FROM: Final = 16_384
 _COMPRESS_LEVEL: Final = 1
 
-_ROUTERS: Final = (
-    operations.router,
-    metrics.router,
-    catalogue_routes.router,
-    devices.router,
-    registration.router,
-    sources.router,
-    latest.router,
-    states.router,
-    stream.router,
-    telemetry.router,
-    readings.router,
-    ingest.router,
-    export.router,
-    accounts.router,
-    quarantine.router,
-    overdue.router,
+#: All modules with routes, in the order of the documentation. A new module needs its import above and a line here.
+_ROUTES: Final = (
+    operations,
+    metrics,
+    catalogue,
+    devices,
+    registration,
+    sources,
+    latest,
+    states,
+    stream,
+    telemetry,
+    readings,
+    ingest,
+    export,
+    accounts,
+    quarantine,
+    overdue,
 )
 _DESCRIPTION: Final = """\
-Readings of a city's sensors, with their quality flags and accounts.
+Readings of a city's sensors, with their quality flags and the ledger of their outcomes.
 
 * Times in queries are RFC 3339 with an offset. In answers a single time is RFC 3339, a column of times is epoch milliseconds.
 * Errors are `application/problem+json` (RFC 9457), on every route, and say what to do.
-* Parameters that do not exist are refused.
-* A key is shown as `Authorization: Bearer cb_…` or `X-API-Key: cb_…`; `citybeat keys create` makes one. What a restricted key does
-  not see is not there: not in lists, not in counts, and not in errors.
+* Unknown parameters are refused.
+* A key is sent as `Authorization: Bearer cb_…` or `X-API-Key: cb_…`; `citybeat keys create` makes one. For a restricted key,
+  everything outside its restriction is absent from lists, counts and errors.
 """
 
 
@@ -104,36 +105,36 @@ def create_app(
     look: ConsoleSettings | None = None,
     version: str | None = None,
 ) -> FastAPI:
-    """The API as an ASGI application; it starts, and says that it is not ready, without a database too.
+    """The API as an ASGI application. Without a database it starts too, and answers that it is not ready.
 
     Parameters
     ----------
     database_url : str
-        postgresql://user:password@host:port/database; the role that owns the tables.
+        postgresql://user:password@host:port/database, of the role that owns the tables.
     catalogue : Catalogue
         The city's metrics.
     pool_size, pool_min_size : int
-        Connections at most, and kept open.
+        Most connections, and connections that are kept open.
     max_points : int
-        Points that one answer of /v1/series or /v1/query may have.
+        Most points of one answer of /v1/series or /v1/query.
     max_exports, max_export_series : int
-        Exports at once, each with a connection of its own beside the pool's, and series of one.
+        Concurrent exports, each of which has a connection beside the pool's, and most series of one export.
     max_streams, max_streams_each : int
-        Live streams at once, of all and of one key.
+        Concurrent live streams of all keys, and of one key.
     stream_buffer : int
-        Bytes that wait for one of them.
+        Bytes that are buffered for one stream.
     anonymous : frozenset of Scope
-        What a request without a key may do.
+        Scopes of a request without a key.
     rate : int
-        Requests a minute of one key.
+        Requests per minute of one key.
     intake : ReadingsWriter, optional
-        Takes readings; started and stopped with the application. Without it they are refused.
+        Writes readings; started and stopped with the application. Without it readings are refused.
     replay : Replay, optional
-        Tries again what is in quarantine.
+        Retries quarantined messages.
     look : ConsoleSettings, optional
-        What the city decides about its console.
+        Settings of the console.
     version : str, optional
-        Shown by /healthz and the documentation; the installed distribution's, unless given.
+        The version that /healthz and the documentation show; that of the installed distribution, unless given.
     """
     shown = version or _installed_version()
     pool = ReadPool(database_url, min_size=min(pool_min_size, pool_size), max_size=pool_size)
@@ -161,8 +162,8 @@ def create_app(
         version=shown,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        redoc_url=None,  # its page is one more that would have to be kept offline
-        swagger_ui_parameters={"validatorUrl": None},  # else the page sends its address to a validator on the internet
+        redoc_url=None,  # a second documentation page would need files of its own, too
+        swagger_ui_parameters={"validatorUrl": None},  # otherwise the page sends its address to a validator on the internet
     )
     app.state.service = Service(
         pool=pool,
@@ -184,21 +185,21 @@ def create_app(
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=_COMPRESS_LEVEL)
     app.add_middleware(BoundedBodies, limits=_BODIES)
-    app.add_middleware(Counted, requests=requests)  # outermost: what is counted is what the client got, and when
-    for router in _ROUTERS:
-        app.include_router(router)
+    app.add_middleware(Counted, requests=requests)  # outermost, so that it counts what the client received, and when
+    for module in _ROUTES:
+        app.include_router(module.router)
     app.include_router(console.router(look or ConsoleSettings(), shown))
     openapi.complete(app, app.state.routes)
     return app
 
 
 def end_streams(app: FastAPI) -> None:
-    """End what would go on for ever: a server that waits for its answers before it stops would wait for streams too."""
+    """End all streams: a server that waits for its answers before it stops would wait for them for ever."""
     app.state.service.hub.end_all()
 
 
 def _routes() -> list[APIRoute]:
-    return [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return [route for module in _ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
 
 
 def _installed_version() -> str:

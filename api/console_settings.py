@@ -1,29 +1,29 @@
-"""What a city decides about its console. Apart from it, so that whoever reads the settings needs no web server."""
+"""Settings of a city's console, in a module of their own so that reading settings needs no web server."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
-#: A server's address in a template of tiles; {s} stands for one of several.
+#: The origin in a template of tile URLs; {s} stands for one of several host names.
 _ORIGIN: Final = re.compile(r"(https?://)((?:\{s\}|[A-Za-z0-9-])(?:\{s\}|[A-Za-z0-9.-])*(?::\d{1,5})?)/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsoleSettings:
-    """What a city decides about its console."""
+    """Settings of the console."""
 
-    tiles: str | None = None  # template of map tiles, with {z}, {x} and {y}; None: no map below the sensors
-    credit: str = ""  # who made them, shown on the map
-    zone: str | None = None  # whose clocks are shown; None: the browser's
+    tiles: str | None = None  # URL template of map tiles, with {z}, {x} and {y}; None: no background map
+    credit: str = ""  # attribution of the tiles, shown on the map
+    zone: str | None = None  # zone of all times that are shown; None: the browser's
 
 
 def origin(tiles: str) -> str:
-    """Where tiles come from, as a Content-Security-Policy names it; "" for our own host.
+    """The origin of tiles, as a Content-Security-Policy names it; "" for the server of the page itself.
 
     Raises
     ------
     ValueError
-        It is no template of tiles.
+        The text is not a template of tile URLs.
 
     Examples
     --------
@@ -38,5 +38,5 @@ def origin(tiles: str) -> str:
         return ""
     match = _ORIGIN.match(tiles)
     if match is None or "{s}" in match[2].removeprefix("{s}."):
-        raise ValueError("expected http(s):// and a host, where {s} may stand before the first dot, or a path of our own host")
+        raise ValueError("expected http(s):// and a host, where {s} may stand before the first dot, or a path on this server")
     return match[1] + match[2].replace("{s}", "*")

@@ -24,7 +24,8 @@ from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Writer
 from citybeat.api.http.bodies import UPLOAD, expected_size, too_large, unpacked
 from citybeat.api.http.gate import Caller
-from citybeat.api.http.models import POSTED, PostedModel
+from citybeat.api.http.models import PostedModel
+from citybeat.api.http.models.accounts import POSTED
 from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Parameters
 from citybeat.api.http.problems import Problem, invalid

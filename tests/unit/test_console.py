@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from citybeat.api import console
 from citybeat.api.app import create_app
+from citybeat.api.console import files
 from citybeat.api.console_settings import ConsoleSettings, origin
 from citybeat.devices import flags
 from citybeat.devices.catalogue import Domain, builtin
 
-FOLDER = Path(console.__file__).parent
+FOLDER = Path(files.__file__).parent
 SOURCES = {path.name: path.read_text("utf-8") for path in FOLDER.iterdir() if path.suffix in {".js", ".html", ".css"}}
 TEXTS = json.loads((FOLDER / "texts.json").read_text("utf-8"))
 SCRIPTS = "\n".join(text for name, text in SOURCES.items() if name.endswith(".js"))
@@ -126,7 +126,7 @@ def test_nothing_comes_from_another_host():
         assert re.findall(r"""(?:https?:)?//[\w.-]+\.\w+/""", text.replace("http://www.w3.org/2000/svg", "")) == [], name
 
 
-@pytest.mark.parametrize("name", ["", *(f"console/{name}" for name in [*SOURCES, "texts.json", "icon.svg", *console._LIBRARIES])])
+@pytest.mark.parametrize("name", ["", *(f"console/{name}" for name in [*SOURCES, "texts.json", "icon.svg", *files._LIBRARIES])])
 def test_every_file_is_served_with_its_version_and_a_policy(name):
     whole = get(f"/{name}", **{"accept-encoding": "identity"})
     assert whole.status_code == 200
@@ -144,7 +144,7 @@ def test_every_file_is_served_with_its_version_and_a_policy(name):
 
 
 def test_large_files_are_compressed_once_and_well():
-    found = console._file("lib/plotly.js")
+    found = files._file("lib/plotly.js")
     assert found
     assert found.compressed
     assert gzip.decompress(found.compressed) == found.content
