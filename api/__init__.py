@@ -1,1 +1,1 @@
-"""HTTP: thin routes over `storage`'s read path. Async; FastAPI is imported here and nowhere else, SQL nowhere here."""
+"""HTTP: thin routes over `storage`'s reads. Async. FastAPI is imported in this package alone, and no SQL stands here."""

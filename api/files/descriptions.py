@@ -1,4 +1,4 @@
-"""Devices as clients describe them: bodies of requests, and entries of files. What they must be stands in `devices/device.py`."""
+"""Devices as clients describe them: bodies of requests and entries of files. `devices/device.py` has the rules for devices."""
 
 import difflib
 import unicodedata
@@ -30,10 +30,10 @@ from citybeat.devices.device import (
 from citybeat.devices.errors import DeviceError
 from citybeat.devices.units import UnitError, conversion
 
-#: Tags of one device.
+#: Most tags of one device.
 _MOST_TAGS: Final = 50
 
-#: In one form of Unicode, so that a district is the same one whichever system it was typed on.
+#: Normalized to NFC, so that a district is the same whichever system it was typed on.
 _Words = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$"), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Id = Annotated[str, Field(pattern=f"^{DEVICE_ID.pattern}$", examples=["env-0007"])]
@@ -41,23 +41,23 @@ SourceName = Annotated[str, Field(pattern=f"^{SOURCE_NAME.pattern}$", examples=[
 Metric = Annotated[Text, Field(description="A metric of the catalogue.", examples=["temperature"])]
 Tags = Annotated[dict[Text, _Words], Field(max_length=_MOST_TAGS)]
 
-_CATALOGUE: Final = "; as the catalogue says, unless given."
+_CATALOGUE: Final = "; that of the catalogue, unless given."
 
 
 class Fault(NamedTuple):
-    """Something that is wrong with a description."""
+    """One mistake in a description."""
 
-    loc: tuple[str | int, ...]  # names of members and numbers of entries that lead there
+    loc: tuple[str | int, ...]  # path of names of members and numbers of entries
     message: str
 
 
 def sensor_faults(sensors: Any, catalogue: Catalogue) -> list[Fault]:
-    """Members of a device's sensors that the catalogue does not allow, and why.
+    """Mistakes in a device's sensors that only the catalogue shows.
 
     Parameters
     ----------
     sensors : anything
-        A list of objects, as a client gave it; what else it may be is somebody else's to refuse.
+        A list of objects, as a client gave it; other types, and other mistakes, are refused elsewhere.
     catalogue : Catalogue
     """
     faults: list[Fault] = []
@@ -81,33 +81,33 @@ def sensor_faults(sensors: Any, catalogue: Catalogue) -> list[Fault]:
 
 
 def unknown_metric(metric: str, catalogue: Catalogue) -> str:
-    """What to say of a metric that the catalogue lacks."""
+    """The message about a metric that is not in the catalogue."""
     near = _near(metric, tuple(catalogue))
     meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; /v1/catalogue lists them"
     return f"there is no metric {metric!r} in the catalogue{meant}"
 
 
-@lru_cache(maxsize=1024)  # it takes 0.2 ms, and a file has a typo on every line
+@lru_cache(maxsize=1024)  # a search takes 0.2 ms, and a file can have the same typo on every line
 def _near(metric: str, names: tuple[str, ...]) -> list[str]:
     return difflib.get_close_matches(metric, names, n=3)
 
 
 class CalibrationBody(Parameters):
-    """What a sensor's values are corrected by: value * scale + offset."""
+    """The correction of a sensor's values: value * scale + offset."""
 
-    scale: Number = Field(1.0, description="Not 0; below 0: mounted the wrong way round.")
+    scale: Number = Field(1.0, description="Not 0. Negative if the sensor is mounted the wrong way round.")
     offset: Number = Field(0.0, description="In the metric's unit.")
     valid_from: Instant | None = Field(
         None,
-        description="For readings of this time and later, until the next one. Unless given: for all, if nothing is stored yet;"
-        " else from now.",
+        description="For readings of this time and later, until the next calibration. Unless given: for all readings, if none is"
+        " stored yet; else from now on.",
         examples=["2026-03-01T08:00:00+07:00"],
     )
     by: _Words = Field("", description="Who calibrated.")
     reason: _Words = Field("", description="Why, or which certificate.")
 
     def calibration(self) -> Calibration:
-        """As the registry has it.
+        """The calibration as a value of the registry.
 
         Raises
         ------
@@ -117,26 +117,30 @@ class CalibrationBody(Parameters):
 
 
 class OverridesBody(Parameters):
-    """What is registered of a sensor."""
+    """The registration of a sensor: what differs from the catalogue."""
 
     low: Number | None = Field(None, description="Plausible range, in the metric's unit" + _CATALOGUE)
     high: Number | None = Field(None, description="Plausible range, in the metric's unit" + _CATALOGUE)
     suspect_low: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
     suspect_high: Number | None = Field(None, description="Usual range, in the metric's unit" + _CATALOGUE)
-    rating: Number | None = Field(None, description="What the device is built for.")
+    rating: Number | None = Field(None, description="Rated value of the device.")
     interval: Annotated[Number, Field(gt=0, le=LONGEST)] | None = Field(None, description="Seconds between readings" + _CATALOGUE)
-    step_floor: Annotated[Number, Field(ge=0)] | None = Field(None, description="A larger change is a STEP" + _CATALOGUE)
-    step_per_minute: Annotated[Number, Field(ge=0)] | None = Field(None, description="And as much more a minute" + _CATALOGUE)
+    step_floor: Annotated[Number, Field(ge=0)] | None = Field(None, description="A larger change is flagged STEP" + _CATALOGUE)
+    step_per_minute: Annotated[Number, Field(ge=0)] | None = Field(
+        None, description="Increase of `step_floor` per minute between readings" + _CATALOGUE
+    )
     stuck_after: Annotated[Number, Field(ge=0, le=LONGEST)] | None = Field(
-        None, description="Seconds; one value for longer is STUCK" + _CATALOGUE
+        None, description="Seconds; a value that stays for longer is flagged STUCK" + _CATALOGUE
     )
     sentinels: list[Number] = Field(
-        [], max_length=100, description='Codes for "missing", as they are sent, beside the default ones.'
+        [], max_length=100, description='Codes for "missing", as they are sent, in addition to the default ones.'
     )
-    unit: Text | None = Field(None, description="What it sends, in UCUM; the metric's own unit, unless given.", examples=["[degF]"])
+    unit: Text | None = Field(
+        None, description="Unit that the sensor sends, in UCUM; that of the metric, unless given.", examples=["[degF]"]
+    )
 
     def sensor(self, metric: str) -> Sensor:
-        """As the registry has it.
+        """The sensor as a value of the registry.
 
         Raises
         ------
@@ -150,10 +154,10 @@ class SensorBody(OverridesBody):
     """A sensor of a device."""
 
     metric: Metric
-    calibration: CalibrationBody | None = Field(None, description="Added to those that it has.")
+    calibration: CalibrationBody | None = Field(None, description="Added to its existing calibrations.")
 
     def described(self) -> Sensor:
-        """As the registry has it.
+        """The sensor as a value of the registry.
 
         Raises
         ------
@@ -181,12 +185,12 @@ class DeviceBody(Parameters):
     """A device with its sensors."""
 
     id: Id
-    source: SourceName = Field(description="The MQTT identity that it publishes through.")
+    source: SourceName = Field(description="The MQTT identity that publishes its readings.")
     domain: Domain
     sensors: list[SensorBody] = Field([], max_length=1000)
 
     def checked(self, catalogue: Catalogue) -> tuple[Device | None, list[Fault]]:
-        """As the registry has it; or None, and everything that keeps it from being a device."""
+        """The device as a value of the registry; or None, and all mistakes."""
         faults = sensor_faults([{"metric": sensor.metric, "unit": sensor.unit} for sensor in self.sensors], catalogue)
         sensors: dict[str, Sensor] = {}
         for i, sensor in enumerate(self.sensors):
@@ -209,22 +213,24 @@ class DeviceBody(Parameters):
 
 @with_device_fields(_patched)
 class DevicePatch(Parameters):
-    """What is to be different of a device (JSON Merge Patch, RFC 7396): what is left out stays, null removes.
+    """Changes of a device (JSON Merge Patch, RFC 7396): members that are left out stay, null removes.
 
-    What is not given has a default that nobody sees.
+    Defaults of members that are not given are never used.
     """
 
     domain: Domain = Field(default_factory=lambda: Domain.ENVIRONMENT)
-    source: SourceName = Field(default_factory=str, description="Stored readings stay; new ones are taken from this source only.")
+    source: SourceName = Field(
+        default_factory=str, description="Stored readings stay; new ones are accepted from this source only."
+    )
     tags: Annotated[dict[Text, _Words | None], Field(max_length=2 * _MOST_TAGS)] | None = Field(
         None,
-        description="Merged with those that there are; a tag that is null is removed; null removes all.",
+        description="Merged with the existing tags; a tag that is null is removed; null removes all.",
         examples=[{"owner": "roads"}],
     )
     retired: bool = Field(default_factory=bool, strict=True, description="true: out of service; false: back in service.")
 
     def applied(self, device: Device) -> Device:
-        """The device as it is to be.
+        """The device with these changes.
 
         Raises
         ------
@@ -248,8 +254,8 @@ class DevicePatch(Parameters):
 
 
 class SourcePatch(Parameters):
-    """What is to be different of a source."""
+    """Changes of a source."""
 
     conflict_policy: ConflictPolicy = Field(
-        description="What becomes of another value for a time that is stored: the first stays, or the last replaces it."
+        description="How a second value for the same time is resolved: the first is kept, or the last replaces it."
     )

@@ -1,8 +1,8 @@
-"""Long answers: made while they are sent, in bounded memory, and never whole when they are not.
+"""Responses with a file that is made while it is sent, in bounded memory.
 
-Law: until the first bytes are there, an error is a problem like any other. After that it can only break the connection: no
-final chunk is sent, so that every HTTP client knows that the answer is not whole. A client that goes away, or takes nothing, ends
-the work at once, and with it the query.
+Invariant: an incomplete file never looks complete. Before the first byte an error is answered as a problem. After it, an error
+breaks the connection without the final chunk, so that every HTTP client notices. If the client disconnects or stops reading, the
+work and its query end at once.
 """
 
 import asyncio
@@ -21,63 +21,63 @@ from citybeat.storage.reads.export import Block
 
 _log: Final = logging.getLogger(__name__)
 
-#: Bytes that are handed to the server at once; it takes the next when the client has taken most of them.
+#: Bytes that are passed to the server at a time; it accepts the next when the client has taken most of them.
 _PIECE: Final = 262_144
-#: s that a client may take for one piece (4 kB/s). A download that stands still keeps others from theirs, and the database from
-#: tidying up.
+#: s in which a client has to take one piece (4 kB/s). A stalled download takes the place of another, and keeps the database from
+#: vacuuming.
 STALL: Final = 60.0
-#: s. A year of 10,000 sensors that report every minute are 5 billion rows, an hour's work.
+#: s of one download. A year of 10,000 sensors that report every minute is 5 billion rows, an hour of work.
 DURATION: Final = 6 * 3600.0
-#: Downloads at once. One keeps a core of ours and one of the database's busy; the rest is for live answers.
+#: Concurrent downloads. One uses a core of this process and one of the database; the others are for interactive requests.
 DOWNLOADS: Final = 2
-#: s after which a client that found no room may ask again.
+#: s after which a client may try again when there are too many downloads.
 _RETRY_AFTER: Final = 30
 
 
 class Downloads:
-    """How many there are, and may be. One for each application."""
+    """Limit of concurrent downloads. One for each application."""
 
     def __init__(self, limit: int = DOWNLOADS) -> None:
         self.limit: Final = limit
         self._running = 0
 
     def enter(self) -> None:
-        """Take a place.
+        """Count a download.
 
         Raises
         ------
         Problem
-            None is free.
+            There are as many as allowed already.
         """
         if self._running >= self.limit:
-            detail = f"{self.limit} exports are running, which is as many as this server lets run at once; ask again later"
+            detail = f"{self.limit} exports are running, the most that this server allows; try again later"
             headers = {"Retry-After": str(_RETRY_AFTER)}
             raise Problem(503, "too-many-exports", "Too many exports", detail, headers=headers, max_exports=self.limit)
         self._running += 1
 
     def leave(self) -> None:
-        """Give it back."""
+        """Count the end of a download."""
         self._running -= 1
 
 
 class BrokenDownloadError(CitybeatError):
-    """A download ended before its end."""
+    """A download failed after its first byte."""
 
 
 class Download(Response):
-    """A response whose body is made by an encoder out of blocks.
+    """A response whose body an encoder makes from blocks.
 
     Parameters
     ----------
     downloads : Downloads
-        Where a place is taken for as long as it lasts.
+        Counts the download while it lasts.
     source : function
-        Given a sink, hands it all blocks; cancelled when nobody wants them.
+        Passes all blocks to the sink that it is given; cancelled when the download ends early.
     encoder : Encoder
     media_type : str
     headers : mapping
     stall, duration : float
-        s that a piece, and the whole, may take.
+        Most s for one piece, and for the whole file.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Download(Response):
         super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self.headers.update(headers)
-        # Parquet is compressed already, Arrow and CSV would take the event loop's time: the middleware leaves alone what says this.
+        # Keeps the middleware from compressing: Parquet is compressed already, and Arrow and CSV would block the event loop.
         self.headers["content-encoding"] = "identity"
         self._downloads: Final = downloads
         self._source: Final = source
@@ -103,12 +103,12 @@ class Download(Response):
         self._duration: Final = duration
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it.
+        """Send the file.
 
         Raises
         ------
         Problem, StorageError
-            Before the first byte.
+            Before the first byte, if the file cannot be made.
         """
         self._downloads.enter()
         try:
@@ -117,10 +117,10 @@ class Download(Response):
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                # Nothing here is left to run on by itself: a query that nobody waits for would keep its connection.
+                # Both tasks are awaited: a query that went on without its download would keep its connection.
                 await _end(gone)
                 if not work.done():
-                    _log.info("an export ended early: the client went away")
+                    _log.info("an export ended early: the client disconnected")
                     await _end(work)
             if not work.cancelled():
                 work.result()
@@ -136,7 +136,7 @@ class Download(Response):
                 try:
                     first = await blocks.get()
                     if first is None:
-                        await reader  # its error, if it had one
+                        await reader  # raises its error, if it had one
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     begun = True
                     await self._send(send, self._encoder.begin())
@@ -144,7 +144,7 @@ class Download(Response):
                     while block is not None:
                         await self._send(send, await asyncio.to_thread(self._encoder.block, block))
                         block = await blocks.get()
-                    await reader  # its error, if it had one
+                    await reader  # raises its error, if it had one
                     await self._send(send, await asyncio.to_thread(self._encoder.end))
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                 finally:
@@ -158,7 +158,7 @@ class Download(Response):
         try:
             await self._source(blocks.put)
         except Exception:
-            await blocks.put(None)  # whoever waits for a block asks what became of this
+            await blocks.put(None)  # wakes the consumer, which then retrieves this error
             raise
         await blocks.put(None)
 
@@ -174,7 +174,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _end(task: "asyncio.Future[None]") -> None:
-    """Cancel, and wait until it is over; its error is whoever's who asks for it."""
+    """Cancel a task and wait for its end; an error of it is not raised here."""
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):
         await asyncio.shield(asyncio.gather(task, return_exceptions=True))

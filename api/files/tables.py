@@ -1,9 +1,9 @@
 """Rows of an export as CSV, as an Arrow IPC stream, or as Parquet (`api/files/uploads.py` reads them).
 
-An encoder is given blocks in order, and gives the bytes of the file piece by piece. A file that nobody ended is visibly broken:
-Parquet lacks its footer, Arrow its end of stream; CSV has no end, so the connection has to break (`api/files/download.py`).
+An encoder takes blocks in order, and returns the bytes of the file piece by piece. An incomplete file is visibly broken: Parquet
+lacks its footer, Arrow its end of stream; CSV has no end mark, so the connection has to break (`api/files/download.py`).
 
-Law: no I/O. An encoder is used by one thread at a time.
+Invariant: no I/O. An encoder is used by one thread at a time.
 """
 
 import io
@@ -33,7 +33,7 @@ MEDIA_TYPES: Final[Mapping[Format, str]] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
-#: Ends of file names.
+#: Suffixes of file names.
 SUFFIXES: Final[Mapping[Format, str]] = {"csv": "csv", "arrow": "arrows", "parquet": "parquet"}
 
 _FLAGS: Final = {
@@ -47,9 +47,9 @@ _FLAGS: Final = {
     Flag.MANUAL_BAD: "declared bad by an operator; not in rollups",
     Flag.MANUAL_GOOD: "declared good by an operator; wins over every other bit",
 }
-#: Bits of a reading's flags; 0 is a good reading.
+#: Bits of a reading's flags; a good reading has 0.
 FLAGS: Final = {str(int(flag)): f"{flag.name.lower()}: {meaning}" for flag, meaning in _FLAGS.items() if flag.name}
-#: Columns of a rollup, besides every aggregate.
+#: Columns of rollups.
 _BAD_COUNT: Final = "bad_count"
 _AGGREGATES: Final = (Aggregate.COUNT, _BAD_COUNT, *(aggregate for aggregate in Aggregate if aggregate is not Aggregate.COUNT))
 _COUNTS: Final = frozenset({Aggregate.COUNT, _BAD_COUNT})
@@ -59,16 +59,16 @@ _ORDER: Final = "slices of time of at most seven days; in each series by series,
 
 
 class Encoder(Protocol):
-    """Makes one file."""
+    """Encoder of one file."""
 
     def begin(self) -> bytes:
         """The first bytes."""
 
     def block(self, block: Block) -> bytes:
-        """These rows."""
+        """The bytes of a block of rows."""
 
     def end(self) -> bytes:
-        """The last bytes, without which the file is not whole."""
+        """The last bytes, without which the file is incomplete."""
 
 
 def encoder(form: Format, selection: Exported, level: Level, *, query: Mapping[str, Any], version: str) -> Encoder:
@@ -78,11 +78,11 @@ def encoder(form: Format, selection: Exported, level: Level, *, query: Mapping[s
     ----------
     form : Format
     selection, level
-        As the blocks will have them.
+        Those of the blocks.
     query : mapping
-        What was asked for; it goes into the schema, as JSON.
+        The parameters of the request, which the schema contains as JSON.
     version : str
-        citybeat's.
+        The version of citybeat.
     """
     table = _Table(selection, level, query=query, version=version)
     made: Mapping[Format, Callable[[_Table], Encoder]] = {"csv": _Csv, "arrow": _Arrow, "parquet": _Parquet}
@@ -103,7 +103,7 @@ class _Table:
         self.schema: Final = _schema(selection, raw=self._raw, query=query, version=version)
 
     def batch(self, block: Block) -> pa.RecordBatch:
-        """A block."""
+        """A block as a record batch."""
         columns = block.columns
         out = [
             pa.array(columns["time"]).view(_TIME),
@@ -113,14 +113,14 @@ class _Table:
         if self._raw:
             out += [pa.array(columns["value"]), pa.array(columns["flags"])]
         else:
-            # What a kind does not have, or a bucket without a good reading, is null; no other number here is NaN.
+            # Aggregates that a kind or an empty bucket does not have are NaN, and become null; no other number here is NaN.
             rollup = _rollup(self._kind[block.series], columns)
             out += [pa.array(column, from_pandas=True) for column in rollup.values()]
         return pa.RecordBatch.from_arrays(out, schema=self.schema)
 
 
 def _rollup(kinds: NDArray[np.int8], columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Aggregates of each row by its own kind: kind by kind, not row by row."""
+    """Aggregates of each row by the kind of its metric, computed for all rows of a kind at once."""
     n = len(kinds)
     out: dict[str, NDArray[Any]] = {
         str(name): np.zeros(n, np.int32) if name in _COUNTS else np.full(n, np.nan) for name in _AGGREGATES
@@ -130,7 +130,7 @@ def _rollup(kinds: NDArray[np.int8], columns: Mapping[str, NDArray[Any]]) -> dic
         kind = list(Kind)[code]
         rows = np.flatnonzero(kinds == code)
         chosen = {name: column[rows] for name, column in columns.items()}
-        # No aggregate asks for the series, or for the end.
+        # No aggregate uses the series or the end.
         rest = {"series": np.zeros(len(rows), np.int32), "end": chosen["time"], "received": chosen["n"] + chosen["n_bad"]}
         buckets = Buckets(**chosen, **rest)
         for aggregate in aggregates.allowed(kind):
@@ -154,7 +154,7 @@ def _schema(selection: Exported, *, raw: bool, query: Mapping[str, Any], version
             pa.field("flags", pa.int16(), nullable=False, metadata=_metadata({"bits": FLAGS})),
         ]
     else:
-        # The mean of a state is a share of 1, as its readings are; all others are in the metric's unit.
+        # The mean of a state is a share of ones, without a unit like its readings; all others are in the metric's unit.
         fields += [
             pa.field(str(aggregate), pa.int32(), nullable=False)
             if aggregate in _COUNTS
@@ -166,7 +166,7 @@ def _schema(selection: Exported, *, raw: bool, query: Mapping[str, Any], version
 
 
 def _common(devices: Sequence[Any]) -> dict[str, Any]:
-    """The attributes that all devices share."""
+    """Attributes that have the same value for all devices."""
     if not devices:
         return {}
     first = asdict(devices[0])
@@ -178,12 +178,12 @@ def _common(devices: Sequence[Any]) -> dict[str, Any]:
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, str]:
-    """Text as it is, everything else as JSON."""
+    """Schema metadata: texts as they are, everything else as JSON."""
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in values.items()}
 
 
 class _Sink(io.RawIOBase):
-    """A file that is taken away as it grows."""
+    """A file in memory whose content is taken while it is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,13 +197,13 @@ class _Sink(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
-        """What was written since the last time."""
+        """The bytes that were written since the last call."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
 
 
 class _Csv:
-    """Text, a header first. Times are RFC 3339; what is null is empty."""
+    """CSV with a header. Times are RFC 3339; null is an empty cell."""
 
     def __init__(self, table: _Table) -> None:
         self._table: Final = table
@@ -231,7 +231,7 @@ def _clock() -> NDArray[np.uint8]:
 
 @cache
 def _thousand() -> NDArray[np.uint8]:
-    """Three digits."""
+    """Every number below 1000 as three digits."""
     return _digits([f"{i:03}" for i in range(1000)])
 
 
@@ -273,7 +273,7 @@ def _texts(characters: NDArray[np.uint8]) -> pa.Array:
 
 
 class _Arrow:
-    """Record batches; the dictionaries of devices and metrics go ahead, once."""
+    """An Arrow IPC stream of record batches, after the dictionaries of devices and metrics."""
 
     def __init__(self, table: _Table) -> None:
         self._table: Final = table
@@ -293,7 +293,7 @@ class _Arrow:
 
 
 class _Parquet:
-    """A block is a row group. zstd: files are 0.6 of what they are with Snappy, and the database is slower than either."""
+    """Parquet, with a row group for each block. zstd files are 0.6 of the size of Snappy's; the database is slower than either."""
 
     def __init__(self, table: _Table) -> None:
         self._table: Final = table
@@ -302,7 +302,7 @@ class _Parquet:
             self._sink,
             table.schema,
             compression="zstd",
-            use_dictionary=[name for name in table.schema.names if name != "time"],  # sensors repeat their values, not their times
+            use_dictionary=[name for name in table.schema.names if name != "time"],  # values repeat, times do not
             write_statistics=["time"],
             column_encoding={"time": "DELTA_BINARY_PACKED"},
         )

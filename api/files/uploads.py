@@ -1,10 +1,10 @@
-"""Files of readings, CSV and Parquet, as payloads of columns: what an export writes can be posted as it is.
+"""Files of readings, CSV and Parquet, as payloads of columns. The files of an export can be posted as they are.
 
-The long form, a reading a line: `device`, `metric`, `time` (or `ts`), `value`; `flags` is let through and ignored, since whoever
-stores readings judges them. A cell that is no number, or no time, goes on as it was written: the decoder refuses that reading, says
-why, and its line is known by its place. What is wrong with the file itself refuses all of it.
+Files have one reading per line: `device`, `metric`, `time` (or `ts`), `value`; `flags` is accepted and ignored, since readings are
+validated again when they are stored. A cell that is not a number, or not a time, is passed on as it was written: the decoder
+refuses that reading and says why, and its position gives its line. A file that is wrong itself is refused as a whole.
 
-Law: no I/O. Columns are converted as columns; only cells that are not plain are looked at one by one.
+Invariant: no I/O. Columns are converted as columns; only irregular cells are handled one by one.
 """
 
 import csv
@@ -23,13 +23,13 @@ import pyarrow.parquet
 from citybeat.devices.wire import reports
 from citybeat.devices.wire.decoded import MAX_MS, MIN_MS
 
-#: Readings of one file at most: their payloads take some 100 MB while they wait to be stored.
+#: Most readings of one file: their payloads take some 100 MB while they wait to be stored.
 MAX_ROWS: Final = 1_000_000
 #: Readings of one payload: some 600 kB, and a few hundredths of a second of a transaction.
 PART_ROWS: Final = 10_000
-#: Bytes that the columns of a Parquet file may take unpacked, as it says itself.
+#: Most bytes of the unpacked columns of a Parquet file, by its own metadata.
 _MAX_UNPACKED: Final = 1024 * 1024 * 1024
-#: Lines that an error names at most.
+#: Most lines that an error names.
 _LINES: Final = 20
 _TIMES: Final = ("time", "ts")
 _WANTED: Final = ("device", "metric", *_TIMES, "value")
@@ -42,23 +42,23 @@ _US: Final = pa.timestamp("us", tz="UTC")
 
 
 class FileError(Exception):
-    """The file cannot be taken; the message says why, and what to do."""
+    """The file cannot be read; the message says why, and what to do."""
 
 
 class TooManyRowsError(FileError):
-    """It has more readings than one file may have."""
+    """The file has more readings, or bytes, than one file may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Some readings of a file."""
+    """A part of the readings of a file."""
 
-    first: int  # of all readings of the file
+    first: int  # position of its first reading in the file
     payload: bytes  # columns, as `devices.wire.reports` reads them
 
 
 def csv_parts(body: bytes, *, max_bytes: int) -> list[Part]:
-    """Payloads of at most so many bytes, of a CSV file with a header.
+    """A CSV file with a header as payloads of at most `max_bytes`.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def csv_parts(body: bytes, *, max_bytes: int) -> list[Part]:
         )
     except pa.ArrowInvalid as exc:
         if "Empty CSV" in str(exc):
-            raise FileError("there is no line behind the header") from None
+            raise FileError("there is no line after the header") from None
         raise FileError(f"not CSV in UTF-8: {str(exc)[:200]}") from None
     if broken:
         named = ", ".join(map(str, broken[:_LINES])) + (f" and {len(broken) - _LINES} more" if len(broken) > _LINES else "")
@@ -98,7 +98,7 @@ def csv_parts(body: bytes, *, max_bytes: int) -> list[Part]:
 
 
 def parquet_parts(body: bytes, *, max_bytes: int) -> list[Part]:
-    """The same of a Parquet file.
+    """A Parquet file as payloads of at most `max_bytes`.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def parquet_parts(body: bytes, *, max_bytes: int) -> list[Part]:
         _check_columns(schema.names)
         for name in schema.names:
             _check_type(name, schema.field(name).type)
-        # As a dictionary, so that a long name that is repeated is one name.
+        # As dictionaries, so that a long name is held once however often it is repeated.
         words = [name for name in ("device", "metric") if name in schema.names]
         file = pyarrow.parquet.ParquetFile(pa.BufferReader(body), read_dictionary=words)
         metadata = file.metadata
@@ -200,7 +200,7 @@ def _names(column: pa.Array) -> list[str | None]:
 
 
 def _text(column: pa.Array) -> pa.Array | None:
-    """A column of text; None: it has a type of its own."""
+    """A column of text, trimmed; None: the column is not text."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return pc.utf8_trim_whitespace(column.cast(pa.string())) if not _is_typed(column.type) else None
@@ -215,11 +215,11 @@ def _mask(column: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def _values(column: pa.Array) -> Any:
-    """Numbers, NaN where there is none; if not all are plain, a list in which the others stand as they were written."""
+    """Numbers, NaN for empty cells; if some cells are irregular, a list with those as they were written."""
     text = _text(column)
     if text is None:
         typed = np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-        # JSON has no infinity, and would make null of it, which is missing.
+        # JSON would turn an infinity into null, which means missing.
         return [str(each) if math.isinf(each) else each for each in typed.tolist()] if np.isinf(typed).any() else typed
     empty = _mask(pc.is_in(pc.utf8_lower(text), value_set=_NOTHING)) | ~_mask(text.is_valid())
     plain = _mask(pc.match_substring_regex(text, _NUMBER))
@@ -227,19 +227,19 @@ def _values(column: pa.Array) -> Any:
     if plain.any():
         try:
             numbers[plain] = pc.cast(text.filter(pa.array(plain)), pa.float64()).to_numpy(zero_copy_only=False)
-        except pa.ArrowInvalid:  # beyond float64, as Arrow sees it
+        except pa.ArrowInvalid:  # Arrow refuses numbers beyond float64
             numbers[plain] = [float(number) for number in text.filter(pa.array(plain)).to_pylist()]
     odd = np.flatnonzero(~plain & ~empty | np.isinf(numbers))
     if not len(odd):
         return numbers
-    mixed: list[Any] = [None if number != number else number for number in numbers.tolist()]  # noqa: PLR0124 - NaN is not itself
+    mixed: list[Any] = [None if number != number else number for number in numbers.tolist()]  # noqa: PLR0124 - true for NaN alone
     for row, written in zip(odd.tolist(), text.take(pa.array(odd)).to_pylist(), strict=True):
         mixed[row] = written
     return mixed
 
 
 def _times(column: pa.Array) -> Any:
-    """Milliseconds; if not all are whole ones, a list in which others are RFC 3339, or stand as they were written."""
+    """Whole milliseconds; else a list with those, RFC 3339 for finer times, and irregular cells as they were written."""
     text = _text(column)
     if text is None and pa.types.is_timestamp(column.type):
         return _instants(pc.cast(column, _US, safe=False))
@@ -252,7 +252,7 @@ def _times(column: pa.Array) -> Any:
         if moment.all():
             return _instants(pc.cast(text, _US))
         instants = _instants(pc.cast(text.filter(pa.array(moment)), _US))
-    except pa.ArrowInvalid:  # some day that no calendar has: the decoder says which
+    except pa.ArrowInvalid:  # a date that does not exist: the decoder says which
         instants = text.filter(pa.array(moment)).to_pylist()
     mixed = text.to_pylist()
     for rows, found in (
@@ -265,7 +265,7 @@ def _times(column: pa.Array) -> Any:
 
 
 def _instants(column: pa.Array) -> Any:
-    """Milliseconds, or what the wire has where these are too coarse; what is beyond all dates is left for the decoder to refuse."""
+    """Milliseconds, or the wire format's text for finer times; times beyond all dates are left for the decoder to refuse."""
     us = column.cast(pa.int64())
     if not us.null_count:
         plain = us.to_numpy(zero_copy_only=False)
@@ -280,5 +280,5 @@ def _instant(us: int) -> Any:
     return reports.encode_report(None, us, {})["ts"]
 
 
-#: By form.
+#: By media type.
 READERS: Final[Mapping[str, Any]] = {"text/csv": csv_parts, "application/vnd.apache.parquet": parquet_parts}

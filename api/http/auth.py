@@ -1,7 +1,7 @@
-"""Whom a route is for.
+"""Authentication and authorization of routes.
 
-Law: every route that shows or changes something of the city takes a `Reader`, `Writer` or `Admin`, and hands what it is asked for
-through `api.series.selecting.visible`.
+Invariant: every route that shows or changes data of the city takes a `Reader`, `Writer` or `Admin`, and passes the selection of a
+request through `api.series.selecting.visible`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,9 @@ from citybeat.api.http.problems import forbidden
 from citybeat.storage.registry.keys import Scope
 
 _BEARER: Final = HTTPBearer(auto_error=False, description="A key of `citybeat keys create`: `Authorization: Bearer cb_…`.")
-_HEADER: Final = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for clients that cannot set the other.")
+_HEADER: Final = APIKeyHeader(
+    name="X-API-Key", auto_error=False, description="The same key, for clients that cannot set `Authorization`."
+)
 
 
 async def _caller(

@@ -1,7 +1,7 @@
-"""Who may come in: keys, what they may do, and how often each may ask.
+"""Admission of requests: keys, their scopes and restrictions, and rate limits.
 
-Tokens of an identity provider (OIDC) will come in here, as another form of what a client shows, and become a `Caller` like a key;
-no route will know of it.
+Other credentials, such as tokens of an identity provider (OIDC), can be added here without a change in any route, since routes see
+only the `Caller`.
 """
 
 import time
@@ -21,11 +21,11 @@ from citybeat.storage.registry import keys
 from citybeat.storage.registry.keys import Key, Scope, Token
 from citybeat.storage.registry.selection import Restriction
 
-#: s that a key's row is believed. A key that is revoked works as long; a look at every request would cost a millisecond each.
+#: s that a key's row is cached. A revoked key works as long; reading the row at every request would cost a millisecond each.
 BELIEVED: Final = 2.0
-#: Keys that are remembered; beyond, all are forgotten at once, which costs a look each.
+#: Keys that are cached; when there are more, the whole cache is emptied, which costs one read a key.
 _REMEMBERED: Final = 10_000
-#: Requests a minute of one key, or of one address without a key: a hundred a second, far more than a page or a script needs.
+#: Requests per minute of one key, or of one address without a key: a hundred a second, far more than a page or a script needs.
 RATE: Final = 6_000
 EVERYTHING: Final = frozenset(Scope)
 _IMPLIED: Final = {Scope.READ: {Scope.READ}, Scope.WRITE: {Scope.WRITE}, Scope.ADMIN: set(Scope)}
@@ -33,30 +33,30 @@ _IMPLIED: Final = {Scope.READ: {Scope.READ}, Scope.WRITE: {Scope.WRITE}, Scope.A
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who asks."""
+    """The client of a request."""
 
     id: str  # of the key; "": without one
     name: str  # of the key, for people
-    scopes: frozenset[Scope]  # those that others imply included
-    within: Restriction | None  # None: sees everything
-    token: Token | None = None  # to ask again whether it still holds, while an answer lasts
+    scopes: frozenset[Scope]  # with those that others imply
+    within: Restriction | None  # None: no restriction
+    token: Token | None = None  # for checking, during a long answer, that the key is still valid
 
     @property
     def label(self) -> str:
-        """How a history of changes names them."""
+        """The name of the caller in the history of changes."""
         return f"key {self.id} ({self.name})" if self.id else "anonymous"
 
 
 class Gate:
-    """Keys of one application, as its database has them, and the rates of those who show them.
+    """The keys of the database, cached, and the request rates of their clients.
 
     Parameters
     ----------
     pool : ReadPool
     anonymous : frozenset of Scope
-        What a request without a key may do.
+        Scopes of a request without a key.
     rate : int
-        Requests a minute.
+        Requests per minute of one key or address.
     clock : callable
         Seconds; monotonic.
     """
@@ -78,12 +78,12 @@ class Gate:
         self._limiter: Final = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def caller(self, shown: str | None) -> Caller:
-        """Who shows this.
+        """The caller that sent this key; None: it sent none.
 
         Raises
         ------
         Problem
-            It is no key, or one that does not hold (any more).
+            The key does not exist, or is not valid any more.
         StorageError
         """
         if shown is None:
@@ -97,7 +97,7 @@ class Gate:
         return Caller(id=key.id, name=key.name, scopes=_implied(key.scopes), within=key.within, token=token)
 
     async def still(self, caller: Caller) -> bool:
-        """Whether somebody may go on with what lasts, such as a stream: the same key with the same rights.
+        """Whether the caller's key is still valid, for answers that last, such as streams.
 
         Raises
         ------
@@ -109,12 +109,12 @@ class Gate:
         return key is not None and key.ended(datetime.now(UTC)) is None
 
     async def admit(self, caller: Caller, address: str) -> None:
-        """Count a request.
+        """Count a request against the rate limit.
 
         Raises
         ------
         Problem
-            There were too many.
+            The limit is exceeded.
         """
         who = caller.id or f"address {address}"
         if not await self._limiter.hit(self._limit, who):
@@ -137,7 +137,7 @@ class Gate:
         try:
             key = await keys.find(self._pool, token)
         except DatabaseUnavailableError:
-            # Nothing can be shown of the city meanwhile, so what is old does no harm; the scrape that tells of it must come in.
+            # Without the database no data can be read, so an old row does no harm; the scrape that reports the outage must get in.
             if key is None:
                 raise
             return key
@@ -148,7 +148,7 @@ class Gate:
 
 
 def unauthorized(detail: str) -> Problem:
-    """Whoever asks must show a key."""
+    """The request needs a valid key."""
     return Problem(401, "unauthorized", "Unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="citybeat"'})
 
 

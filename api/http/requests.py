@@ -1,6 +1,6 @@
-"""What became of this process's requests, counted by a middleware.
+"""Metrics of this process's requests, counted by a middleware.
 
-By route, not by path, so that no client can make ever more series of them.
+Labels are routes, not paths, so that no client can create ever more time series.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: s. From an answer out of memory to the longest that a statement may take.
+#: s, from an answer out of memory to the longest that a statement may take.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 #: A client may invent methods as well as paths.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER: Final = "other"
 
-# A series beside each counter that says when it began: twice as many of them, and rate() does without.
+# A second time series for each counter would say when it began; rate() does not need it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types all but this
 
 
 class Requests:
-    """What became of this process's requests; `registry` has it. One for each application."""
+    """Metrics of requests and streams, in `registry`. One for each application."""
 
     def __init__(self) -> None:
         self.registry: Final = CollectorRegistry()
-        #: One scrape at a time asks the database, however many come.
+        #: Held by a scrape while it reads from the database, so that only one does at a time.
         self.turn: Final = asyncio.Lock()
         self._count: Final = Counter(
             "citybeat_http_requests", "Requests that were answered.", ["method", "route", "status"], registry=self.registry
@@ -53,14 +53,14 @@ class Requests:
 
 
 class Counted:
-    """ASGI middleware that counts each request once it is answered; one that failed in the middle counts with status 500."""
+    """ASGI middleware that counts each request when it is answered; one that failed before an answer began counts as status 500."""
 
     def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self._app: Final = app
         self._requests: Final = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on."""
+        """Pass the request on, and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,7 +1,7 @@
-"""Server-sent events, as the WHATWG's HTML standard has them.
+"""Server-sent events, as the WHATWG's HTML standard defines them. Pure.
 
-Law: pure. An event's id says that everything up to it was told: of several events of one row, the last has it. A block with an id
-and no data is no event, but moves what a client will resume from.
+Invariant: an event's id says that everything up to it was sent, so of several events of one row only the last has it. A block with
+an id and no data is not an event, but moves the position from which a client will resume.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _STATES: Final = np.array(STATES, object)
 
 
 def event(name: str, data: bytes) -> bytes:
-    r"""An event without its end, so that an id can follow.
+    r"""An event without its end, so that an id can be appended.
 
     Examples
     --------
@@ -32,27 +32,27 @@ def event(name: str, data: bytes) -> bytes:
 
 
 def ended(block: bytes, cursor: str | None = None) -> bytes:
-    """A block's end, with an id."""
+    """A block with its end, and with an id if there is one."""
     return block + (b"\n" if cursor is None else b"id: %s\n\n" % cursor.encode())
 
 
 def reset(reason: str, cursor: str) -> bytes:
-    """What lay between is gone."""
+    """An event that says that rows are missing, and where the stream resumes."""
     return ended(event("reset", orjson.dumps({"reason": reason, "resume_from": cursor})), cursor)
 
 
 def end(reason: str) -> bytes:
-    """Nothing follows."""
+    """The last event of a stream."""
     return ended(event("end", orjson.dumps({"reason": reason})))
 
 
 def heartbeat(cursor: str) -> bytes:
-    """A sign of life, for proxies that close what is silent."""
+    """A comment, for proxies that close silent connections."""
     return ended(b": heartbeat\n", cursor)
 
 
 def beginning(retry_ms: int, cursor: str) -> bytes:
-    """Before all events."""
+    """The first block of a stream: the delay before a reconnection, and the cursor."""
     return ended(b"retry: %d\n" % retry_ms, cursor)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of metrics. Answered from memory; only a key is looked up."""
+"""The catalogue of metrics. It is answered from memory; the database is needed only for the key."""
 
 from functools import cache
 from typing import Annotated, Any, Final
@@ -21,7 +21,7 @@ router: Final = APIRouter(prefix="/v1", tags=["registry"])
 
 
 class CatalogueParameters(Parameters):
-    """Which metrics."""
+    """Filters of metrics."""
 
     domain: Domain | None = Field(None, description="Only metrics of this domain.")
 
@@ -53,8 +53,8 @@ _EXAMPLE: Final = {
         }
     ]
 }
-#: What sensors send, in UCUM: units that people write, those of SenML, and prefixes that are common with them. Without those that
-#: only happen to have a dimension in common with something (a percentage is no byte).
+#: Units that sensors send, in UCUM: those that people write, those of SenML, and common prefixes of both. Units that only happen to
+#: share a dimension with another are left out (a percentage is not a number of bytes).
 _COMMON: Final = sorted(
     {*SPELLINGS.values(), *UCUM.values(), "K", "[degR]", "mW", "MW", "kV", "mg/m3", "g/m3", "Pa", "kPa", "bar"}
     - {"mol", "By", "KiBy", "GBy", "By/s", "MBy/s", "bit", "bit/s", "Mbit/s", "kat", "Bq", "MHz", "[NTU]"}
@@ -100,7 +100,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
 
 @cache
 def _accepted(unit: str) -> list[str]:
-    """Common units that can be converted to this one; it comes first."""
+    """A unit, and the common units that can be converted to it."""
     return [unit, *(other for other in _COMMON if other != unit and _converts(other, unit))]
 
 

@@ -1,4 +1,4 @@
-"""Many readings or rollups at once, as a file."""
+"""Exports: any number of readings or rollups, as a file."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -24,9 +24,9 @@ from citybeat.storage.rollups.levels import Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 
-#: Series of one export. Their ids stand in each statement (700 kB for so many), their names in each file.
+#: Series of one export. Their ids are in each statement (700 kB for so many), their names in each file.
 MAX_SERIES: Final = 100_000
-#: What a client says that it accepts, and the form that it gets for it, if several are as welcome in this order.
+#: Media ranges of the header Accept and the format for each; of several with equal quality the first wins.
 _ACCEPTED: Final[tuple[tuple[str, Format], ...]] = (
     ("text/csv", "csv"),
     ("application/vnd.apache.arrow.stream", "arrow"),
@@ -41,7 +41,7 @@ _QUALITY: Final = re.compile(r"q=([01](?:\.\d{0,3})?)")
 
 
 class ExportParameters(Filters):
-    """Which series, when, and in which form."""
+    """Filters of series, a range of time, and the format."""
 
     start: Instant = Field(alias="from", description="RFC 3339 with an offset; included.", examples=["2026-01-01T00:00:00Z"])
     stop: Instant | None = Field(
@@ -51,7 +51,9 @@ class ExportParameters(Filters):
         examples=["2026-02-01T00:00:00+07:00"],
     )
     level: _AnyLevel = Field(Level.RAW, description="`raw`: readings, with their flags. `1m`, `15m`: aggregates of good readings.")
-    format: Format | None = Field(None, description="Form of the file; it wins over the header `Accept`. CSV, unless either asks.")
+    format: Format | None = Field(
+        None, description="Format of the file; it wins over the header `Accept`. CSV, unless either is given."
+    )
 
 
 _FILES: Final[dict[str, Any]] = {
@@ -74,8 +76,8 @@ async def export(
 ) -> Response:
     """Readings, or rollups, of any number of series over any range, as CSV, Arrow IPC stream or Parquet.
 
-    Sent while they are read, all of them as they were at one moment. In order of slices of time of at most seven days; in each by
-    series; in each of these by time. A file that breaks off has no end: the connection is closed without the last chunk.
+    The file is sent while it is read, and is a snapshot of one moment. It is in order of slices of time of at most seven days,
+    within each by series, and within each of these by time. If an export fails, the connection is closed without the last chunk.
     """
     start, stop = parameters.start, parameters.stop or datetime.now(UTC)
     if start >= stop:
@@ -91,7 +93,7 @@ async def export(
             f"more than the {service.max_export_series} series that one export may have; ask for a district, or for fewer metrics"
         )
         raise invalid("device", message, slug="too-many-series", max_series=service.max_export_series)
-    # A box or circle is a named tuple, which pydantic writes as a list, and warns of.
+    # A box or circle is a named tuple, which pydantic writes as a list with a warning.
     query = parameters.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"format"}, warnings=False)
     query |= {"from": rfc3339(start), "to": rfc3339(stop)}
 
@@ -109,7 +111,7 @@ async def export(
 
 
 def negotiated(accept: str | None) -> Format | None:
-    """The form that a header `Accept` likes best; None: it likes none.
+    """The format that a header `Accept` prefers; None: it accepts none.
 
     Examples
     --------
@@ -123,6 +125,6 @@ def negotiated(accept: str | None) -> Format | None:
         kind, *details = (part.strip() for part in entry.split(";"))
         quality = next((float(match[1]) for detail in details if (match := _QUALITY.fullmatch(detail))), 1.0)
         liked[kind] = min(quality, 1.0)
-    # The more exact name wins over a wildcard of the same quality.
+    # An exact name wins over a wildcard of the same quality.
     best = max((kind for kind, _ in _ACCEPTED if liked.get(kind, 0.0) > 0.0), key=lambda kind: liked[kind], default=None)
     return None if best is None else dict(_ACCEPTED)[best]

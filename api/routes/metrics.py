@@ -1,8 +1,8 @@
-"""`/metrics`: figures of the database, and of this API's own requests, as Prometheus reads them.
+"""`/metrics`: metrics of the database and of this API's requests, in the formats of Prometheus.
 
-Each of the database's metrics is declared here and nowhere else; `api/http/requests.py` has those of requests,
-`ingest/transport/metrics.py` those of ingest. The database is asked at each scrape, so there is nothing to go stale; when it is
-away the scrape still succeeds, with `citybeat_database_up 0`.
+Metrics of the database are declared here alone; `api/http/requests.py` has those of requests, `ingest/transport/metrics.py` those
+of ingest. The database is read at each scrape, so no value is stale; without the database the scrape still succeeds, with
+`citybeat_database_up 0`.
 """
 
 import logging
@@ -27,21 +27,21 @@ _log: Final = logging.getLogger(__name__)
 
 
 class _Once(Collector):
-    """What is known at this scrape, in the shape that an encoder asks for."""
+    """The metrics of one scrape, as a registry that an encoder takes."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families: Final = families
 
     def collect(self) -> Iterable[Metric]:
-        """As the registry asks for it."""
+        """All metrics."""
         return self._families
 
 
 @router.get("/metrics")
 async def metrics(request: Request, service: ServiceDep, caller: Reader) -> Response:
-    """Everything, whether the database answers or not."""
+    """All metrics, or those of requests alone if the database does not answer."""
     if caller.within is not None:
-        raise forbidden("figures of the whole city are not for a key that sees a part of it")
+        raise forbidden("metrics are of the whole city; a key that is restricted to a part may not read them")
     requests = service.requests
     found: Figures | None = None
     began = time.perf_counter()
@@ -49,7 +49,7 @@ async def metrics(request: Request, service: ServiceDep, caller: Reader) -> Resp
         try:
             found = await figures(service.pool)
         except StorageError as exc:
-            _log.warning("no figures for /metrics: %s", exc)
+            _log.warning("/metrics lacks the metrics of the database: %s", exc)
     encode, media_type = exposition.choose_encoder(request.headers.get("accept", ""))
     registry = CollectorRegistry()
     registry.register(_Once([*families(found, time.perf_counter() - began), *requests.registry.collect()]))
@@ -57,7 +57,7 @@ async def metrics(request: Request, service: ServiceDep, caller: Reader) -> Resp
 
 
 def families(found: Figures | None, seconds: float) -> Iterable[Metric]:
-    """The database's figures as metrics; None: it is away."""
+    """Figures of the database as metrics; None: it is unavailable."""
     yield GaugeMetricFamily("citybeat_database_up", "1: the database gave its figures.", value=float(found is not None))
     yield GaugeMetricFamily("citybeat_database_figures_seconds", "How long the database took for that.", value=seconds)
     if found is None:
@@ -69,7 +69,7 @@ def families(found: Figures | None, seconds: float) -> Iterable[Metric]:
         for source, counts in found.ledger.items():
             counter.add_metric([source], getattr(counts, each.name))
         yield counter
-    # No counter: a replay of quarantine moves readings from one outcome to another.
+    # Not a counter: a retry of quarantined readings moves them from one outcome to another.
     ends = GaugeMetricFamily(
         "citybeat_ledger_readings", "What became of the readings received, over all time.", labels=["source", "outcome"]
     )

@@ -1,4 +1,4 @@
-"""Whether the service lives, and whether it is ready."""
+"""Probes: whether the process is alive, and whether the service is ready."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ _EXAMPLE: Final = {"status": "ok", "version": "0.1.0"}
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **documented(500)},
 )
 async def healthz(service: ServiceDep) -> Response:
-    """The process runs and answers. Says nothing of the database: a restart of this process would not bring that back."""
+    """The process runs and answers. The database is not checked: restarting this process would not repair it."""
     return answer({"status": "ok", "version": service.version})
 
 
@@ -33,7 +33,7 @@ async def healthz(service: ServiceDep) -> Response:
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}, **documented(500, 503)},
 )
 async def readyz(service: ServiceDep) -> Response:
-    """The database answers, its schema is the one that this version works with, and readings are taken. Send traffic only then."""
+    """The database answers, its schema is that of this version, and readings can be written. Send traffic only then."""
     try:
         await service.pool.check()
     except DatabaseUnavailableError:
@@ -41,7 +41,7 @@ async def readyz(service: ServiceDep) -> Response:
     except SchemaError as exc:
         raise Problem(503, "schema-mismatch", "Database schema does not fit", str(exc)) from exc
     except StorageError as exc:
-        # It may name hosts and users; those are in the log of whoever runs the server.
+        # The text may name hosts and users, so it is logged and not answered.
         raise DatabaseUnavailableError(str(exc)) from exc
     if service.intake is not None:
         try:

@@ -1,4 +1,4 @@
-"""What was refused: a list, one message with its payload, and another try."""
+"""Quarantined messages: a list, one message with its payload, and a retry."""
 
 import asyncio
 import base64
@@ -26,31 +26,33 @@ from citybeat.storage.accounts.quarantine import Filter, Row
 router: Final = APIRouter(prefix="/v1", tags=["accounts"])
 #: Refused readings that a list shows of each message.
 _SHOWN: Final = 10
-#: Messages of one replay: each of its transactions has a fifth of them, and the sources wait for it.
+#: Messages of one retry: each of its transactions has a fifth of them, for which their sources wait.
 _MAX_REPLAY: Final = 1000
-#: int8 of the table.
+#: The largest id: the column is an int8.
 _LARGEST: Final = 2**63 - 1
 
 
 class QuarantineParameters(Paged):
-    """Which messages, and how many."""
+    """Filters of messages, and the page."""
 
     source: Text | None = Field(None, description="Only of this source.")
     reason: Reason | None = Field(None, description="Only messages with this reason.")
-    start: Instant | None = Field(None, alias="from", description="Received then or later; RFC 3339 with an offset.")
-    stop: Instant | None = Field(None, alias="to", description="Received before that.")
+    start: Instant | None = Field(None, alias="from", description="Received at this time or later; RFC 3339 with an offset.")
+    stop: Instant | None = Field(None, alias="to", description="Received before this time.")
     limit: int = Field(100, ge=1, le=1000, description="Most messages in one answer.")
 
 
 class ReplayBody(Parameters):
-    """Which messages are tried again."""
+    """Filters of the messages to retry, and how many."""
 
     source: Text | None = Field(None, description="Only of this source.")
     reason: Reason | None = Field(None, description="Only messages with this reason.")
-    start: Instant | None = Field(None, alias="from", description="Received then or later; RFC 3339 with an offset.")
-    stop: Instant | None = Field(None, alias="to", description="Received before that.")
-    limit: int = Field(200, ge=1, le=_MAX_REPLAY, description="Messages that are tried at most.")
-    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the answer before: go on behind those.")
+    start: Instant | None = Field(None, alias="from", description="Received at this time or later; RFC 3339 with an offset.")
+    stop: Instant | None = Field(None, alias="to", description="Received before this time.")
+    limit: int = Field(200, ge=1, le=_MAX_REPLAY, description="Most messages that are retried.")
+    cursor: str | None = Field(
+        None, max_length=1000, description="`next_cursor` of the answer before, to go on behind its messages."
+    )
 
 
 _ROW: Final[dict[str, Any]] = {
@@ -90,9 +92,9 @@ _REPLAYED: Final[dict[str, Any]] = {
     responses=answers(_PAGE, 422),
 )
 async def quarantine(service: ServiceDep, caller: Reader, parameters: Annotated[QuarantineParameters, Query()]) -> Response:
-    """Messages of which something is refused and was not stored since, oldest first, in pages.
+    """Messages with refused readings that are not stored since, oldest first, in pages.
 
-    A restricted key sees those of the sources whose accounts it sees.
+    A restricted key sees messages of the sources whose ledger it sees.
     """
     found = await store.page(
         service.pool,
@@ -112,9 +114,11 @@ async def quarantine(service: ServiceDep, caller: Reader, parameters: Annotated[
     responses=answers(_DETAIL, 404, 422),
 )
 async def one(
-    service: ServiceDep, caller: Reader, number: Annotated[int, Path(alias="id", ge=1, le=_LARGEST, description="As in the list.")]
+    service: ServiceDep,
+    caller: Reader,
+    number: Annotated[int, Path(alias="id", ge=1, le=_LARGEST, description="Id of the message, as in the list.")],
 ) -> Response:
-    """One message with all that is refused of it and its payload, resolved or not."""
+    """One message, resolved or not, with its payload and all its refusals."""
     row = await store.one_of(service.pool, number, caller.within)
     if row is None:
         raise problems.not_found(f"there is no message {number} in quarantine")
@@ -135,7 +139,7 @@ async def one(
 )
 async def replay(
     service: ServiceDep,
-    caller: Admin,  # noqa: ARG001 - who may
+    caller: Admin,  # noqa: ARG001 - only the scope matters
     body: Annotated[
         ReplayBody,
         Body(
@@ -146,13 +150,13 @@ async def replay(
         ),
     ],
 ) -> Response:
-    """Try refused messages again, oldest first, e.g. after their devices were registered: only what was refused of them.
+    """Retry refused readings of quarantined messages, oldest first, for example after their devices were registered.
 
-    What fails again stays, with what is wrong with it now. The ledger is corrected in the minute of receipt. Trying again what was
-    tried is harmless.
+    Readings that are refused again stay, with the present reasons. The ledger is corrected in the minute of receipt. Retrying more
+    than once does no harm.
     """
     if service.replay is None:
-        raise not_taken("this server tries nothing again")
+        raise not_taken("this server does not retry messages")
     counts, last = await asyncio.to_thread(service.replay, _filter(body), after=_after(body.cursor, where="body"), limit=body.limit)
     told_counts = {name: counts.get(name, 0) for name in ("messages", *OUTCOMES, "unreadable")}
     return answer({**told_counts, "more": last is not None, "next_cursor": None if last is None else encode_cursor(last)})

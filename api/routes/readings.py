@@ -1,4 +1,4 @@
-"""Raw readings: pages in order of time, and the one nearest to a time."""
+"""Raw readings: pages in order of time, and the reading nearest to a time."""
 
 import enum
 from datetime import datetime, timedelta
@@ -26,14 +26,14 @@ from citybeat.storage.rollups.levels import Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 
-#: Series of one page of readings. Each gives a page at most, which are then put in order: a million rows for the largest page.
+#: Series of one page of readings. Up to a page is read of each and then sorted: a million rows for the largest page.
 MAX_PAGE_SERIES: Final = 100
-#: s. A reading that is farther from a time than a year says nothing about it.
+#: s. A reading more than a year away says nothing about a time.
 MAX_DISTANCE: Final = 366 * 86_400
 
 
 class Order(enum.StrEnum):
-    """Of time."""
+    """Order of time."""
 
     ASCENDING = "asc"
     DESCENDING = "desc"
@@ -43,20 +43,22 @@ FlagName = enum.StrEnum("FlagName", {flag.name: flag.name.lower() for flag in Fl
 
 
 class ReadingsParameters(Filters, Paged):
-    """Which readings, and how many."""
+    """Filters of readings, a range of time, and the page."""
 
     start: Instant | None = Field(None, alias="from", description="RFC 3339 with an offset; included. The oldest, unless given.")
     stop: Instant | None = Field(None, alias="to", description="RFC 3339 with an offset; excluded. The newest, unless given.")
     order: Order = Field(Order.ASCENDING, description="From the oldest on, or from the newest.")
-    flags: Policy = Field(Policy.ALL, description="`good`: what no flag keeps out of aggregates. `only_bad`: what one does.")
+    flags: Policy = Field(Policy.ALL, description="`good`: readings that no flag keeps out of aggregates. `only_bad`: the others.")
     flag: list[FlagName] | None = Field(None, description="Only readings with this flag; with any of them, if repeated.")
 
 
 class NearestParameters(Filters):
-    """Nearest to when, and how far at most."""
+    """Filters of series, a time, and the greatest distance from it."""
 
     at: Instant = Field(description="RFC 3339 with an offset.", examples=["2026-01-01T00:00:00Z"])
-    within_s: float = Field(86_400, ge=0, le=MAX_DISTANCE, description="Seconds that the reading may be away, on either side.")
+    within_s: float = Field(
+        86_400, ge=0, le=MAX_DISTANCE, description="Most seconds between the reading and `at`, before or after."
+    )
     flags: Policy = Field(Policy.GOOD, description="Which readings count.")
 
 
@@ -85,8 +87,8 @@ _NEAREST: Final[dict[str, Any]] = {
 async def page(service: ServiceDep, caller: Reader, parameters: Annotated[ReadingsParameters, Query()]) -> Response:
     """Readings as they are stored, good or bad, with their flags, in order of time, in pages.
 
-    A page goes on behind the last reading of the one before: readings that arrive meanwhile move nothing, and appear if they belong
-    behind it.
+    Each page begins behind the last reading of the one before. Readings that arrive meanwhile shift nothing, and appear if they
+    belong behind it.
     """
     start, stop = parameters.start or OLDEST, parameters.stop or NEWEST
     if start >= stop:
@@ -127,9 +129,9 @@ async def page(service: ServiceDep, caller: Reader, parameters: Annotated[Readin
     responses=answers(_NEAREST, 404, 422),
 )
 async def nearest(service: ServiceDep, caller: Reader, parameters: Annotated[NearestParameters, Query()]) -> Response:
-    """Of each series the reading nearest to a time, before it or after it; of two as near, the earlier.
+    """The reading of each series that is nearest to a time, before or after it; the earlier of two that are equally near.
 
-    A series without one that is near enough does not appear. In order of device and metric.
+    In order of device and metric. A series without a reading within `within_s` does not appear.
     """
     check_metrics(service.catalogue, parameters.metric)
     chosen = await resolve(service.pool, parameters.selection(listed_retired=True), caller)
@@ -174,7 +176,7 @@ def _after(parameters: ReadingsParameters) -> tuple[datetime, int] | None:
         return None
     order, time, number = key
     if order != parameters.order:
-        raise invalid("cursor", "a cursor of the other order; pass `next_cursor` of the page before, and the same `order`")
+        raise invalid("cursor", "a cursor of the other order; pass `next_cursor` of the page before with the same `order`")
     try:
         return from_us(time), int(np.int32(number))
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Changes of the registry: devices, their sensors and calibrations, sources; and whole files of devices."""
+"""Changes of the registry: devices, their sensors and calibrations, and files of devices."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -30,25 +30,23 @@ from citybeat.storage.registry.changes import ChangedError, ExistsError, NoSuchD
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
 _T = TypeVar("_T")
 
-#: Mistakes of a file that are told one by one; nobody reads more, and the number of all is told too.
+#: Mistakes of a file that an answer lists; it has the number of all of them, too.
 _TOLD: Final = 1_000
-#: Devices that are registered in one go within an import's transaction; more would only be more memory.
+#: Devices that one statement of an import's transaction registers; more at a time would only need more memory.
 _SLICE: Final = 1_000
 
 DeviceId = Annotated[Text, Path(description="Id of the device, retired or not.", examples=["env-0007"])]
-MetricName = Annotated[Text, Path(description="One of its sensors.", examples=["temperature"])]
+MetricName = Annotated[Text, Path(description="Metric of one of its sensors.", examples=["temperature"])]
 IfMatch = Annotated[
     str | None,
-    Header(
-        description="An ETag of the device: nothing is changed if it has another one by now. Without it, whoever comes last wins."
-    ),
+    Header(description="An ETag of the device: nothing is changed if it has another one by now. Without it, the last change wins."),
 ]
 
 
 class ImportParameters(Parameters):
-    """How a file is taken."""
+    """Options of an import."""
 
-    dry_run: bool = Field(False, description="Only say what is wrong with it, and what would change.")
+    dry_run: bool = Field(False, description="Only report mistakes and what would change.")
 
 
 _IMPORTED: Final[dict[str, Any]] = {"devices": 2, "sensors": 5, "created": 1, "changed": 1, "unchanged": 0, "dry_run": False}
@@ -73,7 +71,7 @@ _FILES: Final[dict[str, Any]] = {
     },
 )
 async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
-    """Register a device that is not there yet. Ingest takes its readings at once."""
+    """Register a new device. Ingest takes its readings at once."""
     device, faults = body.checked(service.catalogue)
     if device is None:
         raise _wrong([Fault(("body", *fault.loc), fault.message) for fault in faults])
@@ -93,15 +91,15 @@ async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody,
 async def import_(
     request: Request, service: ServiceDep, caller: Admin, parameters: Annotated[ImportParameters, Query()]
 ) -> Response:
-    """Register all devices of a file, or none: CSV (a line a sensor), GeoJSON, or JSON. What is there already is replaced.
+    """Register all devices of a file, or none: CSV (a line for each sensor), GeoJSON, or JSON. Existing devices are replaced.
 
-    A sensor that the file lacks stays. With a mistake anywhere nothing is registered, and every mistake is listed with its place.
+    Sensors that the file lacks stay. If there is any mistake, nothing is registered, and every mistake is listed with its place.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in set(Form):
         detail = f"a file of devices is {', '.join(Form)}; say which in Content-Type"
         raise Problem(415, "unsupported-media-type", "Unsupported media type", detail)
-    # In a thread: a large file takes seconds, and streams and questions of others go on.
+    # In a thread, since a large file takes seconds in which other requests and streams must go on.
     entries, mistakes = await asyncio.to_thread(imports.read, await request.body(), Form(kind), service.catalogue)
     if not mistakes:
         devices = [entry.device for entry in entries]
@@ -109,7 +107,7 @@ async def import_(
             done = await service.writes.run(
                 lambda connection: _import(connection, devices, caller.label, dry_run=parameters.dry_run)
             )
-        except DeviceError as exc:  # what only the database knows, such as a metric that was taken out of it
+        except DeviceError as exc:  # mistakes that only the database notices, such as a metric that is not in it any more
             mistakes = [Mistake(place="file", column="", message=str(exc))]
     if mistakes:
         raise _refused(mistakes)
@@ -126,7 +124,7 @@ async def import_(
 async def change(
     service: ServiceDep, caller: Admin, device: DeviceId, body: Annotated[DevicePatch, Body()], if_match: IfMatch = None
 ) -> Response:
-    """Change what is given, and leave the rest (JSON Merge Patch). `retired` takes a device out of service, and back."""
+    """Change the given members and leave the others (JSON Merge Patch). `retired` takes a device out of service or back."""
     await _change(
         service,
         lambda connection: changes.update(
@@ -148,7 +146,7 @@ async def change(
     responses={204: {"description": "Out of service."}, **guarded(404, 412, 422)},
 )
 async def retire(service: ServiceDep, caller: Admin, device: DeviceId, if_match: IfMatch = None) -> Response:
-    """Take a device out of service. Its history stays; new readings of it are quarantined. Nothing happens to one that is."""
+    """Take a device out of service. Its history stays; new readings of it are quarantined. Repeating it changes nothing."""
     await _change(
         service,
         lambda connection: changes.update(
@@ -171,7 +169,7 @@ async def put_sensor(
     body: Annotated[OverridesBody, Body()],
     if_match: IfMatch = None,
 ) -> Response:
-    """Register a sensor, or replace what is registered of it. What is left out is as the catalogue says; a retired one is back."""
+    """Register a sensor, or replace its registration. Members that are left out are as in the catalogue; a retired one is back."""
     if faults := sensor_faults([{"metric": metric, "unit": body.unit}], service.catalogue):
         raise _wrong([_of_path(fault) for fault in faults])
     sensor = _described(lambda: body.sensor(metric))
@@ -190,7 +188,7 @@ async def put_sensor(
 async def retire_sensor(
     service: ServiceDep, caller: Admin, device: DeviceId, metric: MetricName, if_match: IfMatch = None
 ) -> Response:
-    """Take a sensor out of service. Its history stays; new readings of it are quarantined. Nothing happens to one that is."""
+    """Take a sensor out of service. Its history stays; new readings of it are quarantined. Repeating it changes nothing."""
     await _change(
         service, lambda connection: changes.retire_sensor(connection, device, metric, caller.label, expected=_tags(if_match))
     )
@@ -214,7 +212,7 @@ async def calibrate(
     body: Annotated[CalibrationBody, Body()],
     if_match: IfMatch = None,
 ) -> Response:
-    """Add a calibration. Those before it stay, and readings that were stored before are as they were calibrated then."""
+    """Add a calibration. Earlier ones stay, and readings that are stored already keep the calibration of their time of storage."""
     calibration = _described(body.calibration)
     await _change(
         service,
@@ -257,7 +255,7 @@ def _described(make: Callable[[], _T]) -> _T:
 
 
 def _of_path(fault: Fault) -> Fault:
-    """The same of the one sensor whose metric stands in the path."""
+    """The same fault of a sensor whose metric is in the path and whose other members are in the body."""
     member = fault.loc[-1]
     return Fault(("path" if member == "metric" else "body", member), fault.message)
 

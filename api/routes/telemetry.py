@@ -1,4 +1,4 @@
-"""Series in buckets, or as they were read: many at once, or one."""
+"""Series in buckets or as raw readings: one, or many at once."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -29,31 +29,31 @@ router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
 _START: Final = "RFC 3339 with an offset; included."
 _STOP: Final = "RFC 3339 with an offset; excluded. Now, unless given."
 _BUCKET: Final = (
-    "Width of a point. `raw`: every reading, with its flags. `auto`: the narrowest that keeps to `points`; the answer says which."
-    " Above an hour, buckets begin and end when clocks of the zone say so: days of 23, 24 or 25 hours, weeks from Monday, months."
+    "Width of a point. `raw`: every reading, with its flags. `auto`: the narrowest with at most `points`; the answer says which."
+    " Above an hour, buckets begin and end by the clocks of the zone: days of 23, 24 or 25 hours, weeks from Monday, months."
 )
-_TZ: Final = "Zone whose clocks buckets go by, as in the IANA database."
+_TZ: Final = "Zone by whose clocks buckets begin and end, a name of the IANA database."
 _FILL: Final = (
-    "Buckets without a good reading. `none`: those without any reading are left out. `null`: they are there. `previous`, `linear`:"
-    " mean, min, max, first and last are filled in, and `filled` says where."
+    "Buckets without a good reading. `none`: those without any reading are left out. `null`: all are there. `previous`,"
+    " `linear`: mean, min, max, first and last are filled in, and `filled` says where."
 )
 _FLAGS: Final = (
-    "Which readings count: `good` ones, `all`, or `only_bad` ones. The last two are answered from raw readings, and only as far as"
-    " those are kept. Unless given: `all` with `bucket=raw`, else `good`."
+    "Which readings count: `good` ones, `all`, or `only_bad` ones. The last two are computed from raw readings, as long as those"
+    " are kept. Unless given: `all` with `bucket=raw`, else `good`."
 )
 _POINTS: Final = "With `bucket=auto`: most points of each series."
 _MAX_POINTS: Final = (
-    "With `bucket=raw`: most readings of each series, for a plot; `thin` says which. They are readings as they were stored, the"
-    " first and the last among them, and `thinned` in the answer says how many there were. All, unless given."
+    "With `bucket=raw`: most readings of each series, for a plot, selected by `thin`. They are readings as they were stored, with"
+    " the first and the last, and `thinned` in the answer says how many there were. All, unless given."
 )
 _THIN: Final = (
-    "With `max_points`. `lttb`: those that make the largest triangles, which keep a line's shape. `minmax`: the least and the"
-    " greatest of stretches of time, which keep every peak. `lttb`, unless given."
+    "With `max_points`. `lttb`: readings that make the largest triangles, which keep a line's shape. `minmax`: the minimum and the"
+    " maximum of stretches of time, which keep every peak. `lttb`, unless given."
 )
 
 
 class SeriesParameters(Parameters):
-    """Which series, when, and what of it."""
+    """One series, a range of time, and the form of the answer."""
 
     device: Text = Field(description="Id of the device, retired or not.", examples=["env-0007"])
     metric: Text = Field(description="One of its sensors.", examples=["temperature"])
@@ -61,7 +61,7 @@ class SeriesParameters(Parameters):
     stop: Instant | None = Field(None, alias="to", description=_STOP, examples=["2026-01-02T00:00:00+07:00"])
     bucket: Bucket = Field(Bucket.M1, description=_BUCKET)
     aggregates: list[Aggregate] | None = Field(
-        None, description="Which; repeat it for several. Those that make sense for the metric's kind, unless given."
+        None, description="Aggregates; repeat it for several. Those that make sense for the metric's kind, unless given."
     )
     tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
     fill: Fill = Field(Fill.NONE, description=_FILL)
@@ -72,21 +72,21 @@ class SeriesParameters(Parameters):
 
 
 class QueryBody(Parameters):
-    """Which series, when, and what of them."""
+    """Many series, a range of time, and the form of the answer."""
 
     devices: Annotated[
         Annotated[list[Text], Field(min_length=1, max_length=MAX_SERIES), Tag("ids")] | Annotated[DevicesFilter, Tag("filter")],
         Discriminator(lambda given: "ids" if isinstance(given, list) else "filter"),
     ] = Field(description="Ids of devices, retired or not; or a filter, `{}` for all in service.", examples=[["env-0007"]])
     metrics: list[Text] | None = Field(
-        None, min_length=1, max_length=100, description="Of which sensors; all of them, unless given.", examples=[["temperature"]]
+        None, min_length=1, max_length=100, description="Metrics of the devices; all, unless given.", examples=[["temperature"]]
     )
     start: Instant = Field(alias="from", description=_START, examples=["2026-01-01T00:00:00Z"])
     stop: Instant | None = Field(None, alias="to", description=_STOP, examples=["2026-01-02T00:00:00+07:00"])
     bucket: Bucket = Field(Bucket.AUTO, description=_BUCKET)
     aggregates: list[Aggregate] | dict[Text, list[Aggregate]] | None = Field(
         None,
-        description="Of every metric, or an object with a list for each; without one, those that make sense for the metric's kind.",
+        description="For all metrics, or an object with a list for each; unless given, those that make sense for a metric's kind.",
         examples=[["mean", "max"]],
     )
     tz: Text = Field("UTC", description=_TZ, examples=["Asia/Ho_Chi_Minh"])
@@ -173,9 +173,9 @@ _BODIES: Final[dict[str, Any]] = {
 async def series(service: ServiceDep, caller: Reader, parameters: Annotated[SeriesParameters, Query()]) -> Response:
     """One series over a range of time, in time order.
 
-    The buckets that begin within the range, whole. Aggregates are of good readings; `bad_count` counts those that a quality flag
-    keeps out, and `coverage` is readings received, good or bad, over those expected. A mean is what it has to be for the metric: of
-    a direction circular, of a sound level energetic, of a state the share of ones. An aggregate without a meaning is refused.
+    Buckets that begin within the range are complete. Aggregates are of good readings; `bad_count` counts those that a quality flag
+    keeps out, and `coverage` is readings received, good or bad, over those expected. The mean depends on the metric: it is circular
+    for directions, energetic for sound levels, and the share of ones for states. Aggregates that make no sense are refused.
     """
     wanted = Selection(devices=[parameters.device], metrics=[parameters.metric], include_retired=True)
     question = _question(parameters, "query", service.max_points)
@@ -203,11 +203,11 @@ async def series(service: ServiceDep, caller: Reader, parameters: Annotated[Seri
     responses=answers(_QUERY, 400, 404, 413, 422),
 )
 async def query(service: ServiceDep, caller: Reader, body: Annotated[QueryBody, Body(openapi_examples=_BODIES)]) -> Response:
-    """Many series over a range of time: one table, in order of series and time.
+    """Many series over a range of time, as one table in order of series and time.
 
-    `columns.series` says which of `series` a row belongs to; those are in order of device and metric. Otherwise as `/v1/series`.
-    An aggregate that makes no sense for one of the metrics is refused; for metrics of different kinds ask for each its own. Where a
-    column is not of a row's metric, it is null.
+    `columns.series` is each row's position in `series`, which is in order of device and metric. Otherwise as `/v1/series`.
+    An aggregate that makes no sense for one of the metrics is refused; metrics of different kinds can have aggregates of their own.
+    A column that was not asked for a row's metric is null there.
     """
     if isinstance(body.devices, DevicesFilter):
         wanted = body.devices.selection(body.metrics)
@@ -228,7 +228,7 @@ async def query(service: ServiceDep, caller: Reader, body: Annotated[QueryBody, 
 
 def _question(asked: SeriesParameters | QueryBody, where: str, limit: int) -> SeriesQuery:
     if asked.thin is not None and asked.max_points is None:
-        raise problems.invalid("thin", "says which readings to keep; say how many, too: max_points", where=where)
+        raise problems.invalid("thin", "selects readings; max_points has to say how many", where=where)
     question = SeriesQuery(
         start=asked.start,
         stop=asked.stop or datetime.now(UTC),
@@ -243,7 +243,7 @@ def _question(asked: SeriesParameters | QueryBody, where: str, limit: int) -> Se
         limit=limit,
         where=where,
     )
-    check(question)  # before anything is looked up
+    check(question)  # before any read
     return question
 
 

@@ -1,7 +1,7 @@
-"""Aggregates of a series' buckets, by the kind of its metric. Pure; `devices.batch.Partials` says what the columns hold.
+"""Aggregates of a series' buckets, by the kind of its metric. Pure; `devices.batch.Partials` describes the columns.
 
-An aggregate that makes no sense for a kind does not exist for it: a sum of temperatures, a lowest wind direction.
-A bucket without a good reading has NaN, and a count of 0.
+An aggregate that makes no sense for a kind does not exist for it, such as a sum of temperatures or a lowest wind direction. In a
+bucket without a good reading the count is 0 and all others are NaN.
 """
 
 import enum
@@ -17,16 +17,16 @@ from citybeat.storage.reads.series import Buckets
 
 
 class Aggregate(enum.StrEnum):
-    """What can be asked of a bucket."""
+    """Aggregates of a bucket."""
 
     COUNT = "count"  # good readings
-    MEAN = "mean"  # by kind: arithmetic, circular, energetic, share of 1
+    MEAN = "mean"  # arithmetic, circular, energetic, or the share of ones, by kind
     MIN = "min"
     MAX = "max"
     SUM = "sum"
     FIRST = "first"  # value of the earliest good reading
     LAST = "last"
-    INCREASE = "increase"  # of a counter, resets aware
+    INCREASE = "increase"  # of a counter, aware of resets
     STDDEV = "stddev"  # of the sample; of a direction: circular, degrees
 
 
@@ -46,7 +46,8 @@ def compute(aggregate: Aggregate, kind: Kind, buckets: Buckets) -> Column:
     Returns
     -------
     (n,) float64, or int32 for counts
-        NaN where a bucket has no such value: no good reading; one, for a standard deviation; directions that cancel out.
+        NaN where a bucket has no such value: without a good reading, for the standard deviation of one reading, and for the mean of
+        directions that cancel out.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def allowed(kind: Kind) -> list[Aggregate]:
 
 
 def reads(aggregate: Aggregate, kind: Kind) -> Sequence[str]:
-    """Which columns of buckets an aggregate is made from, counts and times apart."""
+    """The columns of buckets that an aggregate is computed from, besides counts and times."""
     return ("s1", "s2") if kind is Kind.DIRECTION and aggregate is Aggregate.MEAN else _READS[aggregate]
 
 
@@ -74,7 +75,7 @@ def coverage(buckets: Buckets, expected_every: Float64) -> Float64:
     ----------
     buckets : Buckets, n rows
     expected_every : (n,) float64
-        s between readings of each row's series.
+        Expected s between readings of each row's series.
     """
     return np.minimum(buckets.received * expected_every * 1e6 / (buckets.end - buckets.time), 1.0)
 
@@ -88,12 +89,12 @@ def _mean(b: Buckets) -> Float64:
 
 
 def _stddev(b: Buckets) -> Float64:
-    # Rounding can leave a hair below zero where all values are equal.
+    # Rounding can make this slightly negative where all values are equal.
     spread = np.maximum(b.s2 - b.s1 * b.s1 / b.n, 0.0)
     return np.where(b.n > 1, np.sqrt(spread / (b.n - 1)), np.nan)
 
 
-#: Length of a mean vector below which it is rounding noise and points nowhere.
+#: Length of a mean vector below which its direction is rounding noise.
 _NOWHERE: Final = 1e-9
 
 
@@ -103,7 +104,7 @@ def _resultant(b: Buckets) -> Float64:
 
 def _circular_mean(b: Buckets) -> Float64:
     degrees = np.degrees(np.arctan2(b.s1, b.s2)) % 360.0
-    # A tiny negative angle is 360 after the remainder.
+    # The remainder of a tiny negative angle is rounded to 360.
     return np.where(_resultant(b) > _NOWHERE, np.where(degrees == 360.0, 0.0, degrees), np.nan)
 
 

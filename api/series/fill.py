@@ -1,6 +1,7 @@
-"""What stands in a bucket without a good reading. Pure.
+"""Filling of buckets without a good reading. Pure.
 
-Quantities (count, sum, increase) and spread are never filled: they would be invented. A direction goes the shorter way round.
+Quantities (count, sum, increase) and spread are never filled: the numbers would be invented. Directions are interpolated the
+shorter way round.
 """
 
 import enum
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from citybeat.api.series.aggregates import Aggregate
 from citybeat.devices.batch import Bools, Float64, Int64
 
-#: What a rule may fill in: values that a sensor could have shown.
+#: Aggregates that may be filled in: values that a sensor could have shown.
 FILLED: Final = frozenset({Aggregate.MEAN, Aggregate.MIN, Aggregate.MAX, Aggregate.FIRST, Aggregate.LAST})
 
 
@@ -20,18 +21,18 @@ class Fill(enum.StrEnum):
     """Rules for buckets without a good reading."""
 
     NONE = "none"  # a bucket without any reading is left out
-    NULL = "null"  # it is there, and its values are null
+    NULL = "null"  # it is in the answer, and its values are null
     PREVIOUS = "previous"  # the last value before, within the range
-    LINEAR = "linear"  # on the line between the values before and after, within the range
+    LINEAR = "linear"  # interpolated between the values before and after, within the range
 
 
 def gaps(known: Bools) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of each point the nearest known ones in its row: at it or before, and at it or behind; -1, and the row's length: none.
+    """The nearest known points of each point in its row, at or before it and at or after it; -1 and the row's length for none.
 
     Parameters
     ----------
     known : (s, g) bool
-        A row a series.
+        One row for each series.
 
     Examples
     --------
@@ -53,17 +54,17 @@ def filled(values: Float64, known: Bools, time: Int64, rule: Fill, *, directions
     ----------
     values : (s, g) float64
     known : (s, g) bool
-        Where a bucket has a good reading; all else is a gap, whatever stands there.
+        Whether a bucket has a good reading; all others are gaps, whatever their values.
     time : (g,) int64
         us, ascending.
     rule : Fill
     directions : (s,) bool
-        Series in degrees, which go round.
+        Series of directions, in degrees.
 
     Returns
     -------
     (s, g) float64
-        NaN in gaps that the rule does not reach, and where what it goes by is NaN.
+        NaN in gaps that the rule does not fill, and where a value that it uses is NaN.
 
     Examples
     --------
@@ -90,6 +91,6 @@ def filled(values: Float64, known: Bools, time: Int64, rule: Fill, *, directions
     share = (time - time[at]) / np.maximum(time[until] - time[at], 1)
     line = earlier + rise * share
     line = np.where(directions[:, None], line % 360.0, line)
-    # A tiny negative angle is 360 after the remainder.
+    # The remainder of a tiny negative angle is rounded to 360.
     line = np.where(directions[:, None] & (line == 360.0), 0.0, line)
     return np.where(known, values, np.where(reached, line, np.nan))

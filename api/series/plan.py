@@ -1,7 +1,8 @@
-"""What a question costs, and what it is answered from. Pure.
+"""The cost of a query, and the level of rollups that it is answered from. Pure.
 
-Quarter-hours answer every bucket that is a multiple of 15 minutes, in every zone, since all offsets in use are such multiples;
-minutes the others; raw readings those flags policies that the rollups do not know. Numbers do not depend on it, beyond rounding.
+Buckets that are a multiple of 15 minutes are answered from quarter-hours, in every zone, since all offsets in use are such
+multiples; other buckets from minutes; flags policies that the rollups do not cover from raw readings. Results do not depend on the
+level, beyond rounding.
 """
 
 import enum
@@ -11,21 +12,21 @@ from typing import Final, NamedTuple
 from citybeat.storage.reads.series import Policy
 from citybeat.storage.rollups.levels import Level
 
-#: Points of one answer. 100,000 are 69 days of minutes, or a day of readings a second; with every aggregate about 13 MB of JSON
-#: and 0.5 s of a core here and 0.1 s of the database's, compression included. More belongs into an export.
+#: Points of one answer. 100,000 are 69 days of minutes, or a day of one reading a second; with every aggregate they are about 13 MB
+#: of JSON, and take 0.5 s of a core of this process and 0.1 s of the database's, compression included. Exports are for more.
 MAX_POINTS: Final = 100_000
-#: Series of one query. With the points above that leaves 100 for each, what a small chart shows; a table of more sensors than
-#: that is what /v1/latest is for.
+#: Series of one query. With the points above that leaves 100 for each, as many as a small chart shows; tables of more sensors are
+#: in /v1/latest.
 MAX_SERIES: Final = 1_000
-#: Raw readings that one answer may be made of, for flags policies that the rollups do not know: some 2 s of the database.
+#: Raw readings that one answer may be computed from, for flags policies that the rollups do not cover: some 2 s of the database.
 MAX_RAW: Final = 1_000_000
-#: Rollup rows that one answer may be made of: 140 years of quarter-hours of one series. A million take a little more than 1 s, and
-#: a statement has 15.
+#: Rollup rows that one answer may be computed from: 140 years of quarter-hours of one series. A million take a little more than
+#: 1 s, and a statement may take 15 s.
 MAX_ROLLUPS: Final = 5_000_000
 
 
 class Bucket(enum.StrEnum):
-    """Width of a point."""
+    """Widths of buckets that a client may ask for."""
 
     AUTO = "auto"
     RAW = "raw"
@@ -45,17 +46,17 @@ class Bucket(enum.StrEnum):
 class Width(NamedTuple):
     """A bucket's length."""
 
-    interval: str  # as PostgreSQL says it
+    interval: str  # in PostgreSQL's notation
     seconds: float  # on average
-    step: str  # a length that no such bucket is shorter than, as PostgreSQL says it
+    step: str  # the shortest that such a bucket can be, in PostgreSQL's notation
 
     @property
     def length(self) -> int | None:
-        """us; None: longer than an hour, and by what clocks show."""
+        """us; None: longer than an hour, so that the length depends on the zone."""
         return round(self.seconds * 1_000_000) if self.seconds <= _HOUR else None
 
 
-#: A quarter-hour is what is left of an hour where clocks shift by less than an hour.
+#: Where clocks shift by less than an hour, a bucket of an hour can be as short as a quarter-hour.
 WIDTHS: Final[Mapping[Bucket, Width]] = {
     Bucket.M1: Width("1 minute", 60, "1 minute"),
     Bucket.M5: Width("5 minutes", 300, "5 minutes"),
@@ -74,19 +75,19 @@ _SECONDS: Final = {Level.QUARTERS: 900, Level.MINUTES: 60}
 
 
 def choose(seconds: float, series: int, *, budget: int, max_points: int, minutes: bool) -> Bucket:
-    """The narrowest bucket that keeps within a budget.
+    """The narrowest bucket that stays within a budget.
 
     Parameters
     ----------
     seconds : float
-        The range.
+        Length of the range.
     series : int
     budget : int
-        Points that each series may have.
+        Most points of each series.
     max_points : int
-        Points that all together may have.
+        Most points of all series together.
     minutes : bool
-        Whether there are still minutes in that range; without them, a bucket is a multiple of 15 of them.
+        Whether minutes of the range are still stored; without them, buckets are multiples of 15 minutes.
 
     Examples
     --------
@@ -103,12 +104,12 @@ def choose(seconds: float, series: int, *, budget: int, max_points: int, minutes
 
 
 def level_of(bucket: Bucket, policy: Policy) -> Level:
-    """What buckets of this width are made from."""
+    """The level that buckets of this width are computed from."""
     if bucket is Bucket.RAW or policy is not Policy.GOOD:
         return Level.RAW
     return Level.MINUTES if WIDTHS[bucket].seconds % 900 and bucket is not Bucket.MO1 else Level.QUARTERS
 
 
 def rollup_rows(seconds: float, series: int, level: Level) -> float:
-    """How many rollup rows may have to be read; of a level that is not raw."""
+    """The most rollup rows that may have to be read, of a level other than raw."""
     return seconds / _SECONDS[level] * series

@@ -1,6 +1,7 @@
-"""Which devices and sensors: the filters that routes share, as query parameters and as a member of a body.
+"""Turns a client's filters, narrowed by the restriction of its key, into devices and series. Every read goes through here.
 
-Both become a `storage.registry.selection.Selection`. What a key may see comes in at one place, `visible`.
+Filters are query parameters or a member of a body; both become a `storage.registry.selection.Selection`. The restriction is applied
+in one place, `visible`.
 """
 
 from dataclasses import replace
@@ -37,9 +38,9 @@ def _circle(circle: Circle) -> Circle:
 
 
 def _numbers(text: Any) -> Any:
-    """Numbers as a URL has them; JSON has a list."""
+    """Numbers with commas between them, as in a URL, as a list, as in JSON."""
     if isinstance(text, list) and len(text) == 1:
-        text = text[0]  # FastAPI takes a named tuple for a parameter that is repeated
+        text = text[0]  # FastAPI treats a named tuple as a repeated parameter
     if not isinstance(text, str):
         return text
     try:
@@ -49,7 +50,7 @@ def _numbers(text: Any) -> Any:
 
 
 def _only_numbers(value: Any) -> Any:
-    """JSON has numbers of its own: a text that holds one is a mistake."""
+    """Refuse texts: JSON has numbers, so a text that contains one is a mistake."""
     if isinstance(value, list) and not all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
         raise ValueError("expected numbers")
     return value
@@ -86,22 +87,24 @@ TagText = Annotated[
 
 
 class DeviceFilters(Parameters):
-    """Which devices, in a URL. All that is given must hold."""
+    """Filters of devices, in a URL. A device must match all of them."""
 
     domain: list[Domain] | None = Field(None, max_length=10, description="Only devices of this domain; repeat it for several.")
     district: list[Text] | None = Field(None, max_length=100, description="Only devices in this district; repeat it for several.")
     tag: list[TagText] | None = Field(
-        None, max_length=20, description="Only devices with this tag: `name:value`, or `name` whatever its value; all, if repeated."
+        None,
+        max_length=20,
+        description="Only devices with this tag: `name:value`, or `name` with any value; with all of them, if repeated.",
     )
     bbox: BoxText | None = Field(
         None, description="Only devices within `west,south,east,north`, degrees. West of more than east: across the 180th meridian."
     )
     near: CircleText | None = Field(None, description="Only devices within `latitude,longitude,radius`: degrees, and metres.")
     device: list[Text] | None = Field(None, max_length=1000, description="Only these devices; repeat it for several.")
-    include_retired: bool = Field(False, description="Devices out of service too.")
+    include_retired: bool = Field(False, description="Include devices that are out of service.")
 
     def selection(self, *, listed_retired: bool = False) -> Selection:
-        """What is selected; with `listed_retired`, devices that are named may be retired."""
+        """These filters as a selection; with `listed_retired`, devices that are named may be retired."""
         return Selection(
             devices=self.device,
             domains=self.domain,
@@ -114,24 +117,24 @@ class DeviceFilters(Parameters):
 
 
 class Filters(DeviceFilters):
-    """Which sensors, in a URL. All that is given must hold."""
+    """Filters of sensors, in a URL. A sensor must match all of them."""
 
     metric: list[Text] | None = Field(None, max_length=100, description="Only these metrics; repeat it for several.")
 
     def selection(self, *, listed_retired: bool = False) -> Selection:
-        """As of devices, and of these metrics."""
+        """These filters as a selection: as for devices, and of these metrics."""
         return replace(super().selection(listed_retired=listed_retired), metrics=self.metric)
 
 
 class DevicesFilter(Parameters):
-    """Which devices, in a body. All that is given must hold."""
+    """Filters of devices, in a body. A device must match all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     domain: list[Domain] | Domain | None = Field(None, description="Of these domains, or of this one.")
     district: Annotated[list[Text], Field(max_length=100)] | Text | None = Field(None, description="In these districts.")
     tags: dict[Text, Text | None] | None = Field(
-        None, max_length=20, description="With all these tags; null: whatever the value.", examples=[{"owner": "parks"}]
+        None, max_length=20, description="With all these tags; null: with any value.", examples=[{"owner": "parks"}]
     )
     bbox: Annotated[Box, BeforeValidator(_only_numbers), AfterValidator(_box)] | None = Field(
         None, description="[west, south, east, north], degrees."
@@ -139,10 +142,10 @@ class DevicesFilter(Parameters):
     near: Annotated[Circle, BeforeValidator(_only_numbers), AfterValidator(_circle)] | None = Field(
         None, description="[latitude, longitude, radius in metres]."
     )
-    include_retired: bool = Field(False, strict=True, description="Devices out of service too.")
+    include_retired: bool = Field(False, strict=True, description="Include devices that are out of service.")
 
     def selection(self, metrics: list[str] | None) -> Selection:
-        """What is selected, of these metrics."""
+        """These filters as a selection, of these metrics."""
         return Selection(
             metrics=metrics,
             domains=_some(self.domain),
@@ -159,12 +162,12 @@ def _some(value: Any) -> list[str] | None:
 
 
 def visible(wanted: Selection, caller: Caller) -> Selection:
-    """What of this whoever asks may see."""
+    """The part of a selection that the caller may see."""
     return wanted.within(caller.within)
 
 
 def check_metrics(catalogue: Catalogue, metrics: list[str] | None, *, name: str = "metric", where: str = "query") -> None:
-    """Refuse metrics that no sensor can have: a typo is no filter.
+    """Refuse metrics that are not in the catalogue, so that a typo does not select nothing.
 
     Raises
     ------
@@ -177,12 +180,12 @@ def check_metrics(catalogue: Catalogue, metrics: list[str] | None, *, name: str 
 
 
 async def resolve(pool: ReadPool, wanted: Selection, caller: Caller, *, where: str = "query", limit: int = MAX_SERIES) -> Selected:
-    """The series of a selection, as far as they are visible.
+    """The series of a selection that the caller may see.
 
     Raises
     ------
     Problem
-        A device that is named does not exist; or there are more series than one answer may have.
+        A device that is named does not exist, or there are more series than one answer may have.
     """
     seen = visible(wanted, caller)
     found = await selection.select_from(pool, seen, limit=limit + 1)
@@ -203,5 +206,5 @@ async def resolve(pool: ReadPool, wanted: Selection, caller: Caller, *, where: s
 
 
 def _only_named(wanted: Selection) -> bool:
-    """Whether nothing but its name decides about a device, so that one that is not found does not exist."""
+    """Whether devices are selected by their names alone, so that one that is not found does not exist."""
     return not (wanted.domains or wanted.districts or wanted.tags or wanted.bbox or wanted.near) and wanted.include_retired

@@ -1,7 +1,7 @@
-"""Fewer readings for a plot of the same shape: which rows to keep. Pure.
+"""Selects fewer readings that give a plot the same shape. Pure.
 
-What is kept are readings as they were stored, with their times and flags, never means of them; the first and the last of a series
-are always among them. LTTB is the library's (docs/decisions/0004-thinning.md), min-max is this module's.
+The result are readings as they were stored, with their times and flags, never means; the first and the last reading of a series are
+always among them. LTTB comes from a library (docs/decisions/0004-thinning.md), min-max is implemented here.
 """
 
 import enum
@@ -14,20 +14,20 @@ from tsdownsample import LTTBDownsampler
 
 from citybeat.devices.batch import Float64, Int64
 
-#: Fewest that a series may be thinned to: both ends, and one stretch's least and greatest.
+#: Fewest readings that a series may be thinned to: both ends, and the minimum and maximum of one stretch.
 FEWEST: Final = 4
 Rows = NDArray[np.int64]
 
 
 class Thin(enum.StrEnum):
-    """How to choose."""
+    """Rules of selection."""
 
-    LTTB = "lttb"  # what makes the largest triangle with its neighbours; as many in each stretch of readings (Steinarsson, 2013)
-    MINMAX = "minmax"  # the least and the greatest of each stretch of time: no peak is lost
+    LTTB = "lttb"  # the reading of each stretch that makes the largest triangle with its neighbours (Steinarsson, 2013)
+    MINMAX = "minmax"  # the minimum and the maximum of each stretch of time, so that no peak is lost
 
 
 def thinned(which: NDArray[np.int64], time: Int64, value: Float64, *, points: int, rule: Thin) -> Rows:
-    """Rows that are kept, ascending: all of a series that has no more than `points`, at most so many of another.
+    """Rows that are kept, ascending: all of a series with at most `points` readings, and at most `points` of any other.
 
     Parameters
     ----------
@@ -70,11 +70,11 @@ def _lttb(time: Int64, value: Float64, starts: Rows, stops: Rows, points: int) -
 
 
 def _minmax(time: Int64, value: Float64, starts: Rows, stops: Rows, points: int) -> Sequence[Rows]:
-    """All series at once: their inner rows, each in a stretch of the time that its series spans; two a stretch, and the ends."""
+    """All series at once: both ends, and two of the rows between them for each stretch of the series' time."""
     counts = stops - starts - 2
     rows = np.arange(counts.sum()) + np.repeat(starts + 1 - (np.cumsum(counts) - counts), counts)
     stretches = (points - 2) // 2
-    width = -(-(time[stops - 1] - time[starts] + 1) // stretches)  # rounded up, so that there are no more than that
+    width = -(-(time[stops - 1] - time[starts] + 1) // stretches)  # rounded up, so that there are no more stretches
     place = (time[rows] - np.repeat(time[starts], counts)) // np.repeat(width, counts)
     begun = np.flatnonzero((np.diff(place, prepend=-1) != 0) | (np.diff(np.repeat(starts, counts), prepend=-1) != 0))
     lengths = np.diff(begun, append=len(rows))
@@ -82,5 +82,5 @@ def _minmax(time: Int64, value: Float64, starts: Rows, stops: Rows, points: int)
     extremes = []
     for reduced in (np.minimum.reduceat(inner, begun), np.maximum.reduceat(inner, begun)):
         equal = np.flatnonzero(inner == np.repeat(reduced, lengths))
-        extremes.append(rows[equal[np.searchsorted(equal, begun)]])  # the first of several
+        extremes.append(rows[equal[np.searchsorted(equal, begun)]])  # the first of several equal ones
     return [starts, stops - 1, np.unique(np.concatenate(extremes))]

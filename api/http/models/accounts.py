@@ -1,4 +1,4 @@
-"""Answers about what was received, and what became of it; and whether the service is well."""
+"""Answers about received readings and their outcomes, quarantine, overdue sensors, and the health of the service."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
@@ -34,21 +34,21 @@ class _Counts(Model):
 
 
 class CountsModel(_Counts):
-    """Sums over the whole range that was asked for."""
+    """Sums over the whole range of the request."""
 
     balanced: bool = Field(description=f"{_BALANCE}.")
 
 
 @_with_counters(list[int], NAMES)
 class LedgerColumns(Model):
-    """A row a minute of receipt and source, in that order."""
+    """A row for each minute of receipt and source, in that order."""
 
     minute: list[int] = Field(description="Its start, epoch milliseconds, UTC.")
-    source: list[str] = Field(description="`?`: messages whose topic names none.")
+    source: list[str] = Field(description="`?`: messages whose topic names no source.")
 
 
 class LedgerModel(Model):
-    """What was received, and what became of it."""
+    """Received readings and their outcomes."""
 
     start: str | None = Field(alias="from")
     stop: str | None = Field(alias="to")
@@ -59,7 +59,7 @@ class LedgerModel(Model):
 
 
 class HealthModel(Model):
-    """The process runs, or the service is ready."""
+    """The state of the process or of the service."""
 
     status: str
     version: str
@@ -67,38 +67,38 @@ class HealthModel(Model):
 
 @_with_counters(int, POSTED)
 class PostedCountsModel(Model):
-    """Counts of one request."""
+    """The ledger of one request."""
 
     messages: int = Field(description="Payloads: one, or several for a file.")
-    redelivered: int = Field(description="Payloads that `boot` and `seq` show to have been sent before.")
+    redelivered: int = Field(description="Payloads that were recognised by `boot` and `seq` as sent before.")
     received: int = Field(description=f"Readings; {_BALANCE}.")
 
 
 class RefusedModel(Model):
     """A reading that was not stored."""
 
-    index: int | None = Field(description="Which of the request's readings, counted from 0; null: all of a message.")
-    line: int | None = Field(description="Of a CSV file; the header is line 1.")
+    index: int | None = Field(description="Position of the reading in the request, from 0; null: all readings of a message.")
+    line: int | None = Field(description="Line of a CSV file; the header is line 1.")
     reason: str = Field(examples=["unknown_device"])
     detail: str
 
 
 class PostedModel(Model):
-    """What became of the readings of one request."""
+    """The outcomes of the readings of one request."""
 
     source: str
     received_at: str
-    repeated: bool = Field(description="At least a part had been answered to the same Idempotency-Key: it was not counted again.")
+    repeated: bool = Field(description="At least a part had been answered for the same Idempotency-Key, and was not counted again.")
     ledger: PostedCountsModel
     reasons: dict[str, int] = Field(description="Refused readings, and conflicts, by reason.")
-    refused: list[RefusedModel] = Field(description="The first of them, at most 100.")
+    refused: list[RefusedModel] = Field(description="The first refused readings, at most 100.")
     refused_left_out: int
 
 
 class RefusedEntryModel(Model):
-    """Why a reading, or a message, was refused."""
+    """The reason why a reading, or a message, was refused."""
 
-    index: int | None = Field(description="Which reading of the message, counted from 0; null: all of it.")
+    index: int | None = Field(description="Position of the reading in the message, from 0; null: the whole message.")
     reason: str = Field(examples=["unknown_device"])
     detail: str
 
@@ -111,9 +111,9 @@ class QuarantinedModel(Model):
     source: str
     topic: str
     reasons: list[str]
-    readings: int = Field(description="Refused readings, as the ledger has them under `quarantined`.")
-    bytes: int = Field(description="Of its payload.")
-    refused: list[RefusedEntryModel] = Field(description="In a list the first ten.")
+    readings: int = Field(description="Refused readings, as the ledger counts them under `quarantined`.")
+    bytes: int = Field(description="Size of the payload.")
+    refused: list[RefusedEntryModel] = Field(description="The refusals; in a list the first ten.")
     refused_left_out: int
 
 
@@ -126,42 +126,42 @@ class QuarantineModel(Model):
 
 
 class QuarantinedDetailModel(QuarantinedModel):
-    """One of them with what was sent."""
+    """A quarantined message with its payload."""
 
-    resolved_at: str | None = Field(description="Since when nothing of it is refused any more.")
-    encoding: Literal["utf-8", "base64"] = Field(description="How `payload` is written.")
+    resolved_at: str | None = Field(description="Time since which none of its readings is refused any more.")
+    encoding: Literal["utf-8", "base64"] = Field(description="Encoding of `payload`.")
     payload: str
 
 
 @_with_counters(int, OUTCOMES)
 class _Retried(Model):
-    messages: int = Field(description="Messages that were tried again.")
+    messages: int = Field(description="Messages that were retried.")
 
 
 class ReplayedModel(_Retried):
-    """Result of trying messages in quarantine again."""
+    """The outcomes of a retry."""
 
-    quarantined: int = Field(description="Readings that stay in quarantine.")
-    unreadable: int = Field(description="Messages that stay as a whole.")
-    more: bool = Field(description="Whether there may be more behind these: go on with `next_cursor`.")
+    quarantined: int = Field(description="Readings that stay quarantined.")
+    unreadable: int = Field(description="Messages that stay quarantined as a whole.")
+    more: bool = Field(description="Whether there may be more messages after these: go on with `next_cursor`.")
     next_cursor: str | None
 
 
 class LivenessColumns(Model):
-    """A row a sensor in service, in order of device and metric."""
+    """A row for each sensor in service, in order of device and metric."""
 
     device: list[str]
     metric: list[str]
     source: list[str]
-    expected_s: list[float] = Field(description="Seconds between readings, as expected.")
+    expected_s: list[float] = Field(description="Expected seconds between readings.")
     last_at: list[float | int | None] = Field(description="Newest reading, epoch milliseconds, UTC; null: it never reported.")
-    good_at: list[float | int | None] = Field(description="Newest good one; null: there is none.")
-    due_at: list[float | int] = Field(description="When it is overdue: three expected intervals after its newest reading.")
+    good_at: list[float | int | None] = Field(description="Newest good reading; null: there is none.")
+    due_at: list[float | int] = Field(description="Time at which it is overdue: three expected intervals after its newest reading.")
     stale: list[bool] = Field(description="Whether it is overdue.")
 
 
 class LivenessModel(Model):
-    """Which sensors are silent."""
+    """Sensors in service, and which of them are overdue."""
 
     at: str
     count: int

@@ -1,4 +1,4 @@
-"""What models of all answers share."""
+"""Common parts of the models of answers."""
 
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
@@ -11,18 +11,18 @@ _M = TypeVar("_M", bound=BaseModel)
 
 TIMES: Final = "Epoch milliseconds, UTC; with a fraction only where a reading has microseconds."
 FLAGS: Final = (
-    "Names of the quality flags of each: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. None: good."
+    "Names of its quality flags: range, step, stuck, suspect, late, future, clock, manual_bad, manual_good. Empty: a good reading."
 )
 
 
 class Model(BaseModel):
-    """What all answers share."""
+    """Base of all answers."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class PointModel(Model):
-    """Of GeoJSON (RFC 7946)."""
+    """A point of GeoJSON (RFC 7946)."""
 
     type: Literal["Point"]
     coordinates: list[float] = Field(description="Degrees east, degrees north; WGS 84.")

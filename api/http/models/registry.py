@@ -1,4 +1,4 @@
-"""Answers about the registry: the catalogue, devices with their sensors, sources, and who changed what."""
+"""Answers about the registry: the catalogue, devices with their sensors, sources, and the history of changes."""
 
 from typing import Any, Final, Literal
 
@@ -14,33 +14,35 @@ _RANGE = "; null: open"
 class MetricModel(Model):
     """One metric of the catalogue."""
 
-    name: str = Field(description="As in FIWARE's Smart Data Models.", examples=["temperature"])
-    label: str = Field(description="What people read, in English.", examples=["Temperature"])
-    label_vi: str = Field(description="The same in Vietnamese.", examples=["Nhiệt độ"])
+    name: str = Field(description="Name as in FIWARE's Smart Data Models.", examples=["temperature"])
+    label: str = Field(description="Label for people, in English.", examples=["Temperature"])
+    label_vi: str = Field(description="Label in Vietnamese.", examples=["Nhiệt độ"])
     domain: Domain
     unit: str = Field(description="UCUM.", examples=["Cel"])
-    kind: Kind = Field(description="Decides which aggregates make sense.")
-    aggregates: list[str] = Field(description="What /v1/series can give of it.")
+    kind: Kind = Field(description="Kind of quantity; decides which aggregates make sense.")
+    aggregates: list[str] = Field(description="Aggregates that /v1/series can compute.")
     low: float | None = Field(description="Plausible range" + _RANGE)
     high: float | None = Field(description="Plausible range" + _RANGE)
     suspect_low: float | None = Field(description="Usual range" + _RANGE)
     suspect_high: float | None = Field(description="Usual range" + _RANGE)
-    interval_s: float = Field(description="Seconds between readings, as expected.")
-    unece: str | None = Field(description="UN/CEFACT code of the unit, where there is one.")
-    step_floor: float | None = Field(description="A larger change is a STEP; null: none is.")
-    step_per_minute: float = Field(description="What that grows by, a minute.")
-    stuck_after_s: float | None = Field(description="Seconds; one value for longer is STUCK; null: for ever.")
-    may_repeat: list[float] = Field(description="Values that are never STUCK.")
-    sentinels: list[float] = Field(description='Codes for "missing", beside the default ones that lie outside the plausible range.')
-    source: str = Field(description="Where the bounds come from; devices/catalogue.toml explains the letters.")
-    senml_unit: str | None = Field(description="What SenML calls the unit; null: it has no name for it.", examples=["Cel"])
+    interval_s: float = Field(description="Expected seconds between readings.")
+    unece: str | None = Field(description="UN/CEFACT code of the unit, if it has one.")
+    step_floor: float | None = Field(description="A larger change is flagged STEP; null: no change is.")
+    step_per_minute: float = Field(description="Increase of `step_floor` per minute between readings.")
+    stuck_after_s: float | None = Field(description="Seconds; a value that stays for longer is flagged STUCK; null: none is.")
+    may_repeat: list[float] = Field(description="Values that are never flagged STUCK.")
+    sentinels: list[float] = Field(
+        description='Codes for "missing", in addition to the default ones, which are outside the plausible range.'
+    )
+    source: str = Field(description="Origin of the bounds; devices/catalogue.toml explains the letters.")
+    senml_unit: str | None = Field(description="SenML's name of the unit; null: it has none.", examples=["Cel"])
     accepted_units: list[str] = Field(
-        description="Units that a sensor may be registered to send, in UCUM: the common ones; docs/units.md says which others are."
+        description="Common units that a sensor may be registered to send, in UCUM; docs/units.md says which others are possible."
     )
 
 
 class CatalogueModel(Model):
-    """The metrics that this citybeat knows."""
+    """The metrics of this installation."""
 
     metrics: list[MetricModel]
 
@@ -55,15 +57,15 @@ def _required(about: DeviceField) -> tuple[Any, Any]:
 @with_device_fields(_required)
 class _DescribedModel(Model):
     id: str = Field(examples=["env-0007"])
-    source: str = Field(description="The MQTT identity that it publishes through.")
+    source: str = Field(description="The MQTT identity that publishes its readings.")
     domain: str
 
 
 class _KeptModel(Model):
     created_at: str
     updated_at: str
-    retired_at: str | None = Field(description="Since when it is out of service; its history stays.")
-    metrics: list[str] = Field(description="What its sensors measure.")
+    retired_at: str | None = Field(description="Time since which it is out of service; its history stays.")
+    metrics: list[str] = Field(description="Metrics of its sensors.")
 
 
 class DeviceModel(_KeptModel, _DescribedModel):
@@ -83,11 +85,11 @@ class NewestModel(Model):
     time: str
     value: float = Field(description="In the sensor's unit.")
     flags: list[str] = Field(description=FLAGS)
-    age_s: float = Field(description="Seconds since; negative: ahead of our clock.")
+    age_s: float = Field(description="Seconds since its time; negative: it is ahead of the server's clock.")
 
 
 class RegisteredModel(Model):
-    """What a registration overrides; null: as the catalogue says."""
+    """Members that a registration overrides; null: as in the catalogue."""
 
     low: float | None
     high: float | None
@@ -99,11 +101,11 @@ class RegisteredModel(Model):
     step_per_minute: float | None
     stuck_after: float | None
     sentinels: list[float]
-    unit: str | None = Field(description="What the sensor sends.")
+    unit: str | None = Field(description="Unit that the sensor sends.")
 
 
 class CalibrationModel(Model):
-    """value * scale + offset, from `valid_from` until the next."""
+    """The correction value * scale + offset, from `valid_from` until the next calibration."""
 
     valid_from: str | None = Field(description="null: from the beginning.")
     scale: float
@@ -111,20 +113,20 @@ class CalibrationModel(Model):
     by: str
     reason: str
     created_at: str
-    in_force: bool = Field(description="Holds for a reading that is made now.")
+    in_force: bool = Field(description="Whether it applies to a reading of the present moment.")
 
 
 class SenmlModel(Model):
-    """What the sensor is called in a SenML pack."""
+    """The name and unit of the sensor in a SenML pack."""
 
     n: str = Field(examples=["env-0007:temperature"])
     u: str | None = Field(
-        description="Of the unit that it is registered to send; null: SenML has none, leave `u` out.", examples=["Cel"]
+        description="Name of the unit that it is registered to send; null: SenML has none, leave `u` out.", examples=["Cel"]
     )
 
 
 class SensorModel(Model):
-    """A sensor, with the bounds that its readings are judged by."""
+    """A sensor, with the bounds that its readings are validated against."""
 
     metric: str
     domain: str
@@ -134,13 +136,13 @@ class SensorModel(Model):
     high: float | None = Field(description="Plausible range" + _RANGE)
     suspect_low: float | None = Field(description="Usual range" + _RANGE)
     suspect_high: float | None = Field(description="Usual range" + _RANGE)
-    rating: float | None = Field(description="What the device is built for.")
+    rating: float | None = Field(description="Rated value of the device.")
     interval_s: float
-    sentinels: list[float | None] = Field(description="Values that mean: no value.")
+    sentinels: list[float | None] = Field(description="Codes that mean that a value is missing.")
     registered: RegisteredModel
-    calibrations: list[CalibrationModel] = Field(description="In the order in which they hold.")
+    calibrations: list[CalibrationModel] = Field(description="In the order in which they apply.")
     senml: SenmlModel
-    retired_at: str | None = Field(description="Since when it is out of service, though its device may go on.")
+    retired_at: str | None = Field(description="Time since which it is out of service; its device may still be in service.")
     latest: NewestModel | None
 
 
@@ -152,17 +154,17 @@ class DeviceDetailModel(DeviceModel):
 
 @with_device_fields(_required, without=PLACE)
 class DevicePropertiesModel(_KeptModel):
-    """A device without its place."""
+    """A device without its id and place."""
 
     source: str
     domain: str
 
 
 class DeviceFeatureModel(Model):
-    """A device on the map."""
+    """A device as a GeoJSON feature."""
 
     type: Literal["Feature"]
-    id: str = Field(description="Of the device.")
+    id: str = Field(description="Id of the device.")
     geometry: "PointModel | None" = Field(description="null: the device's place is not registered.")
     properties: DevicePropertiesModel
 
@@ -176,13 +178,13 @@ class DeviceFeaturesModel(Model):
 
 
 class ChangeModel(Model):
-    """Something that was changed."""
+    """One change."""
 
     at: str
-    actor: str = Field(description="A key, or a user of a command.")
+    actor: str = Field(description="Key, or user of a command, that made it.")
     subject: Literal["device", "sensor", "calibration", "declaration"]
     action: Literal["created", "changed", "retired", "restored", "deleted"]
-    metric: str | None = Field(description="Of the sensor that it is about.")
+    metric: str | None = Field(description="Metric of the sensor that was changed.")
     before: dict[str, Any] | None
     after: dict[str, Any] | None
 
@@ -195,14 +197,14 @@ class HistoryModel(Model):
 
 
 class ImportedModel(Model):
-    """What became of a file of devices."""
+    """The result of an import."""
 
     devices: int
     sensors: int
-    created: int = Field(description="Devices that were not there.")
-    changed: int = Field(description="Devices that are different now.")
+    created: int = Field(description="Devices that are new.")
+    changed: int = Field(description="Devices that existed and were changed.")
     unchanged: int
-    dry_run: bool = Field(description="true: nothing was registered; this is what would be.")
+    dry_run: bool = Field(description="true: nothing was registered; the counts say what would be.")
 
 
 class SourceModel(Model):
@@ -210,8 +212,8 @@ class SourceModel(Model):
 
     name: str
     conflict_policy: Literal["keep", "replace"]
-    devices: int = Field(description="That publish through it, retired ones too.")
-    status: str | None = Field(description="What it last said of itself: online, offline.")
+    devices: int = Field(description="Devices that are registered to it, with retired ones.")
+    status: str | None = Field(description="The status that it last reported: online or offline.")
     status_at: str | None
     created_at: str
 
