@@ -1,4 +1,4 @@
-// The books of today, and how the service is.
+// The ledger of today, and the health of the service.
 
 import { get, pages } from "./api.js";
 import { $, h, say } from "./dom.js";
@@ -6,7 +6,7 @@ import { count, duration, midnight } from "./format.js";
 import { GLYPHS, SEVERITY } from "./store.js";
 import { t } from "./texts.js";
 
-//: ms between looks. Totals are one small query; by source it is a row a minute and source.
+//: ms between requests. Totals are one small query; the table by source is a row for each minute and source.
 const TOTALS_EVERY = 10_000;
 const SOURCES_EVERY = 30_000;
 const READY_EVERY = 10_000;
@@ -93,7 +93,7 @@ export class Health {
     this.filter = filter;
     this.live = null;
     this.ready = null;
-    this.event = null; // when the stream said something, ms
+    this.event = null; // time of the last event of the stream, ms
     const item = (name) => {
       const value = h("dd", {});
       const label = h("dt", {});

@@ -1,4 +1,4 @@
-// The API, asked as any client asks it. The key is shown as a header, and kept for this tab, or on this machine if somebody says so.
+// Requests to the API, like those of any client. The key is sent in a header, and kept for this tab, or on this machine on request.
 
 import { $ } from "./dom.js";
 import { t } from "./texts.js";
@@ -8,7 +8,7 @@ const PAGE = 10_000;
 let key = null;
 let asking = null;
 
-/** A key in the address (`#key=…`, never sent anywhere) is taken out of it; else the one that was kept. */
+/** Take the key from the address (`#key=…`, which is never sent) and remove it there; otherwise use the one that was kept. */
 export function findKey() {
   const given = new URLSearchParams(location.hash.slice(1)).get("key");
   if (given) {
@@ -24,7 +24,7 @@ export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** Somebody's key, by the dialog; several that wait get the same one. */
+/** Ask for a key in the dialog; concurrent calls share one dialog. */
 export function askKey(reason = "") {
   asking ??= new Promise((resolve) => {
     const dialog = $("key-dialog");
@@ -66,7 +66,7 @@ function keep(value, remember) {
   if (value) (remember ? localStorage : sessionStorage).setItem(STORED, value);
 }
 
-/** An answer that is no error. Without a key that holds, somebody is asked for one, until there is one. */
+/** A successful answer. If the key is missing or refused, ask for one until it is accepted. */
 export async function ask(path, options = {}) {
   for (;;) {
     const shown = key;
@@ -74,11 +74,11 @@ export async function ask(path, options = {}) {
     if (answer.ok) return answer;
     const problem = await answer.json().catch(() => ({}));
     if (answer.status !== 401 && answer.status !== 403) throw new Refused(problem.detail ?? `HTTP ${answer.status}`);
-    if (shown !== key) continue; // another question asked for a key meanwhile
+    if (shown !== key) continue; // another request asked for a key meanwhile
     const reason = shown === null && answer.status === 401 ? "" : t(`key.refused.${answer.status}`, { detail: problem.detail });
     while (!(await askKey(reason)));
     if (document.body.dataset.ready) {
-      location.reload(); // another key may see another city
+      location.reload(); // another key may see other devices
       await new Promise(() => {});
     }
   }

@@ -1,7 +1,7 @@
-// One series as a chart, drawn by plotly.js, which is fetched when the first sensor is opened.
+// One series as a chart, drawn by plotly.js, which is loaded when the first sensor is opened.
 //
-// Means as a line with the span from lowest to highest behind it, sums as bars; readings that a flag keeps out as crosses; where
-// nothing came for longer than it may the line breaks and the ground is hatched.
+// Means are a line with the span from minimum to maximum behind it, sums are bars, and readings that a flag keeps out are crosses.
+// Where readings are missing for longer than allowed, the line is interrupted and the background shaded.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
@@ -12,20 +12,20 @@ import { language, t } from "./texts.js";
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
-//: What is shown, and by buckets of which width; `raw`: every reading.
+//: Ranges of time, with the bucket and its width; `raw`: every reading.
 export const RANGES = {
   "1h": { length: HOUR, bucket: "raw", width: 0 },
   "24h": { length: DAY, bucket: "1m", width: MINUTE },
   "7d": { length: 7 * DAY, bucket: "15m", width: 15 * MINUTE },
   "30d": { length: 30 * DAY, bucket: "1h", width: HOUR },
 };
-//: Flagged readings and gaps that are drawn.
+//: Most flagged readings and gaps that are drawn.
 const MOST_FLAGGED = 2_000;
 const MOST_GAPS = 200;
 const AGGREGATES = { amount: ["sum"], counter: ["increase"], direction: ["mean"], level: ["mean", "min", "max"], state: ["mean"] };
 const GAUGE = ["mean", "min", "max"];
 
-//: plotly.js adds MapLibre's styles to the page unless an element of this id is there. Our policy would refuse them; nothing uses them.
+//: plotly.js adds MapLibre's styles to the page unless an element with this id exists. The policy would refuse them; nothing uses them.
 const MAPLIBRE = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
 
 let plotly = null;
@@ -71,23 +71,23 @@ export class Chart {
     this.shown = null;
   }
 
-  /** Ask for a sensor's past and draw it. `sensor` has metric, unit, kind, interval and bounds, as the API says them. */
+  /** Request a sensor's readings and draw them. `sensor` is an entry of the API with metric, unit, kind, interval and bounds. */
   async open(device, sensor, range) {
     const { length, bucket, width } = RANGES[range];
     const start = this.store.now() - length;
-    const since = Date.parse(this.store.devices.get(device).created_at); // before that nothing was due
+    const since = Date.parse(this.store.devices.get(device).created_at); // before that no reading was due
     const asked = { device, metric: sensor.metric, from: iso(start) };
     const wanted = AGGREGATES[sensor.kind] ?? GAUGE;
     const until = this.store.sensor(device, sensor.metric)?.time ?? -Infinity;
     const turn = (this.turn = {});
-    this.waiting = []; // what the stream tells between question and answer
+    this.waiting = []; // readings from the stream between request and answer
     const [series, flagged, Plotly] = await Promise.all([
       get("/v1/series", bucket === "raw" ? { ...asked, bucket } : { ...asked, bucket, aggregates: [...wanted, "count"], tz: zone }),
       bucket === "raw" ? null : get("/v1/readings", { ...asked, flags: "only_bad", order: "desc", limit: MOST_FLAGGED }),
       library(),
     ]);
     if (turn !== this.turn) return;
-    // Nothing is drawn twice: the answer has what the page knew when it asked.
+    // The answer contains the readings that the page had at the time of the request; they are not drawn again.
     this.shown = { device, sensor, range, start, since, width, length, wanted, until };
     if (bucket === "raw") this.takeRaw(series.columns);
     else this.takeBuckets(series.columns, flagged.columns);
@@ -108,7 +108,7 @@ export class Chart {
     const { wanted } = this.shown;
     const points = { time: [], value: [], low: columns.min ? [] : null, high: columns.max ? [] : null };
     columns.time.forEach((time, i) => {
-      if (columns.count[i] === 0) return; // flagged readings alone; they are crosses
+      if (columns.count[i] === 0) return; // only flagged readings, which are drawn as crosses
       points.time.push(time);
       points.value.push(columns[wanted[0]][i]);
       points.low?.push(columns.min[i]);
@@ -135,7 +135,7 @@ export class Chart {
     crosses.text.push(flags.map((flag) => t(`flag.${flag}`)).join(", "));
   }
 
-  /** A reading that just came. Of sums and increases the next bucket tells. */
+  /** Add a reading from the stream. Sums and increases are updated by the next request instead. */
   append(time, value, flags) {
     const shown = this.shown;
     if (this.waiting) {
@@ -154,7 +154,7 @@ export class Chart {
     await this.draw(await library());
   }
 
-  /** Gaps [from, to] between what came, in ms; a gap that lasts reaches to now. */
+  /** Gaps [from, to] between readings, in ms; a gap that has not ended reaches to now. */
   gaps() {
     const { points, crosses, sensor, width, start, since } = this.shown;
     const from = Math.max(start, since);
@@ -169,7 +169,7 @@ export class Chart {
     return found;
   }
 
-  /** Indexes of good points, in pieces that no gap divides. */
+  /** Indexes of good points, in pieces between gaps. */
   pieces(gaps) {
     const found = [[]];
     let next = 0;
@@ -182,7 +182,7 @@ export class Chart {
     return found;
   }
 
-  /** What the value axis reaches over: good values, with some room; null: there are none. */
+  /** The range of the value axis: good values with a margin; null: there are none. */
   scale(bars) {
     const { points } = this.shown;
     const values = [...points.value, ...(points.low ?? []), ...(points.high ?? [])].filter((value) => value !== null);
@@ -207,7 +207,7 @@ export class Chart {
     const number = `%{y:,.4~g}${unit ? ` ${unit.replaceAll("<", "&lt;")}` : ""}`;
     const traces = [];
     if (points.low) {
-      // An area for each piece: there and back.
+      // The outline of an area for each piece: along the maxima and back along the minima.
       const around = (there, back) => pieces.flatMap((piece) => [...piece.map(there), ...[...piece].reverse().map(back), null]);
       const at = (i) => wall(points.time[i]);
       const edge = (values) => (i) => values[i] ?? points.value[i];
@@ -222,7 +222,7 @@ export class Chart {
         ? { type: "bar", marker: { color: accent }, width: 0.9 * width }
         : { mode: sensor.kind === "direction" ? "markers" : x.length < 80 ? "lines+markers" : "lines", line: { color: accent, width: 1.8 }, marker: { color: accent, size: 4 }, connectgaps: false }),
     });
-    // What is far from all good values stands at the edge, or nothing else could be seen; pointing at it tells the value.
+    // Values far from all good ones are drawn at the edge, or the others would be squeezed flat; the tooltip has the value.
     const scale = this.scale(bars);
     const inside = (value) => (scale ? Math.min(scale[1], Math.max(scale[0], value)) : value);
     traces.push({

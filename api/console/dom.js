@@ -1,4 +1,4 @@
-// Elements, made without markup: whatever a device is called, it is text.
+// Elements, made without markup, so that names of devices are never interpreted as HTML.
 
 /** An element with properties and children; a child that is a string becomes text, null is left out. */
 export function h(tag, properties = {}, ...children) {
@@ -17,12 +17,12 @@ export function h(tag, properties = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** Set an element's text, and touch the page only if it changes. */
+/** Set an element's text, if it differs. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Make a parent's children these, moving what is there already. */
+/** Give a parent exactly these children, moving those that it has already. */
 export function arrange(parent, children) {
   let at = parent.firstChild;
   for (const child of children) {
@@ -36,7 +36,7 @@ export function arrange(parent, children) {
   }
 }
 
-/** Call `work` at most once in `ms`, and once more behind the last call. Skipped while nobody sees the page. */
+/** Call `work` at most once in `ms`, and once after the last call. Skipped while the page is hidden. */
 export function throttled(work, ms) {
   let timer = null;
   let last = -Infinity;

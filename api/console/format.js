@@ -1,4 +1,4 @@
-// Numbers, units and times as people read them: by language, and by the clocks of the city's zone.
+// Numbers, units and times for people, by the language of the page and the zone of the city.
 
 import { language } from "./texts.js";
 
@@ -26,13 +26,13 @@ function formatter(kind, options) {
 export const symbol = (unit) => SYMBOLS[unit] ?? unit;
 
 let labels = new Map();
-/** What metrics are called, as the catalogue says: a city's own too. */
+/** Take the names of metrics from the catalogue, which includes the city's own. */
 export function useCatalogue(metrics) {
   labels = new Map(metrics.map((metric) => [metric.name, { en: metric.label, vi: metric.label_vi }]));
 }
 export const metricName = (metric) => labels.get(metric)?.[language] ?? metric;
 
-/** A value with its unit; four digits say what a sensor knows. */
+/** A value with its unit; sensors are not more precise than four digits. */
 export function amount(value, unit) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -43,7 +43,7 @@ export function amount(value, unit) {
 
 export const count = (n) => formatter(Intl.NumberFormat, {}).format(n);
 
-/** A length of time in its two largest units. */
+/** A duration in its two largest units. */
 export function duration(ms) {
   const unit = (n, name) => formatter(Intl.NumberFormat, { style: "unit", unit: name, unitDisplay: "short" }).format(Math.floor(n));
   if (ms < 10 * SECOND) return formatter(Intl.NumberFormat, { style: "unit", unit: "second", unitDisplay: "short", maximumFractionDigits: 1 }).format(Math.max(0, ms) / SECOND);
@@ -54,7 +54,7 @@ export function duration(ms) {
   return unit(ms / large, names[0]) + (rest >= 1 ? ` ${unit(rest, names[1])}` : "");
 }
 
-/** The same, rough, for what stands in a list: it changes once a minute. */
+/** A duration for lists, in minutes at least, so that it changes once a minute. */
 export const roughly = (ms) => (ms < MINUTE ? `< ${duration(MINUTE)}` : duration(ms));
 
 export function moment(ms) {
@@ -63,7 +63,7 @@ export function moment(ms) {
   return formatter(Intl.DateTimeFormat, far ? { ...options, day: "2-digit", month: "2-digit", year: "numeric" } : options).format(ms);
 }
 
-// Offsets change on quarter-hours only, so one look a quarter-hour is enough.
+// Offsets of zones change on quarter-hours only, so one is computed for each quarter-hour.
 const offsets = new Map();
 function offset(ms) {
   const slot = Math.floor(ms / (15 * MINUTE));
@@ -81,10 +81,10 @@ function offset(ms) {
   return found;
 }
 
-/** What the zone's clocks show, as the chart's axis wants it: a time without a zone. */
+/** Local time in the zone, as the chart's axis takes it: a time without a zone. */
 export const wall = (ms) => new Date(ms + offset(ms)).toISOString().slice(0, 23).replace("T", " ");
 
-/** When today began. */
+/** The beginning of today in the zone. */
 export function midnight(now) {
   const there = now + offset(now);
   const start = there - (there % DAY);

@@ -1,4 +1,4 @@
-// What is wrong, worst and longest first; and every device, as a list for whoever does not use the map.
+// Two lists: sensors that need attention, the worst and longest first; and every device, as an alternative to the map.
 
 import { $, arrange, h, say, throttled } from "./dom.js";
 import { amount, count, metricName, roughly } from "./format.js";
@@ -6,9 +6,9 @@ import { shape } from "./map.js";
 import { GLYPHS, isWrong, rank } from "./store.js";
 import { t } from "./texts.js";
 
-//: Rows that are drawn; more are not read by anybody, and filters find them.
+//: Most rows that are drawn; nobody reads more, and filters find them.
 const MOST = 300;
-//: ms between two things that are said aloud.
+//: ms between two announcements to screen readers.
 const SPOKEN = 10_000;
 
 export function badge(state) {
@@ -97,7 +97,7 @@ export class DeviceList {
     $("sensors").append(this.none, this.list);
   }
 
-  /** Which rows there are: after devices came or went, or a filter changed. */
+  /** Rebuild the rows, after devices came or went, or a filter changed. */
   arrange() {
     const shown = [...this.store.devices.values()].filter((device) => this.filter.device(device));
     const order = new Intl.Collator(document.documentElement.lang, { numeric: true });

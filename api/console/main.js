@@ -1,4 +1,4 @@
-// The console: what is there (/v1/devices, /v1/states, /v1/latest), then what happens (/v1/stream), drawn a few times a second.
+// The console: the present state (/v1/devices, /v1/states, /v1/latest), then events (/v1/stream), drawn a few times a second.
 
 import { Refused, askKey, findKey, get, pages } from "./api.js";
 import { Health, Ledger } from "./account.js";
@@ -11,18 +11,18 @@ import { Filter, GLYPHS, SEVERITY, Store } from "./store.js";
 import { follow } from "./stream.js";
 import { dress, language, load, remember, t } from "./texts.js";
 
-//: ms between two drawings, however much happens: four a second look live, and leave the machine to other things.
+//: ms between two drawings, at any rate of events: four a second look live and cost little of the machine.
 const DRAW = 250;
-//: ms between drawings of lists, which are read.
+//: ms between drawings of lists, which are for reading.
 const LISTS = 500;
-//: ms after which devices are asked for that the stream named before we knew them.
+//: ms after which unknown devices that the stream has named are requested.
 const UNKNOWN = 1_000;
 
-//: ms between attempts to load what is there.
+//: ms between attempts to load the present state.
 const RETRY = { first: 1_000, most: 15_000 };
-//: ms between looks at what time alone changes.
+//: ms between updates of what changes with time alone.
 const AGE = 10_000;
-//: ms between looks at the registry, for devices that moved or were retired: new ones are found when they speak.
+//: ms between requests of the registry, for devices that moved or were retired; new ones are found when they report.
 const REGISTRY = 300_000;
 
 const DOMAINS = ["traffic", "environment", "energy"];
@@ -50,7 +50,7 @@ async function begin() {
   ledger.look();
 }
 
-/** Load what is there, then follow; from then on `store` is as the server's. Tries until it can. */
+/** Load the present state, then follow the stream; from then on `store` is up to date. Repeated until it succeeds. */
 async function start() {
   running?.abort();
   running = new AbortController();
@@ -60,12 +60,12 @@ async function start() {
     try {
       cursor = await present();
     } catch (error) {
-      if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error; // ours, not the network's or the API's
+      if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error; // a bug of the page, not an error of the network or the API
       health.connected(false);
       complain(error.message);
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
-    if (signal.aborted) return; // somebody else started anew
+    if (signal.aborted) return; // another call has started again
   }
   complain(null);
   store.takeChanges();
@@ -74,14 +74,14 @@ async function start() {
   follow(cursor, { take, status: (live) => health.connected(live), heard: () => health.heard(), signal });
 }
 
-/** What is there now; where the stream goes on behind it. */
+/** Load the present state; returns the cursor from which the stream continues. */
 async function present() {
   let cursor = null;
   catalogue = (await get("/v1/catalogue")).metrics;
   useCatalogue(catalogue);
   store.metrics = new Map(catalogue.map((metric) => [metric.name, metric]));
   await register();
-  // In this order: the stream goes on behind the first of these answers, and tells again what the others saw.
+  // The order matters: the stream continues after the first of these answers, and repeats what the later ones contain.
   for await (const { at, columns, stream_cursor } of pages("/v1/states")) {
     cursor ??= stream_cursor;
     store.skew = Date.parse(at) - Date.now();
@@ -91,13 +91,13 @@ async function present() {
   return cursor;
 }
 
-/** Say what keeps the page from its data; null: nothing does. */
+/** Show why the page has no data; null: hide the message. */
 function complain(detail) {
   say($("trouble"), detail === null ? "" : t("failed", { detail }));
   $("trouble").hidden = detail === null;
 }
 
-/** The registry as it is now: devices move, get sensors, and are retired. */
+/** Load the registry: devices move, get sensors, and are retired. */
 async function register() {
   const listed = [];
   for await (const page of pages("/v1/devices")) listed.push(...page.devices);
@@ -130,13 +130,13 @@ const learn = throttled(async () => {
       for await (const { columns } of pages("/v1/latest", some)) store.addReadings(columns, false);
     }
   } catch (error) {
-    console.info(error.message); // whoever is still unknown is asked for when it speaks again
+    console.info(error.message); // devices that are still unknown are requested when they report again
   }
   store.unknown.clear();
   draw();
 }, UNKNOWN);
 
-let seen = new Set(); // devices that lists have not drawn yet
+let seen = new Set(); // devices that changed since lists were drawn
 const draw = throttled(() => {
   const { changed, moved } = store.takeChanges();
   if (moved) {
@@ -160,7 +160,7 @@ const lists = throttled(() => {
   health.draw();
 }, LISTS);
 
-/** Draw all of it: devices came or went, or a filter, a language or a theme changed. */
+/** Draw everything, after devices came or went, or a filter, the language or the theme changed. */
 function everything() {
   const all = [...store.devices.values()];
   const shown = all.filter((device) => filter.device(device));
@@ -261,7 +261,7 @@ function controls(settings) {
   setInterval(() => {
     store.age();
     draw();
-    lists(); // durations go on
+    lists(); // durations have grown
   }, AGE);
   setInterval(() => document.hidden || register().then(draw, (error) => console.info(error.message)), REGISTRY);
   clocks(settings);
@@ -287,7 +287,7 @@ function choices() {
   const districts = [...new Set([...store.devices.values()].map((device) => device.district))].filter(Boolean).sort((a, b) => a.localeCompare(b, language));
   const used = new Set([...store.devices.values()].flatMap((device) => [...device.sensors.keys()]));
   const key = JSON.stringify([districts, [...used].sort(), language]);
-  if (key === choices.key) return; // a list that somebody has opened stays as it is
+  if (key === choices.key) return; // an unchanged list is not rebuilt, since somebody may have opened it
   choices.key = key;
   const option = (value, text) => h("option", { value }, text);
   $("district").replaceChildren(option("", t("all")), ...districts.map((name) => option(name, name)));

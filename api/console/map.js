@@ -1,24 +1,24 @@
-// The map: a mark for each device, on a canvas. Shape says the domain, colour and letter the worst state of its sensors.
+// The map: a mark for each device, on a canvas. The shape shows the domain; colour and letter show the worst state of its sensors.
 //
-// Without tiles, districts are areas around their devices, with their names: enough to know where one is.
+// Without tiles, districts are drawn as areas around their devices with their names, for orientation.
 
 import { h } from "./dom.js";
 import { t } from "./texts.js";
 import { GLYPHS, isWrong } from "./store.js";
 
 const SIZE = { ok: 6, wrong: 9, chosen: 12 };
-//: Zoom below which marks are smaller, and by how much: a whole city has them close together.
+//: Zoom below which marks are smaller, and by how much, since the marks of a whole city are close together.
 const FAR = { zoom: 12, share: 0.75 };
 //: ms that a mark shows a ring after its device reported.
 const FRESH = 900;
-//: Times the distance that nine of ten devices keep to, beyond which one does not count for where the city is.
+//: Devices farther from the middle than this multiple of the 90th percentile of distances do not count for the city's extent.
 const OUTLIER = 4;
 //: Pixels around a district's devices.
 const MARGIN = 22;
 
 let colours = {};
 
-/** A mark that draws itself: Leaflet's canvas has circles and lines only. `_updatePath` and `_ctx` are what its own layers use. */
+/** A mark that draws itself: Leaflet's canvas has circles and lines only. Its own layers use `_updatePath` and `_ctx` too. */
 const Mark = L.CircleMarker.extend({
   _updatePath() {
     const renderer = this._renderer;
@@ -89,7 +89,7 @@ function hull(points) {
   return sorted.length < 3 ? sorted : [...half(sorted), ...half(sorted.reverse())];
 }
 
-/** Where a city is: around all its devices but the few that are far from the others, such as at 0° N 0° E. */
+/** The extent of a city: all its devices but the few that are far from the others, such as at 0° N 0° E. */
 function extent(devices) {
   const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
   const [lat, lng] = [middle(devices.map((d) => d.latitude)), middle(devices.map((d) => d.longitude))];
@@ -107,7 +107,7 @@ export class CityMap {
     });
     this.still = still;
     this.renderer = L.canvas({ padding: 0.2, tolerance: 6 });
-    // Areas and their names have a canvas of their own below: they are not drawn anew when a mark changes.
+    // Areas and their names have a canvas of their own below the marks, so that they are not redrawn when a mark changes.
     for (const [pane, order] of [["areas", 300], ["names", 310]]) this.map.createPane(pane).style.zIndex = order;
     this.ground = L.canvas({ padding: 0.2, pane: "areas" });
     this.areas = L.layerGroup().addTo(this.map);
@@ -118,14 +118,14 @@ export class CityMap {
     if (tiles) {
       L.tileLayer(tiles, { maxZoom: 19, crossOrigin: false }).addTo(this.map);
       const shown = L.control.attribution({ prefix: false }).addTo(this.map);
-      if (credit) shown.addAttribution(h("span", {}, credit).innerHTML); // what a text becomes as markup: escaped
+      if (credit) shown.addAttribution(h("span", {}, credit).innerHTML); // Leaflet takes markup, so the text is escaped
     }
     L.control.scale({ imperial: false, position: "bottomright" }).addTo(this.map);
     this.map.setView([13.77, 109.21], 12);
     this.zoom = L.control.zoom({ position: "topright" });
     this.dress();
     this.map.on("zoomend", () => this.label());
-    this.moved = false; // whether somebody moved it; until then it follows the city
+    this.moved = false; // whether a person moved the map; until then it shows the whole city
     for (const event of ["pointerdown", "wheel", "keydown"]) element.addEventListener(event, () => (this.moved = true), { passive: true });
     new ResizeObserver(() => {
       this.map.invalidateSize({ animate: false });
@@ -134,7 +134,7 @@ export class CityMap {
     }).observe(element);
   }
 
-  /** Take colours from the page's theme, and texts from its language. */
+  /** Apply the colours of the page's theme and the texts of its language. */
   dress() {
     const style = getComputedStyle(document.documentElement);
     for (const state of Object.keys(GLYPHS)) colours[state] = style.getPropertyValue(`--${state}`).trim();
@@ -147,10 +147,10 @@ export class CityMap {
     for (const mark of this.marks.values()) mark.redraw();
   }
 
-  /** Marks for exactly these devices; where they are is taken from them, how they look by `paint`. */
+  /** Make marks for exactly these devices, at their places; `paint` sets their state. Returns the number of devices without one. */
   place(devices, stateOf) {
     const placed = devices.filter((device) => device.latitude !== null && device.longitude !== null);
-    placed.sort((a, b) => isWrong(stateOf(a)) - isWrong(stateOf(b))); // what is wrong lies on top
+    placed.sort((a, b) => isWrong(stateOf(a)) - isWrong(stateOf(b))); // marks that need attention are on top
     const wanted = new Set(placed.map((device) => device.id));
     for (const [id, mark] of this.marks) {
       if (!wanted.has(id)) {
@@ -174,7 +174,7 @@ export class CityMap {
     return devices.length - placed.length;
   }
 
-  /** Districts, from all devices of the city: areas do not jump when a filter changes. */
+  /** Draw districts, from all devices of the city, so that areas do not change with filters. */
   outline(devices) {
     this.areas.clearLayers();
     const districts = new Map();
@@ -199,7 +199,7 @@ export class CityMap {
     this.label();
   }
 
-  /** Show the names of districts that have room. */
+  /** Show the names of districts that do not overlap. */
   label() {
     const taken = [];
     for (const area of this.areas.getLayers()) {
@@ -213,7 +213,7 @@ export class CityMap {
     }
   }
 
-  /** Show the whole city, unless somebody looks at a part of it. */
+  /** Show the whole city, unless a person has moved the map. */
   fit() {
     if (this.moved || !this.bounds?.isValid() || this.fitted?.equals(this.bounds)) return;
     this.fitted = this.bounds;
@@ -222,7 +222,7 @@ export class CityMap {
     this.map.fitBounds(this.bounds, { paddingTopLeft: [40, 50], paddingBottomRight: [40, 35 + below], maxZoom: 15, animate: false });
   }
 
-  /** A device changed: draw it anew if that can be seen. */
+  /** Set a device's state, and redraw its mark if that changes it. */
   paint(id, state, reported) {
     const mark = this.marks.get(id);
     if (!mark) return;
@@ -239,7 +239,7 @@ export class CityMap {
     }
   }
 
-  /** Take off rings that have been seen. */
+  /** Remove rings after their time. */
   settle() {
     const before = performance.now() - FRESH;
     for (const id of this.fresh) {

@@ -1,4 +1,4 @@
-// One device: what it is, its sensors with their newest values, and the chart of one of them.
+// One device: its registration, its sensors with their newest values, and the chart of one of them.
 
 import { get } from "./api.js";
 import { Chart, RANGES } from "./chart.js";
@@ -8,11 +8,11 @@ import { badge } from "./lists.js";
 import { shape } from "./map.js";
 import { t } from "./texts.js";
 
-//: ms between two drawings of the chart while readings come.
+//: ms between two drawings of the chart while readings arrive.
 const REDRAW = 1_000;
-//: ms after which what was drawn of live readings is replaced by what the server makes of them.
+//: ms after which live readings of the chart are replaced by the server's aggregates of them.
 const ANEW = 300_000;
-//: ms; a device that was registered since then has little to show of a day.
+//: ms; a device that was registered more recently has too few readings for a chart of a day.
 const YOUNG = 7_200_000;
 
 export class Panel {
@@ -21,7 +21,7 @@ export class Panel {
     this.closed = closed;
     this.chosen = chosen;
     this.root = $("panel");
-    this.range = null; // until somebody chooses one: a day, or an hour where there is no more
+    this.range = null; // until a person chooses one: a day, or an hour for a new device
     this.device = null;
     this.redraw = throttled(() => this.chart?.refresh(), REDRAW);
     this.root.addEventListener("keydown", (event) => {
@@ -29,7 +29,7 @@ export class Panel {
     });
   }
 
-  /** Open a device, at one of its metrics: the worst, unless one is named. */
+  /** Open a device at one of its metrics; at the one in the worst state, unless one is named. */
   async open(id, metric, { focus = true } = {}) {
     const device = this.store.devices.get(id);
     if (!device || device.sensors.size === 0) return;
@@ -99,7 +99,7 @@ export class Panel {
     this.draw();
   }
 
-  /** Newest values; called whenever the device has news, and as time goes. */
+  /** Draw the newest values; called when the device changes, and every second. */
   draw() {
     if (!this.device) return;
     const device = this.store.devices.get(this.device.id);

@@ -1,23 +1,23 @@
-// What the page knows of the city. Pure but for its clock's offset: it draws nothing and asks nobody.
+// The page's copy of the city's state. Pure but for the clock: it draws nothing and sends no requests.
 //
-// A sensor's state as people see it comes from what the server noticed (overdue, silent) and from the flags of its newest reading,
-// which the stream tells sooner.
+// The state of a sensor that is shown comes from the server's states (overdue, silent) and from the flags of its newest reading, which
+// the stream delivers sooner.
 
-/** Worst first. `limit`: outside what is plausible; `unusual`: outside what is usual; `bad`: a step, or an operator's word;
- * `waiting`: never reported, and need not have yet. */
+/** States, the worst first. `limit`: outside the plausible range; `unusual`: outside the usual range; `bad`: a step, or declared bad;
+ * `waiting`: never reported, and its first reading is not due yet. */
 export const SEVERITY = ["limit", "bad", "stuck", "overdue", "silent", "unusual", "ok", "waiting"];
 export const STATES = [...SEVERITY].reverse();
 const RANK = Object.fromEntries(SEVERITY.map((state, rank) => [state, rank]));
-/** Letters beside colours, for whoever sees few of them. */
+/** Letters in addition to colours, for people who do not distinguish those. */
 export const GLYPHS = { limit: "↕", bad: "×", stuck: "=", overdue: "!", silent: "?", unusual: "~", waiting: "…", ok: "✓" };
-//: Intervals that a sensor may be silent, as the server counts them.
+//: Expected intervals without a reading after which a sensor is overdue, as on the server.
 export const SILENCE = 3;
 
 export const worse = (a, b) => (RANK[a] <= RANK[b] ? a : b);
 export const rank = (state) => RANK[state];
 export const isWrong = (state) => state !== "ok" && state !== "waiting";
 
-/** What flags say of a reading. */
+/** The state of a reading by its flags. */
 export function judged(flags) {
   if (flags.includes("manual_good")) return "ok";
   if (flags.includes("manual_bad")) return "bad";
@@ -27,18 +27,18 @@ export function judged(flags) {
   return flags.includes("suspect") ? "unusual" : "ok";
 }
 
-/** Whether a reading is kept out of aggregates. */
+/** Whether flags keep a reading out of aggregates. */
 export const isBad = (flags) => ["limit", "bad", "stuck"].includes(judged(flags));
 
 export class Store {
   constructor() {
     this.devices = new Map();
-    this.changed = new Set(); // devices with news since the last `takeChanges`
+    this.changed = new Set(); // devices that changed since the last `takeChanges`
     this.moved = false; // whether devices came or went
     this.metrics = new Map(); // the catalogue, by name
-    this.unknown = new Set(); // devices that the stream named, and we do not know
-    this.skew = 0; // ms that the server's clock is ahead of ours
-    this.lag = null; // ms from a reading's time to its arrival here, of late
+    this.unknown = new Set(); // devices that the stream named and the page does not know
+    this.skew = 0; // ms that the server's clock is ahead of the browser's
+    this.lag = null; // moving average of the ms from a reading's time to its arrival here
     this.counts = Object.fromEntries(STATES.map((state) => [state, 0]));
   }
 
@@ -50,7 +50,7 @@ export class Store {
     return this.devices.get(device)?.sensors.get(metric);
   }
 
-  /** Devices as the registry has them. */
+  /** Take devices from the registry. */
   addDevices(list) {
     for (const entry of list) {
       const before = this.devices.get(entry.id);
@@ -74,7 +74,7 @@ export class Store {
     this.moved = true;
   }
 
-  /** Newest readings, in columns. */
+  /** Take readings, in columns. */
   addReadings({ device, metric, time, value, flags }, live) {
     const now = this.now();
     for (let i = 0; i < device.length; i++) {
@@ -92,20 +92,20 @@ export class Store {
         const lag = now - time[i];
         this.lag = this.lag === null ? lag : this.lag + (lag - this.lag) * 0.02;
       }
-      if (sensor.time !== null && time[i] < sensor.time) continue; // late: what is newer stands
+      if (sensor.time !== null && time[i] < sensor.time) continue; // late: a newer reading is known
       sensor.time = time[i];
       sensor.value = value[i];
       sensor.flags = flags[i];
       if (live) {
         known.heard = now;
-        if (sensor.told === "overdue" || sensor.told === "silent") sensor.told = "ok"; // the server will say so within seconds
+        if (sensor.told === "overdue" || sensor.told === "silent") sensor.told = "ok"; // the server reports it within seconds
       }
       this.judge(sensor, time[i]);
       this.touch(device[i]);
     }
   }
 
-  /** A state that the server noticed. */
+  /** Take a state from the server. */
   addState(device, metric, state, since) {
     const sensor = this.sensor(device, metric);
     if (!sensor) {
@@ -127,7 +127,7 @@ export class Store {
     sensor.since = since;
   }
 
-  /** Time went on: some sensors should have reported by now. */
+  /** Update states that change with time: first readings become due. */
   age() {
     for (const device of this.devices.values()) {
       for (const sensor of device.sensors.values()) {
@@ -151,7 +151,7 @@ export class Store {
   }
 }
 
-/** Which devices and sensors are shown. */
+/** The filter of the devices and sensors that are shown. */
 export class Filter {
   constructor() {
     this.domains = new Set(["traffic", "environment", "energy"]);
@@ -173,7 +173,7 @@ export class Filter {
     return this.state ? found.filter((sensor) => sensor.shown === this.state) : found;
   }
 
-  /** The worst of the sensors that are shown. */
+  /** The worst state of the sensors that are shown. */
   stateOf(device) {
     let worst = "waiting";
     for (const sensor of this.sensors(device)) worst = worse(sensor.shown, worst);

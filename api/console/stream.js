@@ -1,12 +1,12 @@
-// /v1/stream, read from a fetch: EventSource cannot show a key.
+// Reads /v1/stream with fetch, since EventSource cannot send a key.
 
 import { ask } from "./api.js";
 
-//: ms without a sign of life (there is one every 15 s) after which a connection counts as dead.
+//: ms without any data (the server sends some every 15 s) after which a connection counts as dead.
 const DEAD = 40_000;
 const RETRY = { first: 1_000, most: 15_000 };
 
-/** Parse text/event-stream, as the HTML standard says; `take` gets name, data and the id that holds then. */
+/** Parser of text/event-stream, as in the HTML standard; `take` gets the name, the data and the last id. */
 export class Parser {
   constructor(take) {
     this.take = take;
@@ -43,8 +43,8 @@ export class Parser {
 }
 
 /**
- * Follow the stream for ever: `take(name, data)` gets events, `status(live)` what became of the connection, `heard()` any sign of life.
- * After an interruption it goes on where it was. Stops when `signal` says so.
+ * Follow the stream for ever: `take(name, data)` gets events, `status(live)` the state of the connection, and `heard()` is called for
+ * any data. After an interruption it continues where it stopped. Ends when `signal` is aborted.
  */
 export async function follow(cursor, { take, status, heard, signal }) {
   let wait = RETRY.first;
@@ -52,7 +52,7 @@ export async function follow(cursor, { take, status, heard, signal }) {
     const attempt = new AbortController();
     const stop = () => attempt.abort();
     signal.addEventListener("abort", stop);
-    addEventListener("offline", stop); // a machine without a network may still reach this host: try, whatever it says
+    addEventListener("offline", stop); // reconnect even so: a machine without a network may still reach this host
     let watch = null;
     const alive = () => {
       clearTimeout(watch);

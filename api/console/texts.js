@@ -1,10 +1,10 @@
-// What is said, in the language that was chosen; the table is texts.json.
+// Texts in the chosen language, from the table texts.json.
 
 const LANGUAGES = ["en", "vi"];
 let table = {};
 export let language = "en";
 
-/** Read the table, and choose a language: the one that was chosen last, else the browser's. */
+/** Load the table, and choose a language: the one that was chosen last, otherwise the browser's. */
 export async function load() {
   table = await (await fetch("/console/texts.json")).json();
   const wished = [localStorage.getItem("citybeat.language"), ...navigator.languages.map((tag) => tag.slice(0, 2))];

@@ -1,4 +1,4 @@
-// The theme, before anything is drawn. `system` follows the machine, also while the page is open.
+// Sets the theme before anything is drawn. `system` follows the machine, even while the page is open.
 {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {

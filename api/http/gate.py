@@ -97,7 +97,7 @@ class Gate:
         return Caller(id=key.id, name=key.name, scopes=_implied(key.scopes), within=key.within, token=token)
 
     async def still(self, caller: Caller) -> bool:
-        """Whether the caller's key is still valid, for answers that last, such as streams.
+        """True while the caller's key is valid; for answers that last, such as streams.
 
         Raises
         ------

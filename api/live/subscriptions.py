@@ -23,7 +23,7 @@ Kind = Literal["readings", "state"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """What a client wants to be sent."""
+    """The filter of a stream."""
 
     selection: Selection  # within the restriction of the client's key
     events: frozenset[Kind]

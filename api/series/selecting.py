@@ -206,5 +206,5 @@ async def resolve(pool: ReadPool, wanted: Selection, caller: Caller, *, where: s
 
 
 def _only_named(wanted: Selection) -> bool:
-    """Whether devices are selected by their names alone, so that one that is not found does not exist."""
+    """True if devices are selected by their names alone, so that one that is not found does not exist."""
     return not (wanted.domains or wanted.districts or wanted.tags or wanted.bbox or wanted.near) and wanted.include_retired

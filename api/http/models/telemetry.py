@@ -10,8 +10,8 @@ from citybeat.devices.states import State
 
 STREAM = "The `last_event_id` with which /v1/stream continues after this answer; of several pages, use that of the first."
 SINCE = (
-    "Epoch milliseconds, UTC: the time of the reading that changed the state; for overdue when a reading was due, for silent when the "
-    "sensor was registered."
+    "Epoch milliseconds, UTC: the time of the reading that changed the state; for overdue when a reading was due, for silent when "
+    "the sensor was registered."
 )
 
 
@@ -120,8 +120,8 @@ class StatesFeaturesModel(Model):
 
 
 class SeriesColumns(BaseModel):
-    """Of raw readings: time, value, flags. Of buckets: time (the start), a column for each aggregate (null: the bucket has no such
-    value), bad_count and coverage; with a fill other than none, filled.
+    """Columns of raw readings: time, value, flags; of buckets: time (the start), a column for each aggregate (null: the bucket has
+    no such value), bad_count and coverage; with a fill other than none, filled.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -178,7 +178,7 @@ def test_names_are_text_whatever_they_are(page: Page, source: mqtt.Client):
 
 def test_what_has_no_place_is_in_the_list_and_said(page: Page, source: mqtt.Client):
     page.select_option("#district", "Harbour")
-    expect(page.locator("#nowhere")).to_contain_text("1 devices have no place")
+    expect(page.locator("#nowhere")).to_contain_text("1 devices have no location")
     page.click("#tab-sensors")
     expect(page.locator('[data-device="con-nowhere"]')).to_be_visible()
 
@@ -192,7 +192,7 @@ def test_language_and_theme(visitor: Callable[..., Visit], service: Service, sou
         choose(page, "con-live")
         expect(page.locator("#panel")).to_contain_text("Nhiệt độ")
         page.select_option("#language", "en")
-        expect(page.locator("#tab-wrong")).to_contain_text("What is wrong")
+        expect(page.locator("#tab-wrong")).to_contain_text("Problems")
         expect(page.locator("#panel")).to_contain_text("Temperature")
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.select_option("#theme", "light")
