@@ -15,14 +15,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from citybeat.api.files.tables import Encoder
+from citybeat.api.http.bodies import disconnected, send_in_pieces
 from citybeat.api.http.problems import Problem
 from citybeat.devices.errors import CitybeatError
 from citybeat.storage.reads.export import Block
 
 _log: Final = logging.getLogger(__name__)
 
-#: Bytes that are passed to the server at a time; it accepts the next when the client has taken most of them.
-_PIECE: Final = 262_144
 #: s in which a client has to take one piece (4 kB/s). A stalled download takes the place of another, and keeps the database from
 #: vacuuming.
 STALL: Final = 60.0
@@ -113,7 +112,7 @@ class Download(Response):
         self._downloads.enter()
         try:
             work = asyncio.ensure_future(self._work(send))
-            gone = asyncio.ensure_future(_disconnected(receive))
+            gone = asyncio.ensure_future(disconnected(receive))
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -139,13 +138,13 @@ class Download(Response):
                         await reader  # raises its error, if it had one
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     begun = True
-                    await self._send(send, self._encoder.begin())
+                    await send_in_pieces(send, self._encoder.begin(), self._stall)
                     block = first
                     while block is not None:
-                        await self._send(send, await asyncio.to_thread(self._encoder.block, block))
+                        await send_in_pieces(send, await asyncio.to_thread(self._encoder.block, block), self._stall)
                         block = await blocks.get()
                     await reader  # raises its error, if it had one
-                    await self._send(send, await asyncio.to_thread(self._encoder.end))
+                    await send_in_pieces(send, await asyncio.to_thread(self._encoder.end), self._stall)
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                 finally:
                     await _end(reader)
@@ -161,16 +160,6 @@ class Download(Response):
             await blocks.put(None)  # wakes the consumer, which then retrieves this error
             raise
         await blocks.put(None)
-
-    async def _send(self, send: Send, data: bytes) -> None:
-        for at in range(0, len(data), _PIECE):
-            async with asyncio.timeout(self._stall):
-                await send({"type": "http.response.body", "body": data[at : at + _PIECE], "more_body": True})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _end(task: "asyncio.Future[None]") -> None:

@@ -3,6 +3,7 @@
 orjson writes NumPy columns without conversion; NaN and infinities become null.
 """
 
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from citybeat.devices import flags
 from citybeat.devices.batch import Int64
+from citybeat.devices.clock import rfc3339
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
@@ -45,6 +47,12 @@ def flag_names(column: NDArray[np.int16]) -> list[list[str]]:
     names[:] = [flags.names(int(mask)) for mask in distinct]
     listed: list[list[str]] = names[which].tolist()
     return listed
+
+
+def members(entry: Any, *without: str) -> dict[str, Any]:
+    """The members of a dataclass, times as RFC 3339, except those named."""
+    values = {name: getattr(entry, name) for name in entry.__dataclass_fields__ if name not in without}
+    return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 def finite(number: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Bodies of requests: limits of their size, and their decompression."""
+"""Bodies: limits of their size and decompression of requests, and the sending of long answers in pieces."""
 
 import asyncio
 import zlib
@@ -14,6 +14,8 @@ from citybeat.api.http.problems import Problem, invalid
 QUESTION: Final = 1024 * 1024
 #: Bytes. Half a million readings as JSON, some millions as Parquet; they are in memory several times over while they are read.
 UPLOAD: Final = 64 * 1024 * 1024
+#: Bytes that are passed to the server at a time; it accepts the next when the client has taken most of them.
+_PIECE: Final = 262_144
 
 
 class BoundedBodies:
@@ -105,3 +107,22 @@ async def unpacked(request: Request, encoding: str | None) -> bytes:
     if not unpacking.eof or unpacking.unused_data:
         raise invalid("body", "not exactly one complete gzip file", where="body", slug="unreadable")
     return plain
+
+
+async def send_in_pieces(send: Send, data: bytes, stall: float) -> None:
+    """Send a part of a body.
+
+    Raises
+    ------
+    TimeoutError
+        The client did not take a piece within `stall` seconds.
+    """
+    for at in range(0, len(data), _PIECE):
+        async with asyncio.timeout(stall):
+            await send({"type": "http.response.body", "body": data[at : at + _PIECE], "more_body": True})
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

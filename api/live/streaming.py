@@ -13,10 +13,11 @@ from typing import Any, Final
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from citybeat.api.http.bodies import disconnected, send_in_pieces
 from citybeat.api.http.gate import Caller, Gate
 from citybeat.api.live import events
 from citybeat.api.live.hub import Hub
-from citybeat.api.live.subscriptions import Subscription, Wish
+from citybeat.api.live.subscriptions import StreamFilter, Subscription
 from citybeat.storage.db.connection import StorageError
 from citybeat.storage.reads.cursors import Cursor
 
@@ -24,8 +25,7 @@ _log: Final = logging.getLogger(__name__)
 
 #: s without an event after which a comment is sent: proxies close connections that are silent for 30 or 60 s.
 HEARTBEAT: Final = 15.0
-#: Bytes that are passed to the server at a time, and s in which a client has to take them (13 kB/s).
-_PIECE: Final = 262_144
+#: s in which a client has to take one piece (13 kB/s).
 STALL: Final = 20.0
 #: s between two checks that the key is still valid, in addition to the time that the gate caches keys.
 _CHECK: Final = 1.0
@@ -46,14 +46,14 @@ class Stream(Response):
     caller : Caller
     who : str
         The key or address whose streams are counted together.
-    wish : Wish
+    wish : StreamFilter
     cursor : Cursor, optional
         The stream begins behind it; now, unless given.
     """
 
     media_type = events.MEDIA_TYPE
 
-    def __init__(self, hub: Hub, gate: Gate, caller: Caller, who: str, wish: Wish, cursor: Cursor | None) -> None:
+    def __init__(self, hub: Hub, gate: Gate, caller: Caller, who: str, wish: StreamFilter, cursor: Cursor | None) -> None:
         super().__init__()
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-store"
@@ -89,7 +89,7 @@ class Stream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         work = asyncio.create_task(self._work(subscription, send))
         watch = asyncio.create_task(self._watch(subscription))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         ends: set[asyncio.Future[Any]] = {work, watch, gone, subscription.over}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -111,9 +111,7 @@ class Stream(Response):
 
         async def put(data: bytes) -> None:
             try:
-                for at in range(0, len(data), _PIECE):
-                    async with asyncio.timeout(STALL):
-                        await send({"type": "http.response.body", "body": data[at : at + _PIECE], "more_body": True})
+                await send_in_pieces(send, data, STALL)
             except TimeoutError:
                 subscription.end("slow")
                 await asyncio.Event().wait()  # until this task is cancelled
@@ -166,8 +164,3 @@ class Stream(Response):
             if not holds:
                 subscription.end("key-revoked")
                 return
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

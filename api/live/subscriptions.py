@@ -22,7 +22,7 @@ Kind = Literal["readings", "state"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class StreamFilter:
     """The filter of a stream."""
 
     selection: Selection  # within the restriction of the client's key
@@ -34,10 +34,10 @@ class Wish:
         return orjson.dumps([self.selection.parameters(), sorted(self.events), self.flags])
 
 
-class Feed:
+class Channel:
     """All streams with one filter: the series that it selects, and events that are encoded once for all of them."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: StreamFilter) -> None:
         self.wish: Final = wish
         self.streams: Final[set[Subscription]] = set()
         self.users = 0
@@ -63,7 +63,7 @@ class Feed:
 class Subscription:
     """The buffer of one stream."""
 
-    def __init__(self, feed: Feed, cursor: Cursor, bound: int) -> None:
+    def __init__(self, feed: Channel, cursor: Cursor, bound: int) -> None:
         self.feed: Final = feed
         #: Behind all rows that were put into the buffer or that the filter leaves out.
         self.cursor = cursor

@@ -10,7 +10,7 @@ from pydantic import Field
 from citybeat.api.files.devices_csv import MAX_LINES, written
 from citybeat.api.files.imports import Form
 from citybeat.api.http import pages, problems
-from citybeat.api.http.answers import answer, finite
+from citybeat.api.http.answers import answer, finite, members
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.gate import Caller
 from citybeat.api.http.models import DeviceDetailModel, DeviceFeaturesModel, DevicesModel, HistoryModel
@@ -180,23 +180,7 @@ async def history(
         raise problems.not_found(f"there is no device {device!r}")
     found = await changes.history(service.pool, device, before=before, limit=parameters.limit + 1)
     page, next_cursor = pages.page_of(found, parameters.limit, "number")
-    return answer(
-        {
-            "changes": [
-                {
-                    "at": rfc3339(change.at),
-                    "actor": change.actor,
-                    "subject": change.subject,
-                    "action": change.action,
-                    "metric": change.metric,
-                    "before": change.before,
-                    "after": change.after,
-                }
-                for change in page
-            ],
-            "next_cursor": next_cursor,
-        }
-    )
+    return answer({"changes": [members(change, "number") for change in page], "next_cursor": next_cursor})
 
 
 async def detailed(service: Service, caller: Caller, device: str) -> Response:
@@ -233,13 +217,7 @@ async def _file(service: Service, wanted: Selection, parameters: DevicesParamete
 
 
 def _device(entry: DeviceEntry) -> dict[str, Any]:
-    return {
-        **entry.described,
-        "created_at": rfc3339(entry.created_at),
-        "updated_at": rfc3339(entry.updated_at),
-        "retired_at": rfc3339(entry.retired_at) if entry.retired_at else None,
-        "metrics": entry.metrics,
-    }
+    return {**entry.described, **members(entry, "described")}
 
 
 def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated]) -> dict[str, Any]:
@@ -249,11 +227,7 @@ def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated])
         "domain": entry.domain,
         "unit": entry.unit,
         "kind": entry.kind,
-        "low": finite(entry.low),
-        "high": finite(entry.high),
-        "suspect_low": finite(entry.suspect_low),
-        "suspect_high": finite(entry.suspect_high),
-        "rating": finite(entry.rating),
+        **{name: finite(getattr(entry, name)) for name in ("low", "high", "suspect_low", "suspect_high", "rating")},
         "interval_s": entry.interval,
         "sentinels": entry.sentinels,
         "registered": {
@@ -261,19 +235,7 @@ def _sensor(device: str, entry: SensorEntry, calibrations: Sequence[Calibrated])
             "sentinels": entry.registered.sentinels,
             "unit": entry.registered.unit,
         },
-        "calibrations": [
-            {
-                "valid_from": None if each.valid_from is None else rfc3339(each.valid_from),
-                "scale": each.scale,
-                "offset": each.offset,
-                "by": each.by,
-                "reason": each.reason,
-                "created_at": rfc3339(each.created_at),
-                "in_force": each.in_force,
-            }
-            for each in calibrations
-            if each.metric == entry.metric
-        ],
+        "calibrations": [members(each, "metric") for each in calibrations if each.metric == entry.metric],
         "senml": {"n": f"{device}:{entry.metric}", "u": name_of(SPELLINGS.get(sent, sent))},
         "retired_at": None if entry.retired_at is None else rfc3339(entry.retired_at),
         "latest": newest

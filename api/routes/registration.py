@@ -65,10 +65,7 @@ _FILES: Final[dict[str, Any]] = {
     "/devices",
     status_code=201,
     response_model=DeviceDetailModel,
-    responses={
-        201: {"description": "Registered.", "content": {"application/json": {"example": DETAIL}}},
-        **guarded(400, 409, 413, 422),
-    },
+    responses=answers(DETAIL, 400, 409, 413, 422, status=201),
 )
 async def create(service: ServiceDep, caller: Admin, body: Annotated[DeviceBody, Body()]) -> Response:
     """Register a new device. Ingest takes its readings at once."""
@@ -199,10 +196,7 @@ async def retire_sensor(
     "/devices/{device}/sensors/{metric}/calibrations",
     status_code=201,
     response_model=DeviceDetailModel,
-    responses={
-        201: {"description": "Calibrated.", "content": {"application/json": {"example": DETAIL}}},
-        **guarded(400, 404, 412, 413, 422),
-    },
+    responses=answers(DETAIL, 400, 404, 412, 413, 422, status=201),
 )
 async def calibrate(
     service: ServiceDep,

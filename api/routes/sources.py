@@ -6,18 +6,16 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from citybeat.api.files.descriptions import SourcePatch
 from citybeat.api.http import problems
-from citybeat.api.http.answers import answer
+from citybeat.api.http.answers import answer, members
 from citybeat.api.http.auth import Admin, Reader
 from citybeat.api.http.models import SourceModel, SourcesModel
 from citybeat.api.http.openapi import answers
 from citybeat.api.http.pages import page_of
 from citybeat.api.http.params import Paged, Text
 from citybeat.api.routes.service import ServiceDep
-from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import DeviceError
 from citybeat.storage.db.connection import Connection
 from citybeat.storage.registry import changes, records
-from citybeat.storage.registry.changes import SourceEntry
 
 router: Final = APIRouter(prefix="/v1", tags=["registry"])
 
@@ -37,7 +35,7 @@ async def sources(service: ServiceDep, caller: Reader, parameters: Annotated[Pag
     after, limit = parameters.after(str), parameters.limit
     found = await changes.sources(service.pool, None, caller.within, after=after, limit=limit + 1)
     page, next_cursor = page_of(found, limit, "name")
-    return answer({"sources": [_source(entry) for entry in page], "next_cursor": next_cursor})
+    return answer({"sources": [members(entry) for entry in page], "next_cursor": next_cursor})
 
 
 @router.patch("/sources/{source}", response_model=SourceModel, responses=answers(_SOURCE, 400, 404, 413, 422))
@@ -60,15 +58,4 @@ async def change(
     except DeviceError as exc:
         raise problems.not_found(str(exc)) from exc
     (entry,) = await changes.sources(service.pool, [source], None, after=None, limit=1)
-    return answer(_source(entry))
-
-
-def _source(entry: SourceEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "conflict_policy": entry.conflict_policy,
-        "devices": entry.devices,
-        "status": entry.status,
-        "status_at": None if entry.status_at is None else rfc3339(entry.status_at),
-        "created_at": rfc3339(entry.created_at),
-    }
+    return answer(members(entry))

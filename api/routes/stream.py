@@ -10,7 +10,7 @@ from citybeat.api.http.openapi import guarded
 from citybeat.api.http.problems import invalid
 from citybeat.api.live import events
 from citybeat.api.live.streaming import Stream
-from citybeat.api.live.subscriptions import Kind, Wish
+from citybeat.api.live.subscriptions import Kind, StreamFilter
 from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.selecting import Filters, check_metrics, visible
 from citybeat.storage.reads.cursors import Cursor, CursorError
@@ -82,7 +82,7 @@ async def stream(
         cursor = Cursor.parse(given) if given else None
     except CursorError as exc:
         raise invalid(name, str(exc), where=where) from None
-    wish = Wish(
+    wish = StreamFilter(
         selection=visible(parameters.selection(), caller),
         events=frozenset(parameters.events or ("readings", "state")),
         flags=parameters.flags,

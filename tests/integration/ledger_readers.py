@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from citybeat.api.http.models import accounts
+from citybeat.api.http.models import accounts as models
 from citybeat.api.routes import metrics
 from citybeat.commands import ledger
 from citybeat.storage.accounts import figures, ledger_rows
@@ -19,7 +19,7 @@ from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.reads import scoring
 from citybeat.storage.registry import records
 
-MODELS = (accounts.CountsModel, accounts.LedgerColumns, accounts.PostedCountsModel)
+MODELS = (models.CountsModel, models.LedgerColumns, models.PostedCountsModel)
 
 
 def readers(url: str) -> dict[str, object]:
@@ -58,8 +58,7 @@ def readers(url: str) -> dict[str, object]:
             "metric": samples["citybeat_ledger_readings", "expired"],
             "command": [column.header for column in ledger.table(shown).columns].count("expired"),
             "models": [
-                "expired" in each.model_fields
-                for each in (accounts.CountsModel, accounts.LedgerColumns, accounts.PostedCountsModel)
+                "expired" in each.model_fields for each in (models.CountsModel, models.LedgerColumns, models.PostedCountsModel)
             ],
             "discrepancies": accounts.discrepancies(connection),
         }

@@ -10,7 +10,7 @@ from citybeat.api.http.problems import Problem
 from citybeat.api.http.requests import Requests
 from citybeat.api.live import events, streaming
 from citybeat.api.live.hub import Hub
-from citybeat.api.live.subscriptions import Feed, Subscription, Wish
+from citybeat.api.live.subscriptions import Channel, StreamFilter, Subscription
 from citybeat.storage.batches import outbox
 from citybeat.storage.batches.outbox import OutboxRows
 from citybeat.storage.reads import following
@@ -40,7 +40,7 @@ def row(xact, *series, kind=outbox.READINGS, value=1.5, code=0, number=1):
 
 
 def feed(members=(1, 2, 3), *, kinds=("readings", "state"), flags=Policy.ALL):
-    made = Feed(Wish(selection=Selection(), events=frozenset(kinds), flags=flags))
+    made = Channel(StreamFilter(selection=Selection(), events=frozenset(kinds), flags=flags))
     made.members = np.isin(np.arange(4), list(members))
     return made
 

@@ -120,8 +120,8 @@ class StatesFeaturesModel(Model):
 
 
 class SeriesColumns(BaseModel):
-    """Columns of raw readings: time, value, flags; of buckets: time (the start), a column for each aggregate (null: the bucket has
-    no such value), bad_count and coverage; with a fill other than none, filled.
+    """Columns. Of raw readings: time, value, flags. Of buckets: time (the start), one for each aggregate (null: the bucket has no
+    such value), bad_count, coverage; with a fill other than none, filled.
     """
 
     model_config = ConfigDict(extra="allow")
