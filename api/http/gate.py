@@ -78,7 +78,7 @@ class Gate:
         self._limiter: Final = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def caller(self, shown: str | None) -> Caller:
-        """The caller that sent this key; None: it sent none.
+        """The caller that sent this key; None: no key was sent.
 
         Raises
         ------

@@ -6,22 +6,21 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
-from numpy.typing import NDArray
 from pydantic import Field
 
-from citybeat.api.http.answers import answer, flag_names, milliseconds
+from citybeat.api.http.answers import answer
 from citybeat.api.http.auth import Reader
 from citybeat.api.http.models import NearestModel, ReadingsModel
 from citybeat.api.http.openapi import answers
 from citybeat.api.http.params import Instant, Paged, decode_cursor, encode_cursor
 from citybeat.api.http.problems import invalid
 from citybeat.api.routes.service import Service, ServiceDep
+from citybeat.api.series.columns import reading_columns
 from citybeat.api.series.selecting import Filters, check_metrics, resolve
 from citybeat.devices.clock import NEWEST, OLDEST, from_us, rfc3339, to_us
 from citybeat.devices.flags import Flag
 from citybeat.storage.reads import readings, series
-from citybeat.storage.reads.series import Policy, Readings
-from citybeat.storage.registry.selection import Selected
+from citybeat.storage.reads.series import Policy
 from citybeat.storage.rollups.levels import Level
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
@@ -117,7 +116,7 @@ async def page(service: ServiceDep, caller: Reader, parameters: Annotated[Readin
         {
             "count": n,
             "kept_from": await _kept_from(service),
-            "columns": _columns(chosen, found, np.arange(n)),
+            "columns": reading_columns(chosen, found, np.arange(n)),
             "next_cursor": cursor,
         }
     )
@@ -147,27 +146,8 @@ async def nearest(service: ServiceDep, caller: Reader, parameters: Annotated[Nea
     )
     order = np.argsort(chosen.rows(found.series))
     asked = to_us(at)
-    columns = {**_columns(chosen, found, order), "distance_s": (found.time[order] - asked) / 1e6}
+    columns = {**reading_columns(chosen, found, order), "distance_s": (found.time[order] - asked) / 1e6}
     return answer({"at": rfc3339(at), "count": len(found), "kept_from": await _kept_from(service), "columns": columns})
-
-
-def _columns(chosen: Selected, found: Readings, rows: NDArray[np.int64]) -> dict[str, Any]:
-    which = chosen.rows(found.series[rows])
-    return {
-        "device": _taken(chosen.device, which),
-        "metric": _taken(chosen.metric, which),
-        "unit": _taken(chosen.unit, which),
-        "time": milliseconds(found.time[rows]),
-        "value": found.value[rows],
-        "flags": flag_names(found.flags[rows]),
-    }
-
-
-def _taken(texts: Any, which: NDArray[np.int64]) -> list[str]:
-    names = np.empty(len(texts), object)
-    names[:] = texts
-    taken: list[str] = names[which].tolist()
-    return taken
 
 
 def _after(parameters: ReadingsParameters) -> tuple[datetime, int] | None:

@@ -1,4 +1,4 @@
-"""Buckets of several series as the columns of an answer, with gaps filled. Pure."""
+"""Buckets and raw readings of several series as the columns of an answer. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,13 +7,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from citybeat.api.http.answers import milliseconds
+from citybeat.api.http.answers import flag_names, milliseconds
 from citybeat.api.series import aggregates
 from citybeat.api.series.aggregates import Aggregate
 from citybeat.api.series.fill import FILLED, Fill, filled
 from citybeat.devices.batch import Bools, Float64, Int64
 from citybeat.devices.catalogue import Kind
-from citybeat.storage.reads.series import Buckets
+from citybeat.storage.reads.series import Buckets, Readings
 from citybeat.storage.registry.selection import Selected
 
 Wanted = Mapping[str, Sequence[Aggregate]]  # by metric
@@ -88,3 +88,23 @@ def columns_without_gaps(
 def _with_nothing(found: Buckets) -> Buckets:
     zero = {name: np.append(getattr(found, name), 0).astype(getattr(found, name).dtype) for name in Buckets.__dataclass_fields__}
     return Buckets(**zero)
+
+
+def reading_columns(chosen: Selected, found: Readings, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """These rows of raw readings, with the names and units of their series."""
+    which = chosen.rows(found.series[rows])
+    return {
+        "device": _taken(chosen.device, which),
+        "metric": _taken(chosen.metric, which),
+        "unit": _taken(chosen.unit, which),
+        "time": milliseconds(found.time[rows]),
+        "value": found.value[rows],
+        "flags": flag_names(found.flags[rows]),
+    }
+
+
+def _taken(texts: Any, which: NDArray[np.int64]) -> list[str]:
+    names = np.empty(len(texts), object)
+    names[:] = texts
+    taken: list[str] = names[which].tolist()
+    return taken

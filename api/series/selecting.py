@@ -21,7 +21,7 @@ from citybeat.storage.registry.selection import Box, Circle, Selected, Selection
 
 _T = TypeVar("_T", Box, Circle)
 
-#: m. Half way round the Earth is everywhere.
+#: m. A radius of half the Earth's circumference reaches every place.
 _FARTHEST: Final = 20_100_000.0
 
 
