@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 from citybeat import stack
 from citybeat.devices.catalogue import builtin
+from citybeat.devices.wire.mqtt import Frame, Version
 from citybeat.simulator.address import address
 from citybeat.simulator.load.generator import Sender, offer
 from citybeat.simulator.load.link import Link
-from citybeat.simulator.load.packets import Frame, Version
 from citybeat.simulator.load.tally import LoadReport
 from citybeat.simulator.load.traffic import Traffic, stations, stations_for
 from citybeat.simulator.publisher import Publisher

@@ -4,8 +4,8 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from citybeat.devices.wire.mqtt import Version
 from citybeat.simulator.errors import AddressError, PublishError
-from citybeat.simulator.load.packets import Version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -48,10 +48,6 @@ class PublishStoppedError(PublishError):
     """The caller asked to stop while a message was waiting for room; the message was not sent."""
 
 
-class ProtocolError(PublishError):
-    """What was received or is to be sent is no MQTT."""
-
-
 class RefusedError(PublishError):
     """The broker will have none of us: to connect again is no use."""
 

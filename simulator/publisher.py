@@ -1,45 +1,43 @@
-"""One source's MQTT 5 connection: sends at QoS 1 with a bounded window, and counts what the broker acknowledged.
+"""MQTT 5 connection of one source: sends at QoS 1 with a bounded window, and counts what the broker acknowledged.
 
-The only module that knows paho. Its network thread calls back here; no exception leaves a callback, since that would end the
-thread unnoticed: it is kept, and raised in the caller's next call. The thread is watched too. paho keeps unacknowledged
-messages in memory and sends them again, in order, when it has reconnected; it never reads the broker's Receive Maximum, so the
-window here keeps to it.
+A thread owns the connection (`simulator.load.link`): it sends, reads answers, and connects again after a loss, when everything
+without an answer goes first. The caller only puts messages into its queue. No exception leaves the thread, since that would end it
+unnoticed: the exception is kept, and raised in the caller's next call.
 """
 
 import contextlib
 import secrets
+import select
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
+import numpy as np
 
 from citybeat.devices.device import check_source
+from citybeat.devices.wire import mqtt
+from citybeat.devices.wire.mqtt import Frame, Packets, Version, Will
 from citybeat.simulator.address import address
-from citybeat.simulator.errors import PublishError, PublishStoppedError
+from citybeat.simulator.errors import PublishError, PublishStoppedError, RefusedError
 from citybeat.simulator.feed import Receipt
+from citybeat.simulator.load.backlog import Acknowledged
+from citybeat.simulator.load.link import Link
 
 #: Messages without an answer, at most. More adds memory and no speed: on one machine the broker answers within a millisecond.
-WINDOW: Final = 1000
+WINDOW: Final = 500
 #: s to wait for the broker's answer to CONNECT.
 CONNECT_TIMEOUT: Final = 10.0
-#: s. Short, so that a broker that vanished is noticed before an operator does.
-KEEPALIVE: Final = 20
-#: s between attempts to reconnect: from, to. paho takes whole seconds.
-RECONNECT_DELAY: Final = (1, 5)
-_POLL: Final = 0.25  # s between looks at the network thread while waiting
-_CLOSE_TIMEOUT: Final = 5.0  # s to wait for the goodbye, and for the thread
-_MQTT_MAX: Final = 65_535  # Receive Maximum where the broker names none (MQTT 5, section 3.2.2.3.3)
-#: Reason codes after which connecting again is no use: malformed packet, protocol error, client id, credentials, not
-#: authorized, banned, packet too large.
-_HOPELESS: Final = frozenset({0x81, 0x82, 0x85, 0x86, 0x87, 0x8A, 0x95})
-_NOBODY_LISTENS: Final = 0x10  # "No matching subscribers" (MQTT 5, section 3.4.2.1)
+#: s between attempts to reconnect: the first, and the longest; each is twice the one before.
+RECONNECT_DELAY: Final = (1.0, 5.0)
+_RETRY_TIMEOUT: Final = 5.0  # s for one of them
+_POLL: Final = 0.25  # s between looks at `stop` while waiting
+_TEND: Final = 1.0  # s between checks that the broker lives
+_CLOSE_TIMEOUT: Final = 5.0  # s to wait for the broker to acknowledge `offline`
+_AHEAD: Final = 100  # messages that are packed together
+_STATUS: Final = "status"
 
 
 class Publisher:
@@ -67,7 +65,7 @@ class Publisher:
     PublishError
         The broker is away, or refuses the source.
     ValueError
-        The URL is none.
+        The URL is malformed.
     """
 
     def __init__(
@@ -89,35 +87,36 @@ class Publisher:
         self.refused_messages = 0
         self.refused_readings = 0
         self.refused: Counter[str] = Counter()
-        self._status = f"city/v1/{source}/status"
-        self._window = self._setting = window
-        self._largest: int | None = None  # bytes a packet, as the broker says
         self._stop = stop
-        self._changed = threading.Condition()  # guards what follows and the counts
-        self._waiting: dict[int, tuple[int, Receipt]] = {}  # readings of each message without an answer, by mid
-        self._early: dict[int, ReasonCode] = {}  # answers that came before publish() returned
-        self._statuses: set[int] = set()  # mids of status messages
-        self._up = False
+        self._window = window
+        self._broker = address(url)
+        self._status = f"city/v1/{source}/{_STATUS}"
+        self._link = Link(
+            self._broker,
+            topic=self._status,
+            username=source,
+            password=password,
+            window=window,
+            client_id=client_id if client_id is not None else f"{source}-sim-{secrets.token_hex(4)}",
+            will=Will(self._status, "offline"),
+        )
+        self._changed = threading.Condition()  # guards everything below, the counts, and the link
+        self._queue: deque[tuple[Frame, bytes, int]] = deque()  # frame, payload and readings of messages that are to be packed
+        self._numbers = 0  # messages that came into the queue: the link numbers them alike
+        self._waiting: dict[int, tuple[int, Receipt]] = {}  # readings of each message without an answer, by number
+        self._statuses: set[int] = set()  # numbers of status messages without an answer
         self._dropped = False
         self._failure: PublishError | None = None
         self._closed = False
-        where = address(url)
-        self._broker = str(where)
-        name = client_id if client_id is not None else f"{source}-sim-{secrets.token_hex(4)}"
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
-        self._client.username_pw_set(source, password)
-        self._client.will_set(self._status, b"offline", qos=1, retain=True)
-        self._client.max_queued_messages_set(0)  # the window bounds it
-        self._client.max_inflight_messages_set(0)  # so does it here; paho can change its own bound only while not connected
-        self._client.reconnect_delay_set(*RECONNECT_DELAY)
-        if where.tls:
-            self._client.tls_set_context(where.tls)
-        self._client.on_connect = self._guarded(self._on_connect)
-        self._client.on_disconnect = self._guarded(self._on_disconnect)
-        self._client.on_publish = self._guarded(self._on_publish)
-        self._thread = self._start(where.host, where.port, name, timeout)
+        self._link.connect(time.monotonic_ns(), timeout)
+        self._ear, self._bell = socket.socketpair()  # wakes the thread
+        for end in (self._ear, self._bell):
+            end.setblocking(False)
+        self._announce("online")
+        self._thread = threading.Thread(target=self._run, name=f"publisher {source}", daemon=True)
+        self._thread.start()
 
-    # --- sending
+    # --- the caller's side
 
     def publish(self, channel: str, payload: bytes, *, readings: int) -> Receipt:
         """Send a payload to `city/v1/{source}/{channel}`; wait while the window is full.
@@ -142,39 +141,31 @@ class Publisher:
             `stop` was set while the window was full; nothing was sent.
         """
         topic = f"city/v1/{self.source}/{channel}"
-        if self._largest is not None and len(payload) + len(topic) + 16 > self._largest:
-            takes = f"{self._broker} takes at most {self._largest} bytes a packet"
+        largest = self._link.largest
+        if largest is not None and len(payload) + len(topic) + 16 > largest:
+            takes = f"{self._broker} takes at most {largest} bytes a packet"
             raise PublishError(f"a message of {len(payload)} bytes is too large: {takes}; put fewer readings into one")
         with self._changed:
             self._wait(lambda: len(self._waiting) < self._window, None, stoppable=True)
-        receipt = Receipt()
-        # Not under the lock: paho holds a lock of its own when it calls back, and takes the same one here.
-        info = self._client.publish(topic, payload, qos=1)
-        if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
-            raise PublishError(f"{self.source}: {mqtt.error_string(info.rc)}")
-        with self._changed:
+            receipt = Receipt()
             self.sent += 1
             self.sent_readings += readings
-            self._waiting[info.mid] = readings, receipt
-            early = self._early.pop(info.mid, None)
-            if early is not None:
-                self._count(info.mid, early)
+            self._waiting[self._put(Frame(Version.V5, topic), payload, readings)] = readings, receipt
         return receipt
 
     @property
     def up(self) -> bool:
         """False after `drop`, until the connection is back, or lost for good: then `publish` says why."""
         with self._changed:
-            return not self._dropped or self._failure is not None or not self._thread.is_alive()
+            return not self._dropped or self._failure is not None
 
     def drop(self) -> None:
-        """Break the connection as a bad network does, without a goodbye. paho connects again, and repeats what has no answer."""
-        broken = self._client.socket()
-        if isinstance(broken, socket.socket):
-            with self._changed:
+        """Break the connection as a bad network does, without a DISCONNECT. It is made again, and what has no answer repeated."""
+        with self._changed:
+            if self._link.wire is not None:
                 self._dropped = True
-            with contextlib.suppress(OSError):  # it is gone already
-                broken.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it is gone already
+                    self._link.wire.shutdown(socket.SHUT_RDWR)
 
     def drain(self, timeout: float) -> bool:
         """Wait until every message is acknowledged or refused.
@@ -199,123 +190,29 @@ class Publisher:
 
     def close(self) -> None:
         """Publish `offline`, disconnect, and end the thread. What has no answer yet is given up; it was never counted."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._client.is_connected() and self._failure is None:
-            with contextlib.suppress(PublishError):
-                goodbye = self._client.publish(self._status, b"offline", qos=1, retain=True).mid
-                with self._changed:
-                    if self._early.pop(goodbye, None) is None:
-                        self._statuses.add(goodbye)
+        with self._changed:
+            if self._closed:
+                return
+            if self._link.wire is not None and self._failure is None:
+                with contextlib.suppress(PublishError):
+                    goodbye = self._announce("offline")
                     self._wait(lambda: goodbye not in self._statuses, _CLOSE_TIMEOUT)
-        self._shut()
-
-    # --- the network thread
-
-    def _start(self, host: str, port: int, name: str, timeout: float) -> threading.Thread:
-        try:
-            self._client.connect(host, port, keepalive=KEEPALIVE)
-        except OSError as exc:
-            raise PublishError(f"no MQTT broker answers at {self._broker}: {exc}") from exc
-        self._client.loop_start()
-        # paho names its thread after the client and does not hand it out; it may have ended by now, with a failure that is known.
-        threads = [thread for thread in threading.enumerate() if thread.name == f"paho-mqtt-client-{name}"]
-        self._thread = threads[0] if threads else threading.Thread()
-        try:
-            with self._changed:
-                self._wait(lambda: self._up, timeout)
-            if not self._up:
-                raise PublishError(f"the MQTT broker at {self._broker} did not answer within {timeout:g} s")
-        except BaseException:
             self._closed = True
-            self._shut()
-            raise
-        return self._thread
-
-    def _shut(self) -> None:
-        deadline = time.monotonic() + _CLOSE_TIMEOUT
-        self._client.drop_out_messages()
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            self._client.disconnect()  # again and again: a thread that is reconnecting would overlook one
-            self._thread.join(_POLL)
-        if not self._thread.is_alive():
-            self._client.loop_stop()
-
-    def _guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
-        def guarded(*arguments: Any) -> None:
-            try:
-                callback(*arguments)
-            except Exception as exc:
-                with self._changed:
-                    self._fail(f"{self.source}: our own fault in {callback.__name__}: {exc!r}", exc)
-
-        return guarded
-
-    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: ReasonCode, told: Properties) -> None:
-        if reason.is_failure:
-            with self._changed:
-                if reason.value in _HOPELESS or not self._up:
-                    self._fail(f"the MQTT broker at {self._broker} refuses source {self.source!r}: {reason.getName()}")
-            return
-        # One message of the broker's quota is for the status.
-        maximum = getattr(told, "ReceiveMaximum", _MQTT_MAX)
-        status = client.publish(self._status, b"online", qos=1, retain=True)
-        with self._changed:
-            self._statuses.add(status.mid)
-            self._window = max(1, min(self._setting, maximum - 1))
-            self._largest = getattr(told, "MaximumPacketSize", None)
-            self._up, self._dropped = True, False
             self._changed.notify_all()
-
-    def _on_disconnect(self, _client: mqtt.Client, _data: Any, flags: Any, reason: ReasonCode, _told: Any) -> None:
-        if flags.is_disconnect_packet_from_server and reason.value in _HOPELESS and not self._closed:
-            with self._changed:
-                self._fail(f"the MQTT broker at {self._broker} dropped source {self.source!r}: {reason.getName()}")
-
-    def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: ReasonCode, _told: Any) -> None:
-        with self._changed:
-            if mid in self._waiting:
-                self._count(mid, reason)
-            elif mid in self._statuses:
-                self._statuses.discard(mid)
-                if reason.is_failure:
-                    self.refused[f"status: {reason.getName()}"] += 1
-            else:
-                self._early[mid] = reason
-            self._changed.notify_all()
-
-    # --- under the lock
-
-    def _count(self, mid: int, reason: ReasonCode) -> None:
-        readings, receipt = self._waiting.pop(mid)
-        # A broker to which nobody subscribes takes a message, forgets it, and says so: that is no success.
-        if reason.is_failure or reason.value == _NOBODY_LISTENS:
-            self.refused_messages += 1
-            self.refused_readings += readings
-            self.refused[reason.getName()] += 1
-            receipt.acknowledged = False
-        else:
-            receipt.acknowledged = True
-            self.acknowledged_messages += 1
-            self.acknowledged_readings += readings
-
-    def _fail(self, message: str, cause: Exception | None = None) -> None:
-        if self._failure is None:
-            self._failure = PublishError(message)
-            self._failure.__cause__ = cause
-        self._changed.notify_all()
+            self._wake()
+        self._thread.join()
+        self._link.close()
+        self._ear.close()
+        self._bell.close()
 
     def _wait(self, ready: Callable[[], bool], timeout: float | None, *, stoppable: bool = False) -> bool:
-        """Wait for a condition, watching the thread; False after `timeout` seconds."""
+        """Wait for a condition, under the lock; False after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._failure is not None:
                 raise self._failure
             if ready():
                 return True
-            if not self._thread.is_alive():
-                raise PublishError(f"{self.source}: the network thread ended; {len(self._waiting)} messages have no answer")
             if stoppable and self._stop is not None and self._stop.is_set():
                 raise PublishStoppedError(f"{self.source}: stopped while waiting for the broker")
             rest = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
@@ -323,7 +220,121 @@ class Publisher:
                 return False
             self._changed.wait(rest)
 
+    # --- under the lock
+
+    def _put(self, frame: Frame, payload: bytes, readings: int) -> int:
+        """Queue a message; its number."""
+        if not self._queue:
+            self._wake()
+        self._queue.append((frame, payload, readings))
+        self._numbers += 1
+        return self._numbers - 1
+
+    def _announce(self, status: str) -> int:
+        number = self._put(Frame(Version.V5, self._status, retain=True), status.encode(), 0)
+        self._statuses.add(number)
+        return number
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+            self._bell.send(b"!")
+
+    def take(self, count: int, _frame: Frame, _now: int) -> Packets:
+        """Pack what is queued for one topic: `simulator.load.link.Supply`."""
+        frame = self._queue[0][0]
+        payloads: list[bytes] = []
+        readings: list[int] = []
+        while self._queue and self._queue[0][0] == frame and len(payloads) < count:
+            _, payload, counted = self._queue.popleft()
+            payloads.append(payload)
+            readings.append(counted)
+        return frame.pack(payloads, readings)
+
+    def _count(self, told: Acknowledged) -> None:
+        for number, code in zip(told.number.tolist(), told.reason.tolist(), strict=True):
+            if number in self._statuses:
+                self._statuses.discard(number)
+                if code >= mqtt.FAILURE:
+                    self.refused[f"status: {mqtt.reason_name(code)}"] += 1
+                continue
+            readings, receipt = self._waiting.pop(number)
+            # A broker to which nobody subscribes acknowledges a message, forgets it, and says so: that is no success.
+            receipt.acknowledged = code < mqtt.FAILURE and code != mqtt.NOBODY_LISTENS
+            if receipt.acknowledged:
+                self.acknowledged_messages += 1
+                self.acknowledged_readings += readings
+            else:
+                self.refused_messages += 1
+                self.refused_readings += readings
+                self.refused[mqtt.reason_name(code)] += 1
+        self._changed.notify_all()
+
+    # --- the thread's side
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                try:
+                    self._turn()
+                except OSError:
+                    self._reconnect()
+        except PublishError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            failure = PublishError(f"{self.source}: internal error of the publisher: {exc!r}")
+            failure.__cause__ = exc
+            self._fail(failure)
+
+    def _fail(self, failure: PublishError) -> None:
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
+
+    def _turn(self) -> None:
+        """Wait for something to do, and do it. Raises OSError when the connection is lost."""
+        wire = self._link.wire
+        assert wire is not None
+        poll = select.poll()  # not select(), which knows 1,024 files only
+        poll.register(wire, select.POLLIN | (select.POLLOUT if self._link.wants_to_write else 0))
+        poll.register(self._ear, select.POLLIN)
+        ready = dict(poll.poll(1000 * _TEND))
+        if self._ear.fileno() in ready:
+            self._ear.recv(4096)
+        with self._changed:
+            now = time.monotonic_ns()
+            if ready.get(wire.fileno(), 0) & ~select.POLLOUT:
+                self._count(self._link.receive(now))
+            self._send(now)
+            self._link.tend(now)
+
+    def _send(self, now: int) -> None:
+        new = np.full(self._numbers - self._link.backlog.sent, now)
+        self._link.send(new, self, _AHEAD, now, now // 1000)
+
+    def _reconnect(self) -> None:
+        """Connect again, however long that takes. Raises PublishError when the broker refuses the source for good."""
+        with self._changed:
+            self._link.lose()
+        delay, longest = RECONNECT_DELAY
+        while not self._closed:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, delay):
+                    return
+            try:
+                dialled = self._link.dial(_RETRY_TIMEOUT)
+            except RefusedError:
+                raise
+            except PublishError:
+                delay = min(2 * delay, longest)
+                continue
+            with self._changed:
+                self._link.adopt(dialled, time.monotonic_ns())
+                self._announce("online")
+                self._dropped = False
+                self._changed.notify_all()
+            return
+
 
 def connect(url: str, source: str, password: str | None, *, stop: threading.Event | None = None) -> Publisher:
-    """A publisher of a source."""
+    """Connect a source."""
     return Publisher(url=url, source=source, password=password, stop=stop)

@@ -15,10 +15,10 @@ from citybeat.commands import up
 from citybeat.context import failures, say
 from citybeat.devices.device import check_source
 from citybeat.devices.errors import CitybeatError
+from citybeat.devices.wire.mqtt import Version
 from citybeat.settings import Settings
 from citybeat.simulator.load import generator as loading
 from citybeat.simulator.load.generator import Sender
-from citybeat.simulator.load.packets import Version
 from citybeat.simulator.load.tally import LoadProgress, LoadReport
 from citybeat.simulator.load.traffic import Traffic, stations, stations_for
 from citybeat.storage.db import schema_version

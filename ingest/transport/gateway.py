@@ -25,9 +25,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from citybeat.devices.errors import CitybeatError
+from citybeat.devices.wire.mqtt import Publication
 from citybeat.ingest.judging.message import SUBSCRIPTION, Message
 from citybeat.ingest.transport.inbox import Inboxes
-from citybeat.ingest.transport.mqtt_socket import MqttSocket, Publication
+from citybeat.ingest.transport.mqtt_socket import MqttSocket
 
 _LOG: Final = logging.getLogger(__name__)
 _REFUSED: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})  # protocol, client id, credentials, authorisation, banned, method

@@ -16,92 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
-import numpy as np
+from citybeat.devices.wire.mqtt import Kind, Publication, acknowledgements, packet_end, publication
 
 #: Bytes of one read: some 1,500 messages of one reading, or 40 of a hundred.
 _READ: Final = 256 * 1024
 #: s until a broker must have taken what we send. What is on its way are 4 bytes for each message that it sent us.
 _SEND_TIMEOUT: Final = 10.0
-_PUBLISH: Final = 0x3
-_NUMBER_BYTES: Final = 4
-#: The head of a PUBACK without reason and properties, which means success: type, and two more bytes (section 3.4).
-_PUBACK: Final = 0x4002
-_ACK: Final = np.dtype([("head", ">u2"), ("mid", ">u2")])
-
-
-class Publication(NamedTuple):
-    """What a PUBLISH packet says."""
-
-    topic: bytes
-    payload: bytes
-    mid: int  # packet identifier; 0 with QoS 0
-    qos: int
-    dup: bool
-
-
-class MalformedPacketError(OSError):
-    """The broker sent what is no MQTT; an OSError, since the only answer is to give up the connection."""
-
-
-def number(data: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends: (0, 0) if it is not all there (MQTT 5, section 1.5.5).
-
-    Raises
-    ------
-    MalformedPacketError
-        It has more than four bytes.
-
-    Examples
-    --------
-    >>> number(bytes([0x80, 0x01, 7]), 0), number(bytes([0x80]), 0)
-    ((128, 2), (0, 0))
-    """
-    value = 0
-    for place in range(at, min(at + _NUMBER_BYTES, len(data))):
-        byte = data[place]
-        value |= (byte & 0x7F) << 7 * (place - at)
-        if byte < 0x80:
-            return value, place + 1
-    if len(data) - at >= _NUMBER_BYTES:
-        raise MalformedPacketError("the broker sent a packet with a length that is none")
-    return 0, 0
-
-
-def packet_end(data: bytes, at: int) -> tuple[int, int]:
-    """Where the packet that begins there has its body, and where it ends: (0, 0) if its head is not all there.
-
-    Raises
-    ------
-    MalformedPacketError
-        Its length is none.
-    """
-    length, body = number(data, at + 1)
-    return body, body + length
-
-
-def publication(data: bytes, at: int, body: int, end: int) -> Publication:
-    """A PUBLISH packet of MQTT 5 (section 3.3): its first byte at `at`, the rest in [body, end). Its properties are skipped.
-
-    Raises
-    ------
-    MalformedPacketError
-        It ends before it should.
-    """
-    head = data[at]
-    qos, mid = (head >> 1) & 3, 0
-    try:
-        topic_end = place = body + 2 + (data[body] << 8 | data[body + 1])
-        if qos:
-            mid = data[place] << 8 | data[place + 1]
-            place += 2
-        properties, place = number(data, place)
-    except IndexError:
-        properties = place = 0
-    if not 0 < place <= end - properties:
-        raise MalformedPacketError("the broker sent a PUBLISH packet that ends too early")
-    return Publication(data[body + 2 : topic_end], data[place + properties : end], mid, qos, bool(head & 8))
+_PUBLISH: Final = Kind.PUBLISH.value >> 4  # without its flags
 
 
 class MqttSocket:
@@ -205,9 +128,7 @@ class MqttSocket:
             As `send`.
         """
         if mids:
-            packets = np.empty(len(mids), _ACK)
-            packets["head"], packets["mid"] = _PUBACK, mids
-            self.send(packets.tobytes())
+            self.send(acknowledgements(mids))
 
     def shutdown(self) -> None:
         """Have the connection end, as if the broker had ended it."""

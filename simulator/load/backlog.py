@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from citybeat.devices.batch import Int64
-from citybeat.simulator.load.packets import Answers, Packets, UInt8
+from citybeat.devices.wire.mqtt import Answers, Packets, UInt8
 from citybeat.simulator.load.window import Window
 
 #: Buffers that are kept without looking whether they still must be.

@@ -23,12 +23,12 @@ from typing import Final
 import numpy as np
 
 from citybeat.devices.batch import Int64
+from citybeat.devices.wire.mqtt import Version
 from citybeat.simulator.address import address
 from citybeat.simulator.errors import PublishError, RefusedError
 from citybeat.simulator.load.latency import Histogram
 from citybeat.simulator.load.link import Link, Supply
 from citybeat.simulator.load.pace import Pace
-from citybeat.simulator.load.packets import Version
 from citybeat.simulator.load.tally import LoadProgress, LoadReport, Tally
 
 #: Messages of a connection without an answer. A thousand are two turns' worth of what a broker on the same machine takes.

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 
 from citybeat.devices.batch import Int64
-from citybeat.simulator.load import packets
+from citybeat.devices.wire import mqtt
+from citybeat.devices.wire.mqtt import UInt8
 from citybeat.simulator.load.backlog import Acknowledged, Backlog
 from citybeat.simulator.load.latency import Histogram
-from citybeat.simulator.load.packets import UInt8
 
 #: The reason of a message that was never answered: no reason of MQTT.
 NEVER: Final = 0xFF
@@ -120,11 +120,11 @@ class Tally:
         if told.reason.any():
             for code in np.unique(told.reason).tolist():
                 of_it = told.reason == code
-                if code == packets.NOBODY_LISTENS:
+                if code == mqtt.NOBODY_LISTENS:
                     self.unheard += int(of_it.sum())
-                elif code >= packets.FAILURE:
+                elif code >= mqtt.FAILURE:
                     messages, lost = int(of_it.sum()), int(told.readings[of_it].sum())
-                    self.refused[packets.reason_name(code)] += messages
+                    self.refused[mqtt.reason_name(code)] += messages
                     self.refused_messages += messages
                     self.refused_readings += lost
                     count, readings = count - messages, readings - lost

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from citybeat.devices.catalogue import Domain
 from citybeat.devices.device import Device, Sensor
 from citybeat.devices.wire import reports
-from citybeat.simulator.load.packets import Frame, Packets
+from citybeat.devices.wire.mqtt import Frame, Packets
 
 Form = Literal["reports", "columns"]
 

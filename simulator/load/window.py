@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from citybeat.devices.batch import Int64
-from citybeat.simulator.load.packets import MAX_ID
+from citybeat.devices.wire.mqtt import MAX_ID
 
 _NUMBER, _DUE, _SENT, _READINGS = range(4)
 #: Identifiers that are used, at least: so that answers out of order do not hold up a small window.

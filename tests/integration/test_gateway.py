@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from citybeat import stack
+from citybeat.devices.wire.mqtt import Publication
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.gateway import Gateway, GatewayError, Session
 from citybeat.ingest.transport.inbox import BatchSize, Inboxes
-from citybeat.ingest.transport.mqtt_socket import Publication
 from citybeat.stack.process import free_port
 
 PATIENCE = 15.0

@@ -18,10 +18,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from citybeat import stack
+from citybeat.devices.wire.mqtt import Version
 from citybeat.simulator.address import address
 from citybeat.simulator.errors import PublishError
 from citybeat.simulator.load.generator import Sender, offer
-from citybeat.simulator.load.packets import Version
 from citybeat.simulator.load.traffic import Prepared, Traffic
 from tests.integration.own_broker import PATIENCE, Cutter, OwnBroker
 

@@ -7,10 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from citybeat.devices.wire.mqtt import Frame, Version
 from citybeat.simulator.errors import PublishError
-from citybeat.simulator.load import packets
 from citybeat.simulator.load.generator import Sender, offer
-from citybeat.simulator.load.packets import Version
 from citybeat.simulator.load.tally import NEVER
 from citybeat.simulator.load.traffic import Prepared
 from tests.integration.own_broker import PATIENCE
@@ -46,7 +45,7 @@ class Broker:
 
 def taken(link, *, version=Version.V5):
     """Identifiers and payloads of PUBLISH packets with payloads of 8 bytes, as they come; until the other end closes."""
-    head = len(packets.Frame(version, "t").head(8)[0])
+    head = len(Frame(version, "t").head(8)[0])
     data = b""
     while True:
         try:

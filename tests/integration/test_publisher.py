@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 from citybeat import stack
 from citybeat.simulator.city import layout as cities
 from citybeat.simulator.errors import PublishError, PublishStoppedError
+from citybeat.simulator.feed import Receipt
 from citybeat.simulator.publisher import Publisher
 from citybeat.simulator.replay.files import replay
 from citybeat.simulator.replay.maps import load_map
@@ -141,7 +142,7 @@ def test_receipts_are_told_what_the_broker_said(servers, source, password, liste
 
 
 def test_wrong_credentials_and_an_absent_broker_are_told(servers, source, password):
-    with pytest.raises(PublishError, match=f"refuses source '{source}'"):
+    with pytest.raises(PublishError, match=f"refuses user '{source}'"):
         Publisher(url=servers.mqtt_url, source=source, password="wrong")
     with pytest.raises(PublishError, match=r"no MQTT broker answers at 127\.0\.0\.1:9"):
         Publisher(url="mqtt://127.0.0.1:9", source=source, password=None)
@@ -174,7 +175,7 @@ def test_a_callback_that_raises_does_not_go_unnoticed(servers, source, password)
     link = Publisher(url=servers.mqtt_url, source=source, password=password)
     link._count = None  # type: ignore[assignment]
     link.publish("readings", b"{}", readings=1)
-    with pytest.raises(PublishError, match="our own fault in _on_publish"):
+    with pytest.raises(PublishError, match="internal error of the publisher"):
         link.drain(10)
     link.close()
 
@@ -183,7 +184,7 @@ def test_a_full_window_waits_and_can_be_stopped(servers, source, password):
     stop = threading.Event()
     link = Publisher(url=servers.mqtt_url, source=source, password=password, window=1, stop=stop)
     with link._changed:
-        link._waiting[65_000] = 0  # a message that is never answered
+        link._waiting[65_000] = 0, Receipt()  # a message that is never answered
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(PublishStoppedError):
         link.publish("readings", b"{}", readings=1)

@@ -11,7 +11,7 @@ import pytest
 from bench import end_to_end, growth, machine, mqtt, quick, startup
 from bench.sender import prepare
 from bench.workload import LIVE, SINGLES, City, Traffic
-from citybeat.ingest.transport.mqtt_socket import packet_end, publication
+from citybeat.devices.wire.mqtt import packet_end, publication
 
 START = 1_767_225_600_000_000
 

@@ -25,7 +25,7 @@ PACKAGES = {
 ONLY_IN = {
     "psycopg": ["storage"],
     "psycopg_pool": ["storage"],
-    "paho": ["ingest/transport/gateway.py", "simulator/publisher.py"],
+    "paho": ["ingest/transport/gateway.py"],
     "fastapi": ["api"],
     "fastapi_offline": ["api"],
     "starlette": ["api"],

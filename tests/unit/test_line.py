@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from citybeat.ingest.transport.mqtt_socket import MalformedPacketError, MqttSocket, Publication, number, packet_end, publication
+from citybeat.devices.wire.mqtt import MalformedPacketError, Publication, number, packet_end, publication
+from citybeat.ingest.transport.mqtt_socket import MqttSocket
 
 
 def length(n):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from citybeat.simulator.load import packets
+from citybeat.devices.wire import mqtt
+from citybeat.devices.wire.mqtt import Frame, Version
 from citybeat.simulator.load.backlog import Backlog
-from citybeat.simulator.load.packets import Frame, Version
 from citybeat.simulator.load.window import Window
 
 FRAME = Frame(Version.V311, "t")
@@ -18,8 +18,8 @@ def numbers(first: int, count: int) -> np.ndarray:
     return np.arange(first, first + count, dtype=np.int64)
 
 
-def acks(ids) -> packets.Answers:
-    return packets.answers(b"".join(b"\x40\x02" + int(i).to_bytes(2, "big") for i in ids))
+def acks(ids) -> mqtt.Answers:
+    return mqtt.answers(b"".join(b"\x40\x02" + int(i).to_bytes(2, "big") for i in ids))
 
 
 def test_a_window_gives_out_what_it_has():

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from citybeat.devices.catalogue import builtin
 from citybeat.devices.flags import Flag
 from citybeat.devices.wire import reports
+from citybeat.devices.wire.mqtt import Frame, Version
 from citybeat.simulator.load.latency import Histogram
 from citybeat.simulator.load.pace import Pace
-from citybeat.simulator.load.packets import Frame, Version
 from citybeat.simulator.load.traffic import METRICS, Prepared, Traffic, stations, stations_for
 
 SECOND = 1_000_000_000

@@ -1,4 +1,4 @@
-"""Packets of the load generator: byte by byte those of paho, and answers read as a slow reader reads them."""
+"""The MQTT codec: byte by byte the packets of paho, and answers read as a slow reader reads them."""
 
 import socket
 
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from citybeat.simulator.errors import ProtocolError
-from citybeat.simulator.load import packets
-from citybeat.simulator.load.packets import Frame, Packets, Version
+from citybeat.devices.wire import mqtt as codec
+from citybeat.devices.wire.mqtt import Frame, MalformedPacketError, Packets, TooLongError, Version, Will
 
 #: Payloads, or the lengths of large ones: hypothesis prints what a test was given, which must stay short.
 PAYLOADS = st.lists(st.binary(max_size=300) | st.sampled_from([20_000, 2_100_000]), min_size=1, max_size=8)
@@ -40,8 +39,11 @@ def paho(version: Version):
 
 @pytest.mark.parametrize("version", Version)
 @pytest.mark.parametrize(("username", "password"), [(None, None), ("gw-01", None), ("gw-01", "päss")])
-def test_connect_is_what_paho_says(version, username, password):
+@pytest.mark.parametrize("will", [None, Will("city/v1/gw-é/status", "offline")])
+def test_connect_is_what_paho_says(version, username, password, will):
     client, said = paho(version)
+    if will is not None:
+        client.will_set(will.topic, will.payload, qos=1, retain=True)
     if username is not None:
         client.username_pw_set(username, password)
     if version is Version.V5:
@@ -49,25 +51,46 @@ def test_connect_is_what_paho_says(version, username, password):
         client._connect_properties.RequestProblemInformation = 0
         client._clean_start = True
     client._send_connect(30)
-    assert packets.connect(version, "load-é1", username=username, password=password, keepalive=30) == said()
+    assert codec.connect(version, "load-é1", username=username, password=password, keepalive=30, will=will) == said()
+
+
+def test_the_session_that_a_connection_asks_for_is_what_paho_says():
+    client, said = paho(Version.V5)
+    asked = Properties(PacketTypes.CONNECT)
+    asked.RequestProblemInformation, asked.SessionExpiryInterval, asked.ReceiveMaximum = 0, 3600, 10_000
+    client._connect_properties, client._clean_start = asked, True
+    client._send_connect(30)
+    packet = codec.connect(Version.V5, "load-é1", username=None, password=None, keepalive=30, expiry=3600, receive_maximum=10_000)
+    theirs, ours = said(), packet
+    # The order of properties is free.
+    assert (sorted(ours), ours[:12]) == (sorted(theirs), theirs[:12])
+
+
+def test_a_subscription_is_what_paho_says():
+    client, said = paho(Version.V5)
+    client._send_subscribe(False, [("city/v1/é/#".encode(), mqtt.SubscribeOptions(qos=1))], Properties(PacketTypes.SUBSCRIBE))
+    assert codec.subscribe("city/v1/é/#") == said()
 
 
 @pytest.mark.parametrize("version", Version)
 @pytest.mark.parametrize("size", [0, 1, 100, 101, 127, 128, 16_000, 20_000])
-def test_publish_is_what_paho_says(version, size):
+@pytest.mark.parametrize("retain", [False, True])
+def test_publish_is_what_paho_says(version, size, retain):
     client, said = paho(version)
     payload = bytes(range(256)) * 80
-    client._send_publish(0xABCD, "city/v1/gw-é/readings".encode(), payload[:size], 1, False, False)
-    made = Frame(version, "city/v1/gw-é/readings").pack([payload[:size]])
+    client._send_publish(0xABCD, "city/v1/gw-é/readings".encode(), payload[:size], 1, retain, False)
+    frame = Frame(version, "city/v1/gw-é/readings", retain)
+    made = frame.pack([payload[:size]])
     made.write_ids(0, np.array([0xABCD]))
     assert made.data.tobytes() == said()
+    assert made.data.tobytes() == frame.packet(0xABCD, payload[:size])
 
 
 def test_ping_and_goodbye_are_what_paho_says():
     client, said = paho(Version.V5)
     client._send_pingreq()
     client._send_disconnect()
-    assert said() == packets.PING + packets.GOODBYE
+    assert said() == codec.PING + codec.GOODBYE
 
 
 def published(data: bytes, version: Version) -> list[tuple[bytes, int, bytes]]:
@@ -134,9 +157,9 @@ def test_answers_are_read_however_they_are_mixed_and_cut(told, data):
             wanted.append((mid, rest[0] if rest else 0))
         ends.append(len(stream))
     cut = data.draw(st.integers(0, len(stream)))
-    first = packets.answers(stream[:cut])
+    first = codec.answers(stream[:cut])
     assert first.used == max(end for end in ends if end <= cut)
-    second = packets.answers(bytearray(stream[first.used :]))
+    second = codec.answers(bytearray(stream[first.used :]))
     assert first.used + second.used == len(stream)
     ids = [*first.ids.tolist(), *second.ids.tolist()]
     assert list(zip(ids, [*first.reasons.tolist(), *second.reasons.tolist()], strict=True)) == wanted
@@ -144,11 +167,11 @@ def test_answers_are_read_however_they_are_mixed_and_cut(told, data):
 
 
 def test_what_is_no_mqtt_is_told():
-    with pytest.raises(ProtocolError, match="does not speak MQTT"):
-        packets.answers(b"\xff\xff\xff\xff\xff\xff")
-    with pytest.raises(ProtocolError, match="at most 65,535"):
-        packets.connect(Version.V5, "x" * 70_000, username=None, password=None, keepalive=1)
-    with pytest.raises(ProtocolError, match="at most 268,435,455"):
+    with pytest.raises(MalformedPacketError, match="does not speak MQTT"):
+        codec.answers(b"\xff\xff\xff\xff\xff\xff")
+    with pytest.raises(TooLongError, match="at most 65,535"):
+        codec.connect(Version.V5, "x" * 70_000, username=None, password=None, keepalive=1)
+    with pytest.raises(TooLongError, match="at most 268,435,455"):
         Frame(Version.V5, "a").head(268_435_455)
 
 
@@ -157,10 +180,10 @@ def test_the_welcome_is_read():
     said.ReceiveMaximum, said.MaximumPacketSize, said.MaximumQoS, said.ServerKeepAlive = 20, 4_194_304, 1, 17
     said.ReasonString, said.AssignedClientIdentifier, said.UserProperty = "welcome", "you", ("key", "value")
     said.SessionExpiryInterval, said.WildcardSubscriptionAvailable, said.AuthenticationData = 7, 0, b"abc"
-    told = packets.welcome(Version.V5, b"\x00\x00" + said.pack())
+    told = codec.welcome(Version.V5, b"\x00\x00" + said.pack())
     assert (told.reason, told.receive_maximum, told.maximum_size, told.maximum_qos, told.keepalive) == (0, 20, 4_194_304, 1, 17)
-    assert packets.welcome(Version.V5, b"\x00\x00\x00") == packets.Welcome(reason=0)
-    assert packets.welcome(Version.V311, b"\x00\x00") == packets.Welcome(reason=0)
+    assert codec.welcome(Version.V5, b"\x00\x00\x00") == codec.Welcome(reason=0)
+    assert codec.welcome(Version.V311, b"\x00\x00") == codec.Welcome(reason=0)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +197,12 @@ def test_the_welcome_is_read():
     ],
 )
 def test_a_refusal_is_read(version, body, words):
-    told = packets.welcome(version, body)
-    assert told.reason >= packets.FAILURE
-    assert packets.reason_name(told.reason) == words
+    told = codec.welcome(version, body)
+    assert told.reason >= codec.FAILURE
+    assert codec.reason_name(told.reason) == words
 
 
 @pytest.mark.parametrize("body", [b"", b"\x00", b"\x00\x00\x05\x21", b"\x00\x00\x02\x21\x00", b"\x00\x00\x01\x77", b"\x00\x00\x80"])
 def test_a_welcome_that_is_none_is_told(body):
-    with pytest.raises(ProtocolError):
-        packets.welcome(Version.V5, body)
+    with pytest.raises(MalformedPacketError):
+        codec.welcome(Version.V5, body)
