@@ -3,7 +3,9 @@
 import json
 import threading
 from collections import Counter
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,11 +16,13 @@ from citybeat.devices.flags import Flag
 from citybeat.simulator.city import layout as cities
 from citybeat.simulator.faults.kinds import Fault, FaultSpec, Where
 from citybeat.simulator.faults.malformed import READINGS, REPORTS, WHOLE, Form
+from citybeat.simulator.faults.rows import FAULTS
 from citybeat.simulator.faults.truth import Truth
+from citybeat.simulator.feed import Entry, Record
 from citybeat.simulator.run import run
 from citybeat.storage.accounts import ledger
 from citybeat.storage.registry import records
-from tests.acceptance.conftest import _built, wait_for
+from tests.acceptance.conftest import PATIENCE, _built, wait_for
 
 SOURCES = ("sim-1", "sim-2", "sim-3")
 EVERYTHING = (
@@ -65,24 +69,50 @@ def ingest(town):
     assert process.stop() == 0, process.log.read_text("utf-8")
 
 
-def send(town, path, faults, *, sources, devices, seed, start, speed, duration):
-    """Let a city send with faults; the truth, as a table, and the ledger's counts when ingest has written what was acknowledged."""
+class Until:
+    """A record that ends the run when each of some sources has sent a malformed message.
+
+    The number of messages in a given time depends on the machine: in each turn a gateway sends what is due as one message, and
+    there are ten turns a second on an idle machine and one on a busy machine.
+    """
+
+    def __init__(self, truth: Record, missing: Collection[str], stop: threading.Event) -> None:
+        self._truth, self._missing, self._stop = truth, set(missing), stop
+
+    def add(self, entry: Entry) -> None:
+        self._truth.add(entry)
+        if (entry.rows["delivery"] == FAULTS.index("malformed")).any():
+            self._missing.discard(entry.source)
+        if not self._missing:
+            self._stop.set()
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        self._truth.describe(about)
+
+
+def send(town, path, faults, *, sources, devices, seed, start, speed, duration, until=None):
+    """Let a city send with faults; the truth, as a table, and the ledger's counts when ingest has written what was acknowledged.
+
+    `until`: sources; the run ends when each of them has sent a malformed message, and not before.
+    """
     city = cities.build(devices=devices, gateways=sources, seed=seed)
     with town.database() as database:
         records.register(database, list(city.devices))
         before = ledger.totals(database, sources=sources)
+    stop = threading.Event()
     with Truth(path, city) as truth:
         report = run(
             city,
             url=f"mqtt://127.0.0.1:{town.settings.mqtt_port}",
             passwords=stack.credentials(town.settings, list(sources)),
-            stop=threading.Event(),
+            stop=stop,
             speed=speed,
             start=start,
             duration=duration,
             faults=faults,
-            truth=truth,
+            truth=truth if until is None else Until(truth, until, stop),
         )
+    assert until is None or stop.is_set()
     assert report.complete
     assert report.refused_messages == 0
     table = pq.read_table(path)
@@ -175,9 +205,10 @@ def test_each_form_of_a_malformed_message(town, ingest, tmp_path):
     ]
     since = datetime.now(UTC)
     start = since - timedelta(days=2)
+    forms = sources
     # Devices are spread over a multiple of the twelve districts' gateways.
     sources += tuple(f"sound-{number}" for number in range(-len(sources) % 12))
-    city = {"sources": sources, "devices": 400, "seed": 6, "start": start, "speed": 100.0, "duration": 2.0}
+    city = {"sources": sources, "devices": 400, "seed": 6, "start": start, "speed": 100.0, "duration": PATIENCE, "until": forms}
     truth, done = send(town, tmp_path / "truth.parquet", faults, **city)
     reasons = (WHOLE | REPORTS) | READINGS
     for form, source in zip(Form, sources, strict=False):
