@@ -46,12 +46,8 @@ class Transport(Protocol):
     def drain(self, timeout: float) -> bool:
         """Wait until everything is answered; False after `timeout` seconds."""
 
-    @property
-    def up(self) -> bool:
-        """False after `drop`, until the connection is back."""
-
     def drop(self) -> None:
-        """Break the connection as a bad network does; it comes back by itself."""
+        """Break the connection as a bad network does. It comes back by itself; what was published meanwhile is sent in order."""
 
     def close(self) -> None:
         """Say goodbye and disconnect."""

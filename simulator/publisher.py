@@ -105,7 +105,6 @@ class Publisher:
         self._numbers = 0  # messages that came into the queue: the link numbers them alike
         self._waiting: dict[int, tuple[int, Receipt]] = {}  # readings of each message without an answer, by number
         self._statuses: set[int] = set()  # numbers of status messages without an answer
-        self._dropped = False
         self._failure: PublishError | None = None
         self._closed = False
         self._link.connect(time.monotonic_ns(), timeout)
@@ -153,17 +152,13 @@ class Publisher:
             self._waiting[self._put(Frame(Version.V5, topic), payload, readings)] = readings, receipt
         return receipt
 
-    @property
-    def up(self) -> bool:
-        """False after `drop`, until the connection is back, or lost for good: then `publish` says why."""
-        with self._changed:
-            return not self._dropped or self._failure is not None
-
     def drop(self) -> None:
-        """Break the connection as a bad network does, without a DISCONNECT. It is made again, and what has no answer repeated."""
+        """Break the connection as a bad network does, without a DISCONNECT.
+
+        It is made again; then what has no answer is repeated, and after it what was published meanwhile is sent, in order.
+        """
         with self._changed:
             if self._link.wire is not None:
-                self._dropped = True
                 with contextlib.suppress(OSError):  # it is gone already
                     self._link.wire.shutdown(socket.SHUT_RDWR)
 
@@ -330,7 +325,6 @@ class Publisher:
             with self._changed:
                 self._link.adopt(dialled, time.monotonic_ns())
                 self._announce("online")
-                self._dropped = False
                 self._changed.notify_all()
             return
 

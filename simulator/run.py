@@ -32,9 +32,6 @@ GATHER: Final = 0.1
 PROGRESS: Final = 0.5
 #: Readings computed at once, about: bounds memory when simulated time runs fast.
 SLICE: Final = 20_000
-#: Messages that a gateway keeps while its connection is broken; then the whole city waits. It is back within a few seconds.
-KEPT: Final = 10_000
-_POLL: Final = 0.02  # s
 _UNDECODABLE: Final = OUTCOME_CODES[Outcome.UNDECODABLE]
 
 
@@ -130,7 +127,7 @@ def run(
         begun = time.monotonic()
         told = begun
         gateways = _gateways(city, placed, feeds)
-        sender = _Sender(city=city, placed=placed, feeds=feeds, gateways=gateways, truth=truth, stop=stop)
+        sender = _Sender(city=city, placed=placed, feeds=feeds, gateways=gateways, truth=truth)
         about = {
             "seed": city.seed,
             "scenario": scenario,
@@ -185,23 +182,16 @@ class _Sender:
         feeds: Mapping[str, Feed],
         gateways: Mapping[str, Gateway],
         truth: Record | None,
-        stop: threading.Event,
     ) -> None:
         self._city = city
         self._placed = placed
         self._feeds = feeds
         self._gateways = gateways
         self._truth = truth
-        self._stop = stop
         self._malformed = 0
-        #: What gateways keep whose connection broke, until it is back: the client alone would not keep the order.
-        self._kept: dict[str, list[Step]] = {}
 
     def send(self, reports: Due) -> None:
         """Compute what is due and hand it to the gateways, each its devices' reports in the order of their times."""
-        for source in list(self._kept):
-            if self._feeds[source].transport.up:
-                self._reconnected(source)
         if not len(reports.device):
             return
         bundles, silent = measuring.measured(self._city, self._placed, reports)
@@ -214,18 +204,9 @@ class _Sender:
         """The end: gateways send what they still keep."""
         for source, gateway in self._gateways.items():
             self._take(source, gateway.finish())
-        while self._kept:
-            source = next(iter(self._kept))
-            self._wait_for(source)
-            self._reconnected(source)
 
     def give_up(self) -> None:
         """The end, when nothing can be sent any more."""
-        for source, steps in self._kept.items():
-            for step in steps:
-                if not isinstance(step, Break):
-                    self._do(source, Unsent(rows=unsent(step.rows)))
-        self._kept.clear()
         for source, gateway in self._gateways.items():
             self._take(source, gateway.give_up())
 
@@ -240,29 +221,7 @@ class _Sender:
 
     def _take(self, source: str, steps: Iterable[Step]) -> None:
         for step in steps:
-            if source in self._kept:
-                self._kept[source].append(step)
-                if len(self._kept[source]) > KEPT:
-                    self._wait_for(source)
-                    self._reconnected(source)
-            else:
-                self._do(source, step)
-
-    def _wait_for(self, source: str) -> None:
-        """Until the connection is back, or that has taken too long: then the client keeps what is published."""
-        deadline = time.monotonic() + DRAIN_TIMEOUT
-        while not self._feeds[source].transport.up and time.monotonic() < deadline and not self._stop.wait(_POLL):
-            pass
-
-    def _reconnected(self, source: str) -> None:
-        """Send what was kept; if that breaks the connection again, the rest is kept once more."""
-        steps = self._kept.pop(source)
-        for place, step in enumerate(steps):
-            try:
-                self._take(source, [step])
-            except PublishStoppedError:
-                self._kept[source] = steps[place:]
-                raise
+            self._do(source, step)
 
     def _do(self, source: str, step: Step) -> None:
         feed = self._feeds[source]
@@ -270,7 +229,6 @@ class _Sender:
             # What has no answer would be sent again by the client, and nobody could say how often it arrives.
             if feed.transport.drain(DRAIN_TIMEOUT):
                 feed.transport.drop()
-                self._kept[source] = []
         elif isinstance(step, Unsent):
             self._record(Entry(source=source, boot="", seq=None, rows=step.rows, sent_at=None, receipt=None))
         else:

@@ -43,8 +43,6 @@ class Memory:
         receipt.acknowledged = True
         return receipt
 
-    up = True
-
     def drop(self) -> None:
         raise AssertionError("nothing breaks here")
 

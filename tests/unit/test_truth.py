@@ -2,11 +2,9 @@
 
 import json
 import threading
-import time
 from collections import Counter
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,24 +54,6 @@ class Link(Memory):
 
     def drop(self):
         self.breaks += 1
-
-
-class Flapping(Link):
-    """A connection that takes a while to come back."""
-
-    back = 0.0
-
-    @property
-    def up(self):
-        return time.monotonic() > self.back
-
-    def drop(self):
-        super().drop()
-        self.back = time.monotonic() + 0.15
-
-    def publish(self, channel, payload, *, readings):
-        assert self.up
-        return super().publish(channel, payload, readings=readings)
 
 
 def rows(n, **columns):
@@ -296,18 +276,6 @@ def test_a_run_that_is_stopped_while_it_waits_tells_what_was_never_sent(tmp_path
     by_outcome = Counter((row["outcome"], row["index"] == -1, row["acknowledged"]) for row in table.to_pylist())
     assert set(by_outcome) == {("stored", False, True), ("lost", True, False)}
     assert by_outcome["stored", False, True] == report.readings
-
-
-def test_a_gateway_whose_connection_broke_keeps_its_messages_in_order(tmp_path):
-    flap = FaultSpec(kind=Fault.FLAP, rate=4.0)
-    report, links, table = simulate(tmp_path / "t.parquet", faults=[flap], transport=Flapping)
-    for link in links.values():
-        assert link.breaks > 3
-        numbers = [orjson.loads(payload)["seq"] for payload in link.payloads]
-        assert numbers == sorted(numbers)  # those that are sent again stand beside the first
-        assert set(numbers) == set(range(numbers[-1] + 1))
-    assert report.readings == len(table)
-    assert set(table["outcome"].to_pylist()) == {"stored", "duplicate"}
 
 
 def test_a_run_that_fails_leaves_a_whole_file(tmp_path):
