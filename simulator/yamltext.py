@@ -1,11 +1,12 @@
-"""YAML with its lines: a mapping that says where each key stands, so that an error can name the line. Numbers are exact decimals.
+"""YAML with positions: a mapping that knows the line of each key, so that an error can name it. Numbers are exact decimals.
 
-PyYAML alone lets the last of two equal keys win, turns 1.609344 into a float and "No" into False, and forgets where things stood.
-Here equal keys are an error, numbers are read from their digits, and every getter names what it expected.
+PyYAML alone lets the last of two equal keys win, turns 1.609344 into a float and "No" into False, and forgets the lines. Here equal
+keys are an error, numbers are read from their digits, and every getter names what it expected. Decision 1 says why ruamel.yaml
+would not make this smaller.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -19,7 +20,7 @@ _MAP: Final = "tag:yaml.org,2002:map"
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 
-#: What may be wrong with a document, by what it is.
+#: Error for a document that cannot be used, by the kind of document.
 Failure = type[MapError] | type[ScenarioError]
 
 
@@ -28,18 +29,21 @@ class _Loader(yaml.SafeLoader):
 
 
 class Keys:
-    """A mapping of a YAML document: getters by key, each used up once, so that what is left over is unknown."""
+    """A mapping of a YAML document, with getters by key. Each key is used up once, so that the keys that are left are unknown.
+
+    A getter without a default raises `fail` when its key is missing, and every getter when the value is of another kind.
+    """
 
     def __init__(self, entries: dict[str, Any], lines: dict[str, int], line: int) -> None:
         self._entries = entries
         self._lines = lines
         self.line = line  # 1-based
-        self.where = ""  # origin and path, as error messages begin
+        self.where = ""  # path in the document, as error messages have it
         self._origin = ""
         self._failure: Failure = MapError
 
     def rooted(self, origin: str, path: str = "", failure: Failure = MapError) -> "Keys":
-        """A fresh copy that knows its document and its place in it (an alias of YAML stands in several places)."""
+        """Copy it, with its document and its place in it (an alias of YAML stands in several places)."""
         copy = Keys(dict(self._entries), self._lines, self.line)
         copy._origin = origin
         copy._failure = failure
@@ -47,13 +51,13 @@ class Keys:
         return copy
 
     def below(self, key: str, place: str = "") -> str:
-        """The path of something under a key."""
+        """Return the path of something under a key."""
         return ".".join(part for part in (self.where, key) if part) + place
 
     def fail(self, key: str | None, problem: str) -> MapError | ScenarioError:
-        """An error that names origin, line and key."""
+        """Make an error that names origin, line and key."""
         line = self.line if key is None else self._lines.get(key, self.line)
-        path = ".".join(part for part in (self.where, key) if part)
+        path = self.below(key or "")
         return self._failure(f"{self._origin}, line {line}: {f'{path}: ' if path else ''}{problem}")
 
     def __contains__(self, key: str) -> bool:
@@ -63,83 +67,64 @@ class Keys:
         return iter(list(self._entries))
 
     def finish(self) -> None:
-        """Complain about keys that nobody asked for."""
+        """Refuse keys that no getter has asked for."""
         for key in self._entries:
             raise self.fail(key, "no such key here")
 
-    def _take(self, key: str, default: Any) -> Any:
+    def _take(self, key: str, default: Any, fits: Callable[[Any], bool], wanted: str, hint: str = "") -> Any:
+        """Use up a key; its value, if it fits, or the default."""
         if key not in self._entries:
             if default is ...:
                 raise self.fail(None, f"key {key!r} is missing")
             return default
-        return self._entries.pop(key)
+        value = self._entries.pop(key)
+        if not fits(value):
+            raise self.fail(key, f"{wanted} expected, not {_shown(value)}{hint}")
+        return value
 
     def text(self, key: str, default: Any = ...) -> Any:
-        """A string, or the default."""
-        value = self._take(key, default)
-        if value is not default and not isinstance(value, str):
-            raise self.fail(key, f"a text is expected, not {_shown(value)}; put it in quotes")
-        return value
+        """Return a string, or the default."""
+        return self._take(key, default, lambda value: isinstance(value, str), "a text is", "; put it in quotes")
 
     def choice(self, key: str, allowed: tuple[str, ...], default: str) -> str:
-        """One of some words."""
-        value = self._take(key, default)
-        if value not in allowed:
-            raise self.fail(key, f"one of {', '.join(allowed)} is expected, not {_shown(value)}")
-        return str(value)
+        """Return one of some words; the default has to be one of them too."""
+        value = self._entries.setdefault(key, default)
+        return str(self._take(key, value, lambda value: value in allowed, f"one of {', '.join(allowed)} is"))
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self._take(key, default)
-        if not isinstance(value, bool):
-            raise self.fail(key, f"true or false is expected, not {_shown(value)}")
-        return value
+        """Return true or false."""
+        return bool(self._take(key, default, lambda value: isinstance(value, bool), "true or false is"))
 
     def number(self, key: str, default: Any = ...) -> Any:
-        """A finite Decimal, or the default."""
-        value = self._take(key, default)
-        if value is not default and not isinstance(value, Decimal):
-            raise self.fail(key, f"a number is expected, not {_shown(value)}")
-        return value
+        """Return a finite Decimal, or the default."""
+        return self._take(key, default, lambda value: isinstance(value, Decimal), "a number is")
 
     def texts(self, key: str, default: Any = ...) -> Any:
-        """A tuple of strings; one string stands for a list of one."""
-        value = self._take(key, default)
-        if value is default:
-            return value
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise self.fail(key, f"a list of texts is expected, not {_shown(value)}; put each in quotes")
-        return tuple(items)
+        """Return a tuple of strings, or the default; one string stands for a list of one."""
+        value = self._take(
+            key, default, lambda value: isinstance(value, str) or _all(value, str), "a list of texts is", "; put each in quotes"
+        )
+        return (value,) if isinstance(value, str) else value if value is default else tuple(value)
 
     def numbers(self, key: str) -> tuple[Decimal, ...]:
-        """A tuple of Decimals; empty where the key is absent."""
-        value = self._take(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, Decimal) for item in value):
-            raise self.fail(key, f"a list of numbers is expected, not {_shown(value)}")
-        return tuple(value)
+        """Return a tuple of Decimals; empty where the key is absent."""
+        return tuple(self._take(key, [], lambda value: _all(value, Decimal), "a list of numbers is"))
 
     def keys(self, key: str, default: Any = ...) -> Any:
-        """A mapping, or the default."""
-        value = self._take(key, default)
-        if value is default:
-            return value
-        if not isinstance(value, Keys):
-            raise self.fail(key, f"a mapping is expected, not {_shown(value)}")
-        return value.rooted(self._origin, self.below(key), self._failure)
+        """Return a mapping, or the default."""
+        value = self._take(key, default, lambda value: isinstance(value, Keys), "a mapping is")
+        return value.rooted(self._origin, self.below(key), self._failure) if isinstance(value, Keys) else value
 
     def sequence(self, key: str) -> list["Keys"]:
-        """A list of mappings, at least one."""
-        value = self._take(key, ...)
-        if not isinstance(value, list) or not value:
-            raise self.fail(key, f"a list is expected, not {_shown(value)}")
+        """Return a list of mappings, at least one."""
+        value = self._take(key, ..., lambda value: isinstance(value, list) and bool(value), "a list is")
         for item in value:
             if not isinstance(item, Keys):
                 raise self.fail(key, f"mappings are expected in the list, not {_shown(item)}")
         return [item.rooted(self._origin, self.below(key, f"[{i}]"), self._failure) for i, item in enumerate(value)]
 
     def entries(self, key: str, named: str) -> list["Keys"]:
-        """A list of mappings, at least one; a text in it stands for a mapping that has only this key."""
+        """Return a list of mappings, at least one; a text in it stands for a mapping that has only this key."""
         value = self._entries.get(key)
         if isinstance(value, list):
             line = self._lines.get(key, self.line)
@@ -151,7 +136,7 @@ class Keys:
         return isinstance(self._entries.get(key), kinds)
 
     def whole(self, key: str, default: Any = ..., *, least: int, most: int) -> Any:
-        """A whole number, or the default."""
+        """Return a whole number, or the default."""
         value = self.number(key, default)
         if value is default:
             return value
@@ -160,47 +145,52 @@ class Keys:
         return int(value)
 
     def seconds(self, key: str, default: Any = ...) -> Any:
-        """A length of time as a Decimal, in seconds: a number of them, or a text such as 500ms, 30s, 5m, 2h, 1d; or the default."""
-        value = self._take(key, default)
-        if value is default:
-            return value
-        found = _LENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
-        if found is not None:
-            return Decimal(found[1]) * _UNITS[found[2]]
-        if not isinstance(value, Decimal) or value < 0:
-            raise self.fail(key, f"seconds, or a length of time such as 30s, 5m, 2h or 1d, are expected, not {_shown(value)}")
-        return value
+        """Return a length of time as a Decimal, in seconds: a number of them, or a text such as 500ms, 30s, 5m, 2h, 1d."""
+        wanted = "seconds, or a length of time such as 30s, 5m, 2h or 1d, are"
+        value = self._take(key, default, lambda value: _seconds(value) is not None, wanted)
+        return value if value is default else _seconds(value)
 
     def moment(self, key: str, default: Any = ...) -> Any:
-        """A time with an offset, in us since 1970 UTC; or the default."""
-        value = self._take(key, default)
+        """Return a time with an offset, in us since 1970 UTC; or the default."""
+        wanted = "a time with an offset is expected, such as 2026-02-16T18:00:00+07:00"
+        value = self._take(key, default, lambda _: True, "")
         if value is default:
             return value
-        try:
-            time = datetime.fromisoformat(value) if isinstance(value, str) else value
-        except ValueError:
-            time = None
+        time = _read(datetime.fromisoformat, value)
         if not isinstance(time, datetime) or time.tzinfo is None:
-            raise self.fail(key, f"a time with an offset is expected, such as 2026-02-16T18:00:00+07:00, not {_shown(value)}")
+            raise self.fail(key, f"{wanted}, not {_shown(value)}")
         return to_us(time)
 
     def dates(self, key: str, default: Any = ...) -> Any:
-        """A tuple of dates, or the default."""
-        value = self._take(key, default)
-        if value is default:
-            return value
-        if not isinstance(value, list):
-            raise self.fail(key, f"a list of dates is expected, not {_shown(value)}")
-        return tuple(self._date(key, item) for item in value)
+        """Return a tuple of dates, or the default."""
+        value = self._take(key, default, lambda value: isinstance(value, list), "a list of dates is")
+        return value if value is default else tuple(self._date(key, item) for item in value)
 
     def _date(self, key: str, value: Any) -> date:
-        try:
-            day = date.fromisoformat(value) if isinstance(value, str) else value
-        except ValueError:
-            day = None
+        day = _read(date.fromisoformat, value)
         if not isinstance(day, date) or isinstance(day, datetime):
             raise self.fail(key, f"dates such as 2026-02-17 are expected, not {_shown(value)}")
         return day
+
+
+def _all(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _seconds(value: object) -> Decimal | None:
+    """Read a length of time; None if it is none."""
+    found = _LENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is not None:
+        return Decimal(found[1]) * _UNITS[found[2]]
+    return value if isinstance(value, Decimal) and value >= 0 else None
+
+
+def _read(reader: Callable[[str], Any], value: object) -> object:
+    """Read a text; YAML has read other values already. None if it cannot be read."""
+    try:
+        return reader(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def parse(text: str, *, origin: str, failure: Failure = MapError) -> Keys:
