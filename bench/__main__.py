@@ -18,7 +18,6 @@ from bench import (
     hotpath,
     latency,
     load,
-    outbox,
     peers,
     scene,
     startup,
@@ -51,18 +50,17 @@ def _questions() -> Rows:
 
 
 def parts(*, full: bool) -> Mapping[str, Callable[[], Rows]]:
-    """What is measured, by name, in the order in which it is."""
+    """Return the measurements by name, in their order."""
     return {
         "hotpath": hotpath.measure,
         "gateway": gateway.measure,
         "store": _with_servers(store.measure),
         "end_to_end": _with_servers(end_to_end.measure),
         "latency": _with_servers(latency.measure),
-        "load": lambda: load.measure(scene.home()),
+        "load": _with_servers(load.measure),
         "peers": _with_servers(peers.measure),
         "startup": _with_servers(startup.measure),
         "growth": _with_servers(lambda running: _growth(running, full=full)),
-        "outbox": lambda: outbox.measure(scene.home()),
         "questions": _questions,
         "dashboards": lambda: dashboards.measure(scene.home()),
     }
@@ -71,18 +69,13 @@ def parts(*, full: bool) -> Mapping[str, Callable[[], Rows]]:
 def _show(name: str, rows: Rows) -> None:
     if name == "dashboards":
         dashboards.report(rows)
-    elif name == "questions":
-        api.show([row for row in rows if "direct_ms" in row])
-        table.show([row for row in rows if "direct_ms" not in row])
-    elif name == "load":
-        load.show(rows)
     else:
         table.show(rows)
     print(flush=True)
 
 
 def main() -> None:
-    """Every part, or those that are named."""
+    """Run every measurement, or those that are named."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", default=OUT, help="JSON file")
     parser.add_argument("--only", nargs="+", choices=list(parts(full=False)), help="these parts")

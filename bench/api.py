@@ -1,27 +1,22 @@
-"""Questions through the API's process over HTTP, against the same questions asked of the database directly: `python -m bench.api`.
+"""Questions about the 10,000,000 readings of `bench/city.py` over HTTP, against the same questions asked of the database directly.
 
-Of the same 10,000,000 readings (`bench/city.py`). A direct question is the one statement that a careful developer would write for
-the same columns, by psycopg, prepared, in binary form, fetched whole; the answer over HTTP is read whole and not parsed. Both are
-asked in turn over connections that are kept, so that they share the machine's moods; times are medians.
+A direct question is the one statement that a careful developer would write for the same columns, by psycopg, prepared, in binary
+form, fetched whole; the answer over HTTP is read whole and not parsed. Both go over connections that are kept.
 """
 
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
 
-from bench import export
-from bench.city import DAYS, METRIC, SENSORS, START, City, served
+from bench import table
+from bench.city import DAYS, METRIC, SENSORS, START, City
 
-#: What an answer may take: so many times what the database takes, and so many seconds.
+#: An answer may take so many times the database's time, and so many seconds more.
 TIMES, PLUS = 1.5, 0.003
 ROUNDS = 41
 _FROM = datetime.fromtimestamp(START / 1e6, UTC)
@@ -51,7 +46,7 @@ GROUP BY 1, 2 ORDER BY 1, 2
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Question:
     name: str
-    rows: int  # that both have to give
+    rows: int  # that both have to return
     method: str
     path: str
     body: Mapping[str, Any] | None
@@ -60,7 +55,7 @@ class _Question:
 
 
 def measure(city: City, rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """Milliseconds of each question, ours and the database's."""
+    """Measure each question: a row each, in milliseconds."""
     return [_compare(city, question, rounds) for question in _questions(city)]
 
 
@@ -106,12 +101,6 @@ def _range(start: datetime, stop: datetime) -> dict[str, str]:
     return {"from": start.isoformat(), "to": stop.isoformat()}
 
 
-def _timed(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _compare(city: City, question: _Question, rounds: int) -> dict[str, Any]:
     cursor = city.connection.cursor(binary=True)
     answer = city.ask(question.method, question.path, question.body)
@@ -125,30 +114,7 @@ def _compare(city: City, question: _Question, rounds: int) -> dict[str, Any]:
     def direct() -> None:
         assert len(cursor.execute(question.statement, question.parameters, prepare=True).fetchall()) == question.rows
 
-    pairs = [(_timed(ours), _timed(direct)) for _ in range(rounds + 1)][1:]  # the first warms up
-    took, limit = (sorted(column)[rounds // 2] for column in zip(*pairs, strict=True))
-    return {
-        "name": question.name,
-        "ours_ms": took * 1000,
-        "direct_ms": limit * 1000,
-        "allowed_ms": (TIMES * limit + PLUS) * 1000,
-        "ratio": sorted(a / b for a, b in pairs)[rounds // 2],
-        "met": sorted(a - TIMES * b - PLUS for a, b in pairs)[rounds // 2] <= 0,
-        "bytes": size,
-    }
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    print(f"{'question':40} {'ours':>8} {'direct':>8} {'allowed':>8}  ms ({TIMES} x direct + {PLUS * 1000:.0f})")
-    for row in rows:
-        met = "" if row["met"] else "  too slow"
-        print(f"{row['name']:40} {row['ours_ms']:8.1f} {row['direct_ms']:8.1f} {row['allowed_ms']:8.1f}{met}")
-
-
-if __name__ == "__main__":
-    with served(Path(os.environ.get("CITYBEAT_HOME", ".citybeat"))) as found:
-        questions = measure(found)
-        show(questions)
-        exports = [] if "--questions" in sys.argv else export.measure(found)
-        print(json.dumps(questions + exports, indent=2))
+    found = table.pairs(lambda: table.timed(ours), lambda: table.timed(direct), rounds)
+    late = median([a - TIMES * b - PLUS for a, b in found]) > 0
+    wrong = [f"it takes more than {TIMES} times the database's time and {PLUS * 1000:.0f} ms"] if late else []
+    return table.row(question.name, found, "the same question asked of the database", bytes=size, wrong=wrong)

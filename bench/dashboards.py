@@ -1,12 +1,10 @@
-"""Every query of every dashboard with 10,000,000 readings behind it: `python -m bench.dashboards`, or as a part of `make bench`.
+"""Every query of every dashboard with 10,000,000 readings behind it.
 
 A year of a city of 66 devices (some 250 sensors), a reading each 13 minutes or so: 10,000,000 readings in raw, as many minutes, and
 9,000,000 quarter-hours, the dearest shape for a panel over a year; 2,100,000 minutes of the ledger. Asked as Grafana asks, for an
 hour, a week and a year, everything picked; the median of three, after one that warms up.
 """
 
-import json
-import os
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import scene
 from citybeat import stack
 from citybeat.dashboards import alerts, boards
 from citybeat.dashboards.board import Context
@@ -37,9 +36,9 @@ ROUNDS = 3
 
 def measure(home: Path) -> list[dict[str, Any]]:
     """Milliseconds of each query and range, the slowest first."""
-    settings = stack.StackSettings(home=home / "bench-dashboards", root=_root(home), pg_port=0, mqtt_port=0)
+    settings = stack.StackSettings(home=home / "bench-dashboards", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
-        migrate.migrate(connection, builtin(), chunk_days={"readings": 7.0, "readings_1m": 30.0, "readings_15m": 365.0})
+        migrate.migrate(connection, builtin(), chunk_days=scene.CHUNKS)
         if connection.execute("SELECT FROM readings LIMIT 1").fetchone() is None:
             _fill(connection)
         row = connection.execute(
@@ -51,11 +50,6 @@ def measure(home: Path) -> list[dict[str, Any]]:
         asked += [Query(board="alert", place=rule.name, sql=rule.query, form="table") for rule in alerts.rules(context)]
         found = [_time(connection, query, length, now, station) for query in asked for length in RANGES]
     return sorted(found, key=lambda row: -row["ms"])
-
-
-def _root(home: Path) -> Path:
-    given = os.environ.get("CITYBEAT_TEST_ROOT")
-    return Path(given) if given else home / "root"
 
 
 def _time(connection: Connection, query: Query, length: str, now: datetime, station: str) -> dict[str, Any]:
@@ -139,10 +133,3 @@ def report(rows: list[dict[str, Any]], most: int = 15) -> None:
         print(
             f"{length}: {kept} of {len(of_range)} queries within {AIM:.0f} ms, median {sorted(of_range)[len(of_range) // 2]:.0f} ms"
         )
-
-
-if __name__ == "__main__":
-    measured = measure(Path(os.environ.get("CITYBEAT_HOME", ".citybeat")))
-    report(measured)
-    out = Path(os.environ.get("CITYBEAT_HOME", ".citybeat")) / "bench-dashboards.json"
-    out.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n", "utf-8")

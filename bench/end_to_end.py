@@ -2,7 +2,7 @@
 
 Messages are offered as fast as they are *taken*: no more than a window of them is between the sender and the commit, which is
 looked for in the ledger. (The broker takes far more than anybody can store. `--flood` offers as fast as that: then messages pile
-up, and the spool takes them; which is an overload, and measured by `bench.soak`.)
+up, and the spool takes them: that is an overload.)
 
 Counted is what was committed in the steady part of a run: from the first commit after `RAMP` to the last one that was seen before
 the sender had sent everything. The rate is of readings *stored*; duplicates, which are taken as well, are not counted. At the end
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import drain, machine, scene, store
+from bench import drain, scene, store
 from bench.sender import Payloads, Sender, prepare
 from bench.workload import SHAPES, City, Shape, Traffic
 from citybeat.devices.ledger import Counts
@@ -141,7 +141,7 @@ def _watch(
             raise TimeoutError(f"nothing is committed:\n{ingest.tail()}")
         counted = ledger.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
-            cpu = {name: machine.cpu(pid) for name, pid in pids.items()}
+            cpu = {name: scene.cpu(pid) for name, pid in pids.items()}
             looks.append(Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
             sender.allow(counted.messages + window)
         spooled = max(spooled, ingest.said.get("spooled") or 0)

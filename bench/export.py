@@ -1,19 +1,15 @@
-"""Exports through the API's process, against a bare COPY (FORMAT BINARY) of the same rows: `python -m bench.export`.
+"""Exports of the 10,000,000 readings of `bench/city.py` through the API's process, against a bare COPY BINARY of the same rows.
 
-Of the 10,000,000 readings of `bench/city.py`; the bare COPY's client takes the rows and does nothing with them. Both are asked in
-turn, so that they share the machine's moods; the ratio is the median of the pairs.
+The bare COPY's client takes the rows and does nothing with them.
 """
 
-import json
-import os
-import re
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.city import City, served
+from bench import scene, table
+from bench.city import City
 from citybeat.storage.db.connection import Connection
 
 BARE = "COPY (SELECT series_id, time, value, flags FROM readings) TO STDOUT (FORMAT BINARY)"
@@ -21,7 +17,7 @@ AIMS = {"arrow": 0.7, "parquet": 0.7, "csv": 0.3}
 
 
 def measure(city: City, rounds: int = 5) -> list[dict[str, Any]]:
-    """Rows a second of each form, the ratio, and the process's peak of memory."""
+    """Measure each form: a row each, in readings a second, with the highest memory of the process."""
     row = city.connection.execute("SELECT count(*) FROM readings").fetchone()
     assert row
     return [_compare(city, form, row[0], rounds) for form in AIMS]
@@ -46,23 +42,6 @@ def _ours(http: httpx.Client, form: str, rows: int) -> float:
 
 
 def _compare(city: City, form: str, rows: int, rounds: int) -> dict[str, Any]:
-    pairs = [(_ours(city.http, form, rows), _bare(city.connection, rows)) for _ in range(rounds + 1)][
-        1:
-    ]  # the first round warms up
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{city.pid}/status").read_text("utf-8"))
-    assert peak
-    ours, bare = (sorted(column)[rounds // 2] for column in zip(*pairs, strict=True))
-    return {
-        "name": f"export, {form}",
-        "ours_per_s": rows / ours,
-        "limit_per_s": rows / bare,
-        "ratio": sorted(b / o for o, b in pairs)[rounds // 2],
-        "limit": f"a bare COPY BINARY, drained (aim: {AIMS[form]})",
-        "peak_rss_mb": int(peak[1]) / 1024,  # of the process since its start
-    }
-
-
-if __name__ == "__main__":
-    with served(Path(os.environ.get("CITYBEAT_HOME", ".citybeat"))) as found:
-        for measured in measure(found):
-            print(json.dumps(measured))
+    found = table.pairs(lambda: _ours(city.http, form, rows), lambda: _bare(city.connection, rows), rounds)
+    peak = scene.peak(city.pid)  # of the process since its start
+    return table.row(f"export, {form}", found, f"a bare COPY BINARY, drained (aim: {AIMS[form]})", count=rows, rss=peak)

@@ -1,8 +1,7 @@
-"""What it takes to receive and acknowledge a message: ours, and paho's own way, from the same bytes: `python -m bench.gateway`.
+"""Processor time to receive and acknowledge a message: ingest's gateway, and paho by itself, from the same bytes.
 
 A thread plays the broker: it answers CONNECT and SUBSCRIBE, sends prepared PUBLISH packets in one piece, and takes
-acknowledgements.
-Counted is the processor time of the whole process, which is nearly all the client's.
+acknowledgements. The processor time is that of the whole process, which is nearly all the client's.
 """
 
 import socket
@@ -15,36 +14,28 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bench import table
+from citybeat.devices.wire.mqtt import Frame, Version
 from citybeat.ingest.transport.gateway import Gateway, Session
 from citybeat.ingest.transport.inbox import BatchSize, Inboxes
 
 MESSAGES = 20_000
-_TOPIC = b"city/v1/gw-01/readings"
 _PAYLOAD = b'{"device":"env-00001","ts":1767225600000,"values":{"pm25":12.3}}'
 _CONNACK, _PUBACK = b"\x20\x03\x00\x00\x00", 4
 _PATIENCE = 60.0
 
 
 def measure(rounds: int = 7) -> list[dict[str, Any]]:
-    """One row: messages a second of processor time, ours and the peer's (medians), and their ratio pair by pair."""
-    data = b"".join(_publish(i % 60_000 + 1) for i in range(MESSAGES))
-    ours, peers = [], []
-    for _ in range(rounds + 1):  # the first round warms up
-        peers.append(_paho(data))
-        ours.append(_gateway(data))
-    return [
-        {
-            "name": "gateway, messages of one reading, received and acknowledged",
-            "ours_per_s": MESSAGES / sorted(ours[1:])[rounds // 2],
-            "limit_per_s": MESSAGES / sorted(peers[1:])[rounds // 2],
-            "ratio": sorted(peer / our for peer, our in zip(peers[1:], ours[1:], strict=True))[rounds // 2],
-            "limit": "a peer: paho with on_message and ack",
-        }
-    ]
+    """Measure: one row, in messages a second of processor time."""
+    frame = Frame(Version.V5, "city/v1/gw-01/readings")
+    data = b"".join(frame.packet(i % 60_000 + 1, _PAYLOAD) for i in range(MESSAGES))
+    found = table.pairs(lambda: _gateway(data), lambda: _paho(data), rounds)
+    name = "gateway, messages of one reading, received and acknowledged"
+    return [table.row(name, found, "a peer: paho with on_message and ack", count=MESSAGES)]
 
 
 def _gateway(data: bytes) -> float:
-    """s of processor time."""
+    """Return s of processor time."""
     with _broker(data) as (port, acknowledged):
         inboxes = Inboxes(1, max_bytes=10**9)
         gateway = Gateway(Session(url=f"mqtt://127.0.0.1:{port}"), inboxes)
@@ -62,7 +53,7 @@ def _gateway(data: bytes) -> float:
 
 
 def _paho(data: bytes) -> float:
-    """s of processor time."""
+    """Return s of processor time."""
     with _broker(data) as (port, acknowledged):
         client = mqtt.Client(CallbackAPIVersion.VERSION2, "peer", protocol=mqtt.MQTTv5, manual_ack=True)
         waiting: list[mqtt.MQTTMessage] = []
@@ -120,14 +111,3 @@ def _until(done: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("not everything was acknowledged")
         time.sleep(0.01)
-
-
-def _publish(mid: int) -> bytes:
-    body = len(_TOPIC).to_bytes(2, "big") + _TOPIC + mid.to_bytes(2, "big") + b"\x00" + _PAYLOAD
-    assert len(body) < 128
-    return bytes([0x32, len(body)]) + body
-
-
-if __name__ == "__main__":
-    for row in measure():
-        print(f"{row['name']}: {row['ours_per_s']:,.0f}/s, {row['limit']} {row['limit_per_s']:,.0f}/s, ratio {row['ratio']:.1f}")

@@ -1,8 +1,8 @@
-"""How cost grows: with the number of series, of stored readings, and of workers. `python -m bench.growth [--series N …]`.
+"""Growth of cost with the number of series, of stored readings, and of workers.
 
-What is measured at each size is live traffic (docs/performance.md): readings a second from end to end, what a million of them takes
-of the processors, by process, the highest resident memory of ingest, and the store's transaction alone. Each is compared with the
-first size of its list, in the same run: `cost` is how many times as much a reading costs.
+Each size is measured with live traffic (docs/performance.md): readings a second from end to end, processor time of a million of
+them, by process, the highest resident memory of ingest, and the store's transaction alone. Each is compared with the first size of
+its list, in the same run: `cost` is the cost of a reading as a multiple of its cost there.
 
 - *series*: cities of so many series, with empty tables.
 - *stored*: the city of 60,000 series with so many readings behind it, as live traffic leaves them: a minute apart, with a row of
@@ -11,8 +11,6 @@ first size of its list, in the same run: `cost` is how many times as much a read
 - *workers*: as many processes of ingest.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -182,17 +180,3 @@ class _Past:
             transaction.merge_latest(batch, batch.time, np.full(len(self._kind), NEVER, np.int64))
             transaction.add_ledger([Tally(minute=start, source=source, received=n, stored=n)], {})
         self._readings += n
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--series", type=int, nargs="*", default=SERIES)
-    parser.add_argument("--stored", type=int, nargs="*", default=STORED)
-    parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of the steady part; stored: 2.5 times that")
-    told = parser.parse_args()
-    with scene.servers() as servers:
-        table = series(servers, told.series, told.seconds) if told.series else []
-        table += stored(servers, told.stored, 2.5 * told.seconds) if told.stored else []
-        table += workers(servers, told.workers, told.seconds) if told.workers else []
-    print(json.dumps(table, indent=2))

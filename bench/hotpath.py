@@ -1,6 +1,5 @@
-"""From payload bytes to encoded rows, in one thread, against bare orjson (cbor2) and arrays over the same bytes."""
+"""Hot path: from payload bytes to encoded rows, in one thread, against bare orjson (cbor2) and arrays over the same bytes."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,7 @@ import cbor2
 import numpy as np
 import orjson
 
-from bench import workload
+from bench import table, workload
 from citybeat.devices.aggregate import downsample
 from citybeat.devices.device import Device
 from citybeat.devices.wire import reports as wire
@@ -30,32 +29,20 @@ BATCH = 50_000
 
 
 def measure(rounds: int = 7) -> list[dict[str, Any]]:
-    """One row for each kind of message: readings a second of ours and of the limit (medians), and their ratio pair by pair."""
+    """Measure each kind of message: a row each, in readings a second."""
     spare_the_collector()  # as ingest does; the limit profits as well
     keep_freed_memory()
     listed = workload.devices(2_000)
     registry = workload.registry(listed)
     rows = []
     for name, batch, limit, what in _cases(listed):
-        ours, limits = [], []
-        for _ in range(rounds + 1):  # the first round warms up
-            limits.append(_timed(partial(limit, batch)))
-            ours.append(_timed(partial(_ours, batch, registry)))
-        pairs = sorted(limit / our for limit, our in zip(limits[1:], ours[1:], strict=True))
-        rows.append(
-            {
-                "name": f"hot path, {name}",
-                "ours_per_s": BATCH / sorted(ours[1:])[rounds // 2],
-                "limit_per_s": BATCH / sorted(limits[1:])[rounds // 2],
-                "ratio": pairs[rounds // 2],
-                "limit": what,
-            }
-        )
+        work, least = partial(table.timed, partial(_ours, batch, registry)), partial(table.timed, partial(limit, batch))
+        rows.append(table.row(f"hot path, {name}", table.pairs(work, least, rounds), what, count=BATCH))
     return rows
 
 
 def _cases(listed: list[Device]) -> Iterator[tuple[str, list[Message], Callable[[list[Message]], None], str]]:
-    """What is measured: its name, messages, the limit and its name."""
+    """Yield the kinds of messages: name, messages, the limit and its name."""
     bare = "orjson, and one array a column"
     for reports in (100, 10, 1):
         batch = workload.messages(listed, count=BATCH // reports, reports=reports)
@@ -68,7 +55,7 @@ def _cases(listed: list[Device]) -> Iterator[tuple[str, list[Message], Callable[
 
 
 def _packs(batch: list[Message], channel: str, encode: Callable[[Decoded], bytes]) -> list[Message]:
-    """The same readings as SenML."""
+    """Encode the same readings as SenML."""
     none = np.zeros(1, np.int64)
     return [
         replace(message, topic=f"city/v1/{workload.SOURCE}/{channel}", payload=encode(wire.decode([message.payload], ["?"], none)))
@@ -95,7 +82,7 @@ def _ours(batch: list[Message], registry: Any) -> None:
 
 
 def _limit(batch: list[Message]) -> None:
-    """The least that any reader of this format does: parse, and put times and values into arrays."""
+    """Do the least that any reader of this format does: parse, and put times and values into arrays."""
     times, values = [], []
     for message in batch:
         for report in orjson.loads(message.payload)["readings"]:
@@ -106,7 +93,7 @@ def _limit(batch: list[Message]) -> None:
 
 
 def _limit_senml(batch: list[Message]) -> None:
-    """The same for packs: without what base fields mean."""
+    """Do the same for packs, without resolving base fields."""
     times, values = [], []
     for message in batch:
         for record in orjson.loads(message.payload):
@@ -117,7 +104,7 @@ def _limit_senml(batch: list[Message]) -> None:
 
 
 def _limit_senml_cbor(batch: list[Message]) -> None:
-    """The same for packs in CBOR."""
+    """Do the same for packs in CBOR."""
     times, values = [], []
     for message in batch:
         for record in cbor2.loads(message.payload):
@@ -125,9 +112,3 @@ def _limit_senml_cbor(batch: list[Message]) -> None:
             values.append(record[2])
     np.array(times, np.float64)
     np.array(values, np.float64)
-
-
-def _timed(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

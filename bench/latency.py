@@ -1,11 +1,10 @@
-"""How long from handing a message to the broker's socket until its readings are committed: `python -m bench.latency`.
+"""Latency from handing a message to the broker's socket until its readings are committed.
 
-Messages of one reading at an even rate. That they are committed is seen by another connection, which looks at the numbers in `seqs`
-every `_LOOK`; so a figure is too large by at most that and one look. The limit is what nobody can do without: the broker's own way,
-to a client that only acknowledges, at the same rate, and a bare COPY and merge of one row, committed; percentiles added up.
+Messages of one reading at an even rate. Another connection looks at the numbers in `seqs` every `_LOOK` to see what is committed;
+so a figure is too large by at most that and one look. The limit is the sum, percentile by percentile, of the broker's own way to a
+client that only acknowledges, at the same rate, and of a bare COPY and merge of one row, committed.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -38,7 +37,7 @@ _BARE: Final = 200
 
 
 def measure(running: scene.Servers, *, rates: Sequence[int] = RATES, seconds: float = 10.0) -> list[dict[str, Any]]:
-    """A row a rate and percentile."""
+    """Measure each rate: a row for each percentile."""
     rows = []
     for rate in rates:
         traffic = Traffic(city=City(), shape=SINGLES, start=scene.start())
@@ -65,7 +64,7 @@ def measure(running: scene.Servers, *, rates: Sequence[int] = RATES, seconds: fl
 
 
 def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, rate: float) -> Float64:
-    """s of each message that was counted."""
+    """Return s of each message that was counted."""
     names = traffic.city.sources
     passwords = opened.servers.passwords(names)
     committed = np.zeros(len(payloads))  # s, of the monotonic clock
@@ -95,7 +94,7 @@ def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, rate: float)
 
 
 def _bare(opened: scene.Scene, traffic: Traffic) -> list[float]:
-    """s of bare transactions of one row."""
+    """Return s of bare transactions of one row."""
     store.make_tables(opened.connection)
     with closing(store.Writer(opened, traffic)) as writer, closing(connect(opened.url, application="bench")) as bare:
         store.prepare(bare)
@@ -106,19 +105,3 @@ def _bare(opened: scene.Scene, traffic: Traffic) -> list[float]:
             rows, partials = encode_readings(one), minutes.encode_partials(downsample(one, writer.registry.kind))
             took.append(store.timed(bare, partial(store.merge, bare, list(rows), list(partials))))
     return took[_BARE // 10 :]
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """The table."""
-    print(f"{'latency':50} {'ours':>8} {'limit':>8} ms {'ratio':>6}")
-    for row in rows:
-        print(f"{row['name']:50} {row['ours_ms']:8.1f} {row['limit_ms']:8.1f}    {row['ratio']:6.2f}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__)
-    parser.add_argument("--rate", type=int, action="append", help="messages a second")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    told = parser.parse_args()
-    with scene.servers() as servers:
-        show(measure(servers, rates=told.rate or RATES, seconds=told.seconds))

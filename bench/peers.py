@@ -1,4 +1,4 @@
-"""What people write instead, on the same broker into the same table: paho, and psycopg. `python -m bench.peers`.
+"""What people write instead, on the same broker into the same table: paho, and psycopg.
 
 - *one INSERT a message*: in the callback, parse, `INSERT … ON CONFLICT DO NOTHING` of its readings one by one, commit;
 - *executemany*: the callback parses and appends; at `MANY` readings, or every second, one `executemany` and a commit.
@@ -8,7 +8,6 @@ committed), and keep neither rollups, flags, accounts nor anything else; the tab
 `readings`. Ours is measured with everything on, in the same run.
 """
 
-import argparse
 import ctypes
 import multiprocessing
 import time
@@ -23,8 +22,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from bench import end_to_end, mqtt, scene
-from bench.sender import Payloads, Sender, prepare
+from bench import end_to_end, scene
+from bench.sender import Payloads, Sender, forget, prepare
 from bench.workload import LIVE, SINGLES, City, Shape, Traffic
 
 PEERS: Final = ("one INSERT a message", "executemany")
@@ -91,7 +90,7 @@ def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, s
     finally:
         process.kill()
         process.join()
-        mqtt.forget(opened.servers.mqtt_url, _CLIENT)
+        forget(opened.servers.mqtt_url, _CLIENT)
     steady = [look for look in looks if look[0] >= looks[0][0] + _RAMP]
     (first, before), (last, after) = steady[0], steady[-1]
     return (after - before) / (last - first)
@@ -129,7 +128,7 @@ class _Peer:
     def run(self, url: str) -> None:
         """Until killed."""
         parts = urlsplit(url)
-        mqtt.forget(url, _CLIENT)
+        forget(url, _CLIENT)
         client = Client(CallbackAPIVersion.VERSION2, _CLIENT, protocol=MQTTv5)
         client.username_pw_set(parts.username, parts.password)
         client.on_message = self._on_message
@@ -166,12 +165,3 @@ class _Peer:
     def _count(self, messages: int, readings: int) -> None:
         self._shared[0] += messages
         self._shared[1] += readings
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    told = parser.parse_args()
-    with scene.servers() as servers:
-        for line in measure(servers, seconds=told.seconds):
-            print(f"{line['name']:50} {line['ours_per_s']:10,.0f} {line['limit_per_s']:10,.0f} x {line['ratio']:.1f}")

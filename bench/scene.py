@@ -23,7 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from psycopg import sql
 
-from bench import machine, mqtt
+from bench.sender import forget
 from bench.workload import HELD, MINUTE
 from citybeat import stack
 from citybeat.devices.catalogue import builtin
@@ -223,8 +223,8 @@ class Ingest:
 
     def peaks(self) -> dict[str, int]:
         """Bytes: highest resident memory of intake and workers."""
-        first, *others = machine.tree(self.pid)
-        return {"intake": machine.peak(first)} | {f"worker {n}": machine.peak(pid) for n, pid in enumerate(others)}
+        first, *others = tree(self.pid)
+        return {"intake": peak(first)} | {f"worker {n}": peak(pid) for n, pid in enumerate(others)}
 
     def stop(self) -> None:
         """SIGTERM, and what came of it."""
@@ -264,7 +264,7 @@ def make_like(connection: Connection, table: str, ours: str) -> None:
 @contextmanager
 def ingesting(scene: Scene, workers: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Ingest]:
     """An ingest that is ready, until the end of the block."""
-    mqtt.forget(scene.servers.mqtt_url, _CLIENT)
+    forget(scene.servers.mqtt_url, _CLIENT)
     log, port = scene.place / "ingest.log", free_port()
     command = [sys.executable, "-m", "citybeat", "ingest", "--stats", "--workers", str(workers)]
     with log.open("wb") as stderr:
@@ -276,4 +276,39 @@ def ingesting(scene: Scene, workers: int = 1, settings: Mapping[str, str] | None
         yield ingest
     finally:
         ingest.stop()
-        mqtt.forget(scene.servers.mqtt_url, _CLIENT)
+        forget(scene.servers.mqtt_url, _CLIENT)
+
+
+# --- processor time and memory, by the kernel's account --------------------------------------------------------------------
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue  # it has just ended
+    return found
+
+
+def cpu(pid: int) -> float:
+    """Return s of processor time of a process and its descendants, those that ended included."""
+    total = 0
+    for each in tree(pid):
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += sum(map(int, fields[11:15]))  # user, system, and the same of children that were waited for
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def peak(pid: int) -> int:
+    """Return the highest resident memory of a process (VmHWM), in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

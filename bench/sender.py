@@ -1,11 +1,11 @@
-"""Packets that were made ahead, sent as fast as they may be: one process, a connection a gateway, QoS 1.
+"""Sends packets that were made ahead, from a process of its own: a connection a gateway, QoS 1.
 
 `prepare` writes a workload's PUBLISH packets into a file. `Sender` is the process that sends them in that order: never more than
 its caller allows, never more than `WINDOW` that the broker has not acknowledged of a gateway, and at a rate if one is given. It
 sends bytes as they lie in the file and counts acknowledgements; so it takes a few us a message, and is not what is measured.
 
-`simulator.load.generator` is no sender for this: it goes by what the broker acknowledges, and here what may be sent hangs on what
-is committed; and gateways have to send in the workload's order, not each as fast as it can.
+`simulator.load.generator` cannot do this: it goes by what the broker acknowledges, while here what may be sent depends on what is
+committed; and gateways have to send in the workload's order, not each as fast as it can.
 """
 
 import ctypes
@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import mqtt
 from bench.workload import Packet
+from citybeat.devices.wire import mqtt
+from citybeat.devices.wire.mqtt import Frame, Kind, Version
 
 #: Messages of a gateway that the broker has not acknowledged. It acknowledges at once, so more wins nothing.
 WINDOW: Final = 500
@@ -35,6 +37,58 @@ _LOOK: Final = 20
 #: s for the broker to acknowledge the rest.
 _GOODBYE: Final = 10.0
 _COLUMNS: Final = np.dtype([("end", "i8"), ("gateway", "i4"), ("seq", "i4"), ("readings", "i4")])
+
+
+class UnexpectedError(Exception):
+    """The broker answered something that a measurement does not expect."""
+
+
+def connect(
+    url: str,
+    user: str | None = None,
+    password: str | None = None,
+    *,
+    client_id: str,
+    expiry: int = 0,
+    receive_maximum: int = mqtt.MAX_ID,
+) -> socket.socket:
+    """Connect with a new session, which the broker keeps for `expiry` seconds; as the URL's user, unless another one is given."""
+    parts = urlsplit(url)
+    hello = mqtt.connect(
+        Version.V5,
+        client_id,
+        username=user or unquote(parts.username or ""),
+        password=password or unquote(parts.password or ""),
+        keepalive=0,
+        expiry=expiry,
+        receive_maximum=receive_maximum,
+    )
+    link = socket.create_connection((parts.hostname or "", parts.port or 1883), timeout=20)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.sendall(hello)
+    if mqtt.welcome(Version.V5, answer(link, Kind.CONNACK)).reason:
+        raise UnexpectedError(f"the broker refuses {user}")
+    return link
+
+
+def answer(link: socket.socket, kind: Kind) -> bytes:
+    """Read a packet of a kind, and nothing behind it; its body."""
+    data = b""
+    while not (told := mqtt.answers(data)).others:
+        more = link.recv(1)
+        if not more:
+            raise UnexpectedError("the broker closed the connection")
+        data += more
+    if told.others[0][0] != kind:
+        raise UnexpectedError(f"the broker answered {data!r}")
+    return told.others[0][1]
+
+
+def forget(url: str, client_id: str) -> None:
+    """End a session that the broker keeps, with the messages that wait in it."""
+    link = connect(url, client_id=client_id)
+    link.sendall(mqtt.GOODBYE)
+    link.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +102,7 @@ class Payloads:
         return len(self.packets)
 
     def payload(self, number: int, topic: str) -> bytes:
-        """What is in a packet."""
+        """Return the payload of a packet."""
         start = int(self.packets["end"][number - 1]) if number else 0
         with self.path.open("rb") as file:
             file.seek(start)
@@ -60,10 +114,10 @@ def prepare(path: Path, packets: Iterable[Packet], sources: list[str], *, readin
     """Write packets with so many readings in all, or as many as there are."""
     rows: list[tuple[int, int, int, int]] = []
     end = total = 0
-    topics = [f"city/v1/{source}/readings" for source in sources]
+    frames = [Frame(Version.V5, f"city/v1/{source}/readings") for source in sources]
     with path.open("wb", buffering=1 << 20) as file:
         for packet in packets:
-            data = mqtt.publication(topics[packet.gateway], packet.seq % 65_535 + 1, packet.payload)
+            data = frames[packet.gateway].packet(packet.seq % mqtt.MAX_ID + 1, packet.payload)
             file.write(data)
             end += len(data)
             rows.append((end, packet.gateway, packet.seq, packet.readings))
@@ -147,7 +201,7 @@ def _until(condition: Callable[[], bool], process: BaseProcess, seconds: float) 
 
 
 def _send(url: str, passwords: dict[str, str], payloads: Payloads, rate: float | None, shared: Any, times: Any) -> None:
-    links = [mqtt.connect(url, name, password, client_id=f"bench-{name}") for name, password in passwords.items()]
+    links = [connect(url, name, password, client_id=f"bench-{name}") for name, password in passwords.items()]
     try:
         with (
             payloads.path.open("rb") as file,
@@ -213,7 +267,7 @@ class _Sending:
         while any(self._open) and time.monotonic() < deadline:
             self._look(_NAP)
         for link in self._links:
-            link.sendall(b"\xe0\x00")
+            link.sendall(mqtt.GOODBYE)
             link.close()
 
     def _look(self, timeout: float) -> None:
@@ -221,7 +275,11 @@ class _Sending:
             gateway = key.data
             data = self._links[gateway].recv(1 << 16)
             if not data:
-                raise mqtt.UnexpectedError("the broker closed the connection")
-            count, self._rest[gateway] = mqtt.acknowledgements(self._rest[gateway] + data)
-            self._open[gateway] -= count
-            self._shared[2] += count
+                raise UnexpectedError("the broker closed the connection")
+            data = self._rest[gateway] + data
+            told = mqtt.answers(data)
+            if told.others or told.reasons.any():
+                raise UnexpectedError(f"not plain acknowledgements: {data[:40]!r}")
+            self._rest[gateway] = data[told.used :]
+            self._open[gateway] -= len(told.ids)
+            self._shared[2] += len(told.ids)

@@ -1,14 +1,13 @@
-"""How long commands take to be of use, from starting the process on: `python -m bench.startup`.
+"""Start-up: the time from the start of a process to its being ready.
 
 - `citybeat --help`, ended;
 - `citybeat ingest`, ready: its `/readyz` says that it is subscribed and that its worker has loaded the registry (10,000 devices);
 - `citybeat api`, ready: its `/readyz` says so.
 
-The limit of each is a bare interpreter that imports the same third-party libraries and ends: nobody who uses them is faster. In
-turn, medians. What remains is our own modules, the registry, and the connections.
+The limit of each is a bare interpreter that imports the same third-party libraries and ends: no program that uses them is faster.
+What remains is our own modules, the registry, and the connections.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from bench import mqtt, scene
+from bench import scene, table
+from bench.sender import forget
 from bench.workload import City
 from citybeat import stack
 from citybeat.stack.process import free_port
@@ -32,7 +32,7 @@ _ALL: Final = (
     "structlog",
     "typer",
 )
-#: What each command has imported of others when it is ready, but for what these import; by command.
+#: Third-party libraries that a command has imported when it is ready, without those that these import; by command.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "--help": (*_ALL, "paho.mqtt.client"),
     "ingest": (*_ALL, "paho.mqtt.client"),
@@ -43,51 +43,37 @@ _PATIENCE: Final = 60.0
 
 
 def measure(running: scene.Servers, rounds: int = 5) -> list[dict[str, Any]]:
-    """A row a command."""
+    """Measure each command: a row each."""
     with scene.opened(running, City().registrations()) as opened:
         return measure_in(opened, rounds)
 
 
 def measure_in(opened: scene.Scene, rounds: int, only: Sequence[str] = tuple(LIBRARIES)) -> list[dict[str, Any]]:
-    """The same of some commands, with what is registered in a scene."""
-    env, rows = scene.environment(opened), []
+    """Measure some commands, with the devices that are registered in a scene."""
+    env = scene.environment(opened)
     cases: dict[str, Callable[[], float]] = {
         "--help": lambda: _ended([sys.executable, "-m", "citybeat", "--help"], env),
         "ingest": lambda: _ready("ingest", ["--stats"], "CITYBEAT_INGEST_PORT", env),
         "api": lambda: _ready("api", [], "CITYBEAT_API_PORT", env),
     }
-    for name in only:
-        bare = [sys.executable, "-c", f"import {', '.join(LIBRARIES[name])}"]
-        pairs = []
-        for _ in range(rounds + 1):  # the first fills the page cache
-            limit = _ended(bare, env)
-            pairs.append((cases[name](), limit))
-            mqtt.forget(opened.servers.mqtt_url, env["CITYBEAT_CLIENT_ID"])
-        took, limits = zip(*pairs[1:], strict=True)
-        rows.append(
-            {
-                "name": f"start-up, citybeat {name}",
-                "ours_ms": 1000 * _median(took),
-                "limit_ms": 1000 * _median(limits),
-                "ratio": _median([limit / our for our, limit in pairs[1:]]),
-                "limit": "an interpreter that imports the same libraries",
-            }
-        )
-    return rows
 
+    def measured(name: str) -> dict[str, Any]:
+        def bare() -> float:
+            forget(opened.servers.mqtt_url, env["CITYBEAT_CLIENT_ID"])
+            return _ended([sys.executable, "-c", f"import {', '.join(LIBRARIES[name])}"], env)
 
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+        found = table.pairs(cases[name], bare, rounds)
+        return table.row(f"start-up, citybeat {name}", found, "an interpreter that imports the same libraries")
+
+    return [measured(name) for name in only]
 
 
 def _ended(command: Sequence[str], env: Mapping[str, str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, env=dict(env), stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+    return table.timed(lambda: subprocess.run(command, env=dict(env), stdout=subprocess.DEVNULL, check=True))
 
 
 def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[str, str]) -> float:
-    """s until it answers that it is ready. With `--stats` it is asked only when it has said that it is subscribed."""
+    """Return s until it answers that it is ready. With `--stats` it is asked only when it has printed that it is subscribed."""
     port = free_port()
     settings = {**env, port_setting: str(port), "CITYBEAT_API_ANONYMOUS": "read"}
     with tempfile.TemporaryFile() as log:
@@ -105,11 +91,3 @@ def _ready(name: str, options: Sequence[str], port_setting: str, env: Mapping[st
         finally:
             process.terminate()
             process.communicate(timeout=30)
-
-
-if __name__ == "__main__":
-    with scene.servers() as servers:
-        table = measure(servers)
-    for line in table:
-        print(f"{line['name']:30} {line['ours_ms']:8.0f} {line['limit_ms']:8.0f} ms {line['ratio']:6.2f}")
-    print(json.dumps(table, indent=2))

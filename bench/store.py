@@ -7,10 +7,9 @@ are
 - the same, and their minutes by COPY into a temporary table and one `INSERT … ON CONFLICT DO UPDATE` of every column: the least
   that keeps a rollup.
 
-Each batch is written by all three, one after the other, each committed; so they share the machine's moods. `python -m bench.store`.
+Each batch is written by all three, one after the other, each committed; so they share the machine's moods.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -214,11 +213,3 @@ def measure(
         with scene.opened(running, City().registrations()) as opened:
             found += rows_of(shape, compare(opened, shape, rounds))
     return found
-
-
-if __name__ == "__main__":
-    with scene.servers() as servers:
-        table = measure(servers)
-    for line in table:
-        print(f"{line['name']:20} {line['ours_per_s']:10,.0f} {line['limit_per_s']:10,.0f} {line['ratio']:6.2f}  {line['limit']}")
-    print(json.dumps(table, indent=2))
