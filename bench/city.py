@@ -1,4 +1,4 @@
-"""A database of 10,000,000 readings, and the API's process before it: what questions and exports are measured with.
+"""Database of 10,000,000 readings with the API's process before it, for measuring questions and exports.
 
 10,000 sensors, five at each of 2,000 stations: thermometers of a hundred stations report once a minute, as what a chart shows does,
 all others every eleven minutes, so that a week of readings comes to ten million. Rows lie as live traffic leaves them: in order of
@@ -72,7 +72,7 @@ class City:
     plain: HTTPConnection  # for small ones: half the client's own work (0.35 ms a request), which is not what is measured
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        """A whole answer, over a connection that is kept."""
+        """Return a whole answer, over a connection that is kept."""
         sent = None if body is None else orjson.dumps(body)
         self.plain.request(method, path, sent, HEADERS if sent is None else {**HEADERS, "content-type": "application/json"})
         answer = self.plain.getresponse()
@@ -84,7 +84,7 @@ class City:
 
 @contextmanager
 def served(home: Path) -> Iterator[City]:
-    """The city, filled where it is empty, and `citybeat api` as a process."""
+    """Yield the city, filled if it is empty, with `citybeat api` as a process."""
     settings = stack.StackSettings(home=home / "bench-city-days", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days={**scene.CHUNKS, **_DAYS_EACH})
@@ -149,7 +149,7 @@ def _fill(url: str, connection: Connection, snapshot: Registry, quick: list[int]
 
 
 def _hour(rng: np.random.Generator, series: Int32, every: Int64, first: int) -> Batch:
-    """Whose readings fall into this hour, and when."""
+    """Make the readings of one hour."""
     shift = np.arange(len(series)) * 7_919_000 % every  # each sensor has its own second
     before, until = (-((START + shift - at) // every) for at in (first, first + HOUR))
     before, until = np.maximum(before, 0), np.maximum(until, 0)

@@ -35,7 +35,7 @@ ROUNDS = 3
 
 
 def measure(home: Path) -> list[dict[str, Any]]:
-    """Milliseconds of each query and range, the slowest first."""
+    """Measure each query and range, in milliseconds, the slowest first."""
     settings = stack.StackSettings(home=home / "bench-dashboards", root=scene.root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as servers, closing(connect(servers.database_url, application="bench")) as connection:
         migrate.migrate(connection, builtin(), chunk_days=scene.CHUNKS)
@@ -68,7 +68,7 @@ def _time(connection: Connection, query: Query, length: str, now: datetime, stat
 
 
 def _fill(connection: Connection) -> None:
-    """By SQL, for the shape is what is measured: every sensor at its own minutes, and rollups made of them."""
+    """Fill the database by SQL: every sensor at its own minutes, and rollups of them. Only the shape of the data matters."""
     records.register(connection, cities.build(devices=DEVICES, gateways=GATEWAYS, seed=1).devices)
     ids = np.array(sorted(records.load(connection, builtin()).series.values()))
     step = 365 * 86_400 * len(ids) / READINGS  # s
@@ -123,7 +123,7 @@ def _fill(connection: Connection) -> None:
 
 
 def report(rows: list[dict[str, Any]], most: int = 15) -> None:
-    """The slowest, and how many of all keep to the aim."""
+    """Print the slowest queries, and the number of queries within the aim."""
     print(f"{'dashboards, 10,000,000 readings':70} {'range':>6} {'ms':>8} {'rows':>8}")
     for row in rows[:most]:
         print(f"{row['name'][:70]:70} {row['range']:>6} {row['ms']:8.0f} {row['rows']:8,}")

@@ -1,7 +1,7 @@
-"""The broker alone, as shipped: the same packets, drained by a client that does nothing but acknowledge. `python -m bench.drain`.
+"""The broker alone, as shipped: the same packets, drained by a client that only acknowledges.
 
-The client is a process with a persistent session like ingest's, on a bare socket. What it takes is the limit of whatever
-subscribes to this broker; latencies are from handing a packet to the broker's socket to its being acknowledged by the client.
+The client is a process with a persistent session like ingest's, on a bare socket. Its rate is the limit of any subscriber of this
+broker; latencies are from handing a packet to the broker's socket to its being acknowledged by the client.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _LOOK: Final = 0.001
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drained:
-    """What came of it."""
+    """Result of a run."""
 
     messages_per_s: float
     readings_per_s: float
@@ -40,7 +40,7 @@ class Drained:
 
 @contextmanager
 def draining(running: scene.Servers) -> Iterator[Any]:
-    """The client; its count of messages is in `[0]`."""
+    """Run the client; yield its counts, of which `[0]` is messages."""
     context = multiprocessing.get_context("spawn")
     shared = context.RawArray(ctypes.c_int64, 2)
     process = context.Process(target=_drain, args=(running.mqtt_url, shared), daemon=True)

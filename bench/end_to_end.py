@@ -1,10 +1,10 @@
 """MQTT QoS 1 to committed, as shipped: `python -m bench.end_to_end --workload live|catchup|singles [--seconds 20] [--workers 1]`.
 
-Messages are offered as fast as they are *taken*: no more than a window of them is between the sender and the commit, which is
-looked for in the ledger. (The broker takes far more than anybody can store. `--flood` offers as fast as that: then messages pile
-up, and the spool takes them: that is an overload.)
+Messages are offered as fast as they are *taken*: at most a window of them is between the sender and the commit, which is read from
+the ledger. The broker takes far more than ingest can store; `--flood` offers as much, which is an overload: messages pile up, and
+the spool takes them.
 
-Counted is what was committed in the steady part of a run: from the first commit after `RAMP` to the last one that was seen before
+Only commits in the steady part of a run count: from the first commit after `RAMP` to the last one that was seen before
 the sender had sent everything. The rate is of readings *stored*; duplicates, which are taken as well, are not counted. At the end
 everything has to be accounted for, reading by reading, or there is no figure.
 """
@@ -43,7 +43,7 @@ _DRAIN = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One run."""
+    """Result of one run."""
 
     workload: str
     workers: int
@@ -60,13 +60,13 @@ class Result:
 
     @property
     def rss(self) -> int:
-        """Bytes: the largest process of ingest."""
+        """Highest resident memory of the largest process of ingest, in bytes."""
         return max(self.peaks.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the ledger said when it had changed."""
+    """State of the ledger when it had changed."""
 
     at: float
     messages: int
@@ -86,7 +86,7 @@ def run(
     settings: Mapping[str, str] | None = None,
     ramp: float = RAMP,
 ) -> Result:
-    """Send, and count. `window` 0: flood."""
+    """Send, and count what is committed. `window` 0: flood."""
     window = WINDOW[traffic.shape.size] if window is None else window
     passwords = opened.servers.passwords(traffic.city.sources)
     before = ledger.totals(opened.connection)
@@ -127,7 +127,7 @@ def _watch(
     ramp: float,
     seconds: float,
 ) -> tuple[list[Look], int]:
-    """Let it send, and look at the ledger whenever that has changed."""
+    """Let the sender send, and record the ledger whenever it has changed."""
     looks: list[Look] = []
     total, began, spooled = len(sender.sent_at), time.monotonic(), 0
     sender.allow(window)
@@ -152,7 +152,7 @@ def _watch(
 
 
 def steady(looks: Sequence[Look], ramp: float) -> tuple[Look, Look]:
-    """Between which looks a run is counted."""
+    """Return the first and the last look of the steady part of a run."""
     after = [look for look in looks if look.at >= looks[0].at + ramp]
     if len(after) < _COMMITS - 1:
         told = ", ".join(f"{look.messages:,} after {look.at - looks[0].at:.1f} s" for look in looks[-20:])
@@ -168,7 +168,7 @@ def _drain(opened: scene.Scene, ingest: scene.Ingest, messages: int) -> None:
 
 
 def _wrong(opened: scene.Scene, totals: Counts, payloads: Payloads, sent: int) -> list[str]:
-    """What was sent against what the ledger has, and the database's own books."""
+    """Compare what was sent with the ledger, and the ledger with the tables."""
     found = ledger.discrepancies(opened.connection)
     readings = int(payloads.packets["readings"][:sent].sum())
     for name, ours, theirs in (("messages", sent, totals.messages), ("readings", readings, totals.received)):
@@ -185,7 +185,7 @@ def _wrong(opened: scene.Scene, totals: Counts, payloads: Payloads, sent: int) -
 def measure(
     running: scene.Servers, *, shapes: Sequence[Shape] = tuple(SHAPES.values()), seconds: float = 15.0, rounds: int = 8
 ) -> list[dict[str, Any]]:
-    """A row a workload."""
+    """Measure each workload: a row each."""
     rows = []
     for shape in shapes:
         with scene.opened(running, City().registrations()) as opened:
@@ -194,7 +194,7 @@ def measure(
 
 
 def against_limit(opened: scene.Scene, shape: Shape, *, seconds: float, alone: float | None, ramp: float = RAMP) -> dict[str, Any]:
-    """A workload beside its limit in the same run: the smaller of the store alone and the broker alone.
+    """Measure a workload and its limit in the same run: the smaller of the store alone and the broker alone.
 
     `alone`: readings a second that the store alone takes; None: the broker is the limit.
     """
@@ -217,7 +217,7 @@ def against_limit(opened: scene.Scene, shape: Shape, *, seconds: float, alone: f
 
 
 def _alone(opened: scene.Scene, shape: Shape, rounds: int) -> float:
-    """Readings a second that the store alone takes, by the median batch."""
+    """Return readings a second that the store alone takes, by the median batch."""
     traffic = Traffic(city=City(), shape=shape, start=scene.next_start(opened), boot="alone")
     with closing(store.Writer(opened, traffic)) as writer:
         took = [writer.next() for _ in range(store.WARM + rounds)][store.WARM :]
@@ -225,7 +225,7 @@ def _alone(opened: scene.Scene, shape: Shape, rounds: int) -> float:
 
 
 def show(result: Result) -> None:
-    """The table."""
+    """Print the result."""
     took = result.seconds
     print(
         f"{result.workload}, {result.workers} worker(s): {result.stored_per_s:,.0f} readings/s stored "
@@ -236,33 +236,33 @@ def show(result: Result) -> None:
     peaks = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in result.peaks.items())
     print(f"  highest resident memory, MB: {peaks}; most in the spool: {result.spooled:,} messages")
     told = ", ".join(f"{name} {count:,}" for name, count in result.totals.items() if count)
-    print(f"  {told}; " + ("; ".join(result.wrong) or "the books balance"))
+    print(f"  {told}; " + ("; ".join(result.wrong) or "the ledger balances"))
 
 
 def as_row(result: Result) -> dict[str, Any]:
-    """For JSON."""
+    """Return the result for JSON."""
     return {"name": f"end to end, {result.workload}, {result.workers} worker(s)", **asdict(result)}
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What a run is told."""
+    """Options of a run."""
     parser = argparse.ArgumentParser(prog="python -m bench.end_to_end", description=__doc__)
     parser.add_argument("--workload", choices=sorted(SHAPES), default="live")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the steady part")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--window", type=int, help="messages between sender and commit")
-    parser.add_argument("--flood", action="store_true", help="offer what the broker takes, whatever is committed")
+    parser.add_argument("--flood", action="store_true", help="offer as much as the broker takes, whatever is committed")
     parser.add_argument("--grouped", action="store_true", help="a device's readings of one time in one report")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of ingest, to try it out")
-    parser.add_argument("--no-late", action="store_true", help="to find out what they cost; no figure is quoted for it")
-    parser.add_argument("--no-duplicates", action="store_true", help="likewise")
-    parser.add_argument("--log", action="store_true", help="show what ingest said")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of ingest to try out")
+    parser.add_argument("--no-late", action="store_true", help="send no late readings, to measure their cost")
+    parser.add_argument("--no-duplicates", action="store_true", help="send no duplicates, to measure their cost")
+    parser.add_argument("--log", action="store_true", help="print the end of ingest's log")
     parser.add_argument("--json", type=Path, help="write the result here")
     return parser
 
 
 def main() -> int:
-    """One run."""
+    """Result of one run."""
     told = arguments().parse_args()
     shape = SHAPES[told.workload]
     traffic = Traffic(

@@ -52,13 +52,13 @@ _ROUNDS: Final = 8
 
 
 def city_of(series: int) -> City:
-    """A city of so many series, as near as shares allow."""
+    """Make a city of so many series, as near as shares allow."""
     city = City(devices=100)
     return City(devices=max(1, round(series / METRICS_EACH / city.devices)) * city.devices)
 
 
 def series(running: scene.Servers, sizes: Sequence[int] = SERIES, seconds: float = 8.0) -> list[dict[str, Any]]:
-    """A row a number of series."""
+    """Measure each number of series: a row each."""
     rows: list[dict[str, Any]] = []
     for size in sizes:
         city = city_of(size)
@@ -68,7 +68,7 @@ def series(running: scene.Servers, sizes: Sequence[int] = SERIES, seconds: float
 
 
 def stored(running: scene.Servers, sizes: Sequence[int] = STORED, seconds: float = 20.0) -> list[dict[str, Any]]:
-    """A row a number of readings that are there already."""
+    """Measure each number of stored readings: a row each."""
     city, rows = City(), list[dict[str, Any]]()
     with scene.opened(running, city.registrations()) as opened:
         _Past(opened).fill(_BEFORE)
@@ -81,7 +81,7 @@ def stored(running: scene.Servers, sizes: Sequence[int] = STORED, seconds: float
 
 
 def workers(running: scene.Servers, counts: Sequence[int] = WORKERS, seconds: float = 8.0) -> list[dict[str, Any]]:
-    """A row a number of workers."""
+    """Measure each number of workers: a row each."""
     city, rows = City(), list[dict[str, Any]]()
     for count in counts:
         with scene.opened(running, city.registrations()) as opened:
@@ -127,12 +127,12 @@ def _measured(
 
 
 def _next_hour(opened: scene.Scene) -> int:
-    """The beginning of the first hour that nothing is stored of, and so of a chunk of this city."""
+    """Return the beginning of the first hour without readings, which is the beginning of a chunk of this city."""
     return -(-scene.next_start(opened) // _HOUR) * _HOUR
 
 
 class _Past:
-    """Readings that lie behind the live traffic, written as fast as COPY takes them; the books agree with them."""
+    """Stored readings older than the live traffic, written as fast as COPY takes them; the ledger agrees with them."""
 
     def __init__(self, opened: scene.Scene) -> None:
         self._url: Final = opened.url
@@ -149,7 +149,7 @@ class _Past:
         self._readings = 0
 
     def fill(self, readings: int) -> None:
-        """Have so many in all; newer ones are written first."""
+        """Write readings until there are so many in all; newer ones are written first."""
         with closing(BatchWriter(self._url, quarantine_quota=1)) as into:
             while self._readings < readings:
                 back, which = divmod(self._steps, len(self._gateways))
@@ -159,7 +159,7 @@ class _Past:
             self._connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
 
     def _quarter(self, into: BatchWriter, start: int, source: int, series: Int32) -> None:
-        """A quarter-hour of a gateway."""
+        """Write a quarter-hour of a gateway."""
         count = QUARTER // _EVERY
         n = len(series) * count
         at = np.tile(start + np.arange(count) * _EVERY, len(series))

@@ -1,4 +1,4 @@
-"""What people write instead, on the same broker into the same table: paho, and psycopg.
+"""Peers: programs that people write instead, with paho and psycopg, on the same broker into the same table.
 
 - *one INSERT a message*: in the callback, parse, `INSERT … ON CONFLICT DO NOTHING` of its readings one by one, commit;
 - *executemany*: the callback parses and appends; at `MANY` readings, or every second, one `executemany` and a commit.
@@ -39,7 +39,7 @@ VALUES (timestamptz 'epoch' + %s * interval '1 millisecond', now(), %s, %s, 0) O
 
 
 def measure(running: scene.Servers, *, shapes: Sequence[Shape] = (LIVE, SINGLES), seconds: float = 5.0) -> list[dict[str, Any]]:
-    """A row a peer and workload."""
+    """Measure each peer and workload: a row each."""
     rows = []
     for shape in shapes:
         with scene.opened(running, City().registrations()) as opened:
@@ -52,7 +52,7 @@ def measure(running: scene.Servers, *, shapes: Sequence[Shape] = (LIVE, SINGLES)
 
 
 def against(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, *, seconds: float, ours: float) -> dict[str, Any]:
-    """One peer; `ratio` is how many times as many readings a second are ours."""
+    """Measure one peer; `ratio` is ours over theirs."""
     theirs = _run(opened, traffic, payloads, peer, seconds)
     return {
         "name": f"{traffic.shape.name}, against paho and {peer}",
@@ -64,7 +64,7 @@ def against(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str
 
 
 def _run(opened: scene.Scene, traffic: Traffic, payloads: Payloads, peer: str, seconds: float) -> float:
-    """Readings a second that a peer commits."""
+    """Return readings a second that a peer commits."""
     opened.connection.execute("DROP TABLE IF EXISTS peer")
     scene.make_like(opened.connection, "peer", "readings")
     context = multiprocessing.get_context("spawn")
@@ -126,7 +126,7 @@ class _Peer:
         self._since = time.monotonic()
 
     def run(self, url: str) -> None:
-        """Until killed."""
+        """Receive until killed."""
         parts = urlsplit(url)
         forget(url, _CLIENT)
         client = Client(CallbackAPIVersion.VERSION2, _CLIENT, protocol=MQTTv5)

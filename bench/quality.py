@@ -1,7 +1,7 @@
-"""What the quality checks say of recorded sensor data: `python -m bench.quality ../shared/data`.
+"""Quality checks on recorded sensor data: `python -m bench.quality ../shared/data`.
 
-The files go through the simulator's reader and ingest's core, in batches, without a broker or a database. A line a metric tells the
-number of its readings and of each flag; docs/quality.md has the output, and what to think of it.
+The files go through the simulator's reader and ingest's core, in batches, without a broker or a database. Each line has
+the number of readings of a metric and of each flag; docs/quality.md has the output and its interpretation.
 """
 
 import sys
@@ -96,7 +96,7 @@ def _judged(
 
 
 def _first_of_each(batch: Batch) -> np.ndarray:
-    """Of several readings of one series and time the first is stored."""
+    """Return which readings are the first of their series and time: those are stored."""
     repeats = (batch.series[1:] == batch.series[:-1]) & (batch.time[1:] == batch.time[:-1])
     return np.append(True, ~repeats)
 

@@ -1,8 +1,8 @@
 """`make bench-quick`: the most important ratios, in a minute and a half; exit status 1 if one is below its bar.
 
 A bar is a ratio to a limit or a peer of the same run, never a time, and far enough below what is measured to hold on a machine
-where others work as well: each was chosen from runs on a busy machine. So it tells of something
-that became much slower, or of books that do not balance, and of nothing else.
+where others work as well: each was chosen from runs on a busy machine. So it reports
+something that became much slower, or a ledger that does not balance, and nothing else.
 """
 
 import json
@@ -40,7 +40,7 @@ MEMORY: Final = 300_000_000
 
 
 def measure() -> list[dict[str, Any]]:
-    """Short runs of what `make bench` runs, all with one registered city, one after the other in event time."""
+    """Run the measurements of `make bench` for a short time, all with one registered city, one after the other in event time."""
     rows = hotpath.measure(rounds=5)
     with scene.servers() as running, scene.opened(running, City().registrations()) as opened:
         alone, whole = {}, {}
@@ -61,7 +61,7 @@ def measure() -> list[dict[str, Any]]:
 
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:
-    """What is below its bar, or does not add up, each as a sentence."""
+    """Return each ratio below its bar, and each ledger that does not balance, as a sentence."""
     found = []
     for (name, limit), bar in BARS.items():
         (row,) = [row for row in rows if row["name"] == name and limit in {"", row["limit"]}]
@@ -75,7 +75,7 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    """Measure, and judge."""
+    """Measure, and compare with the bars."""
     began = time.monotonic()
     rows = measure()
     table.show(rows)

@@ -1,4 +1,4 @@
-"""Servers, a city and an ingest that end-to-end figures are measured with, as they are shipped.
+"""Scene of end-to-end measurements: servers, a city and an ingest, as they are shipped.
 
 The servers are those of `stack/` with their configuration as it is, persistence included; ingest is `citybeat ingest`, a process
 of its own. Each scene has a database of its own, which is dropped at its end.
@@ -61,19 +61,19 @@ _START = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Servers:
-    """Servers that run."""
+    """Running servers."""
 
     settings: stack.StackSettings
     database_url: str  # of the stack's own database
     mqtt_url: str  # as ingest's user
 
     def pids(self) -> dict[str, int]:
-        """Processes of the servers by what they are called here."""
+        """Return the processes of the servers by their names here."""
         names = {TIMESCALEDB: "postgres", MOSQUITTO: "broker"}
         return {names[each.name]: each.pid for each in stack.status(self.settings) if each.pid is not None}
 
     def passwords(self, sources: Sequence[str]) -> dict[str, str]:
-        """Of sources, in this order."""
+        """Return the passwords of sources, in this order."""
         found = stack.credentials(self.settings, sources)
         return {source: found[source] for source in sources}
 
@@ -89,31 +89,31 @@ class Scene:
 
 
 def start() -> int:
-    """us since 1970 UTC at which event time begins."""
+    """Return the beginning of event time, us since 1970 UTC."""
     return (time.time_ns() // 1000 - _BEFORE) // MINUTE * MINUTE
 
 
 def next_start(opened: Scene) -> int:
-    """The same, behind all that is stored, and so far behind that nothing is late for it."""
+    """Return a beginning after all stored readings, so far after them that nothing is late for it."""
     row = opened.connection.execute("SELECT extract(epoch FROM max(time))::int8 FROM latest").fetchone()
     assert row is not None
     return start() if row[0] is None else max(start(), row[0] * 1_000_000 // MINUTE * MINUTE + 2 * HELD)
 
 
 def home() -> Path:
-    """Where state is kept."""
+    """Return the directory of state."""
     return Path(os.environ.get("CITYBEAT_HOME", ".citybeat"))
 
 
 def root() -> Path:
-    """Where the servers' programs are."""
+    """Return the directory of the servers' programs."""
     given = os.environ.get("CITYBEAT_TEST_ROOT")
     return Path(given) if given else home() / "root"
 
 
 @contextmanager
 def servers(name: str = "bench") -> Iterator[Servers]:
-    """Servers, for as long as the block takes."""
+    """Run servers for the duration of the block."""
     settings = stack.StackSettings(home=home() / name, root=root(), pg_port=0, mqtt_port=0)
     with stack.running(settings) as running:
         _clear(running.database_url)
@@ -122,7 +122,7 @@ def servers(name: str = "bench") -> Iterator[Servers]:
 
 @contextmanager
 def database(running: Servers) -> Iterator[str]:
-    """URL of a database of its own with the schema."""
+    """Make a database with the schema for the duration of the block; yield its URL."""
     name = f"bench_{secrets.token_hex(4)}"
     url = urlunsplit(urlsplit(running.database_url)._replace(path=f"/{name}"))
     with closing(connect(running.database_url, application="bench")) as connection:
@@ -137,7 +137,7 @@ def database(running: Servers) -> Iterator[str]:
 
 @contextmanager
 def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
-    """A scene with these devices."""
+    """Open a scene with these devices."""
     with (
         database(running) as url,
         closing(connect(url, application="bench")) as connection,
@@ -156,7 +156,7 @@ def opened(running: Servers, devices: Sequence[Device]) -> Iterator[Scene]:
 
 
 def _clear(url: str) -> None:
-    """Drop what measurements that were killed have left; they can be large. A home has one measurement at a time."""
+    """Drop databases of measurements that were killed; they can be large. A home has one measurement at a time."""
     with closing(connect(url, application="bench")) as connection:
         for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^bench_[0-9a-f]{8}$'").fetchall():
             _drop(connection, name)
@@ -176,7 +176,7 @@ def _drop(connection: Connection, name: str) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether who listens there says that it is ready."""
+    """Return whether the process at the port is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/readyz")
@@ -213,21 +213,21 @@ class Ingest:
             time.sleep(0.01)
 
     def check(self) -> None:
-        """Make sure that it lives."""
+        """Raise if the process has ended."""
         if self._process.poll() is not None:
             raise RuntimeError(f"ingest ended:\n{self.tail()}")
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self._log.read_text("utf-8", "replace")[-3000:]
 
     def peaks(self) -> dict[str, int]:
-        """Bytes: highest resident memory of intake and workers."""
+        """Return the highest resident memory of service and workers, in bytes."""
         first, *others = tree(self.pid)
         return {"intake": peak(first)} | {f"worker {n}": peak(pid) for n, pid in enumerate(others)}
 
     def stop(self) -> None:
-        """SIGTERM, and what came of it."""
+        """End the process by SIGTERM."""
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -242,7 +242,7 @@ class Ingest:
 
 
 def environment(scene: Scene) -> dict[str, str]:
-    """In which commands of citybeat find this scene, and nothing else."""
+    """Return an environment in which commands of citybeat find this scene, and nothing else."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("CITYBEAT_")}
     return {
         **ours,
@@ -255,7 +255,7 @@ def environment(scene: Scene) -> dict[str, str]:
 
 
 def make_like(connection: Connection, table: str, ours: str) -> None:
-    """A hypertable like one of ours, unless it is there: same columns, same key, chunks as long."""
+    """Make a hypertable like one of ours, unless it is there: same columns, same key, chunks as long."""
     names = sql.Identifier(table), sql.Identifier(ours)
     connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)").format(*names))
     connection.execute(_MAKE_HYPERTABLE, {"table": table, "like": ours})
@@ -263,7 +263,7 @@ def make_like(connection: Connection, table: str, ours: str) -> None:
 
 @contextmanager
 def ingesting(scene: Scene, workers: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Ingest]:
-    """An ingest that is ready, until the end of the block."""
+    """Run an ingest for the duration of the block; yield it when it is ready."""
     forget(scene.servers.mqtt_url, _CLIENT)
     log, port = scene.place / "ingest.log", free_port()
     command = [sys.executable, "-m", "citybeat", "ingest", "--stats", "--workers", str(workers)]

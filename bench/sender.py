@@ -72,7 +72,7 @@ def connect(
 
 
 def answer(link: socket.socket, kind: Kind) -> bytes:
-    """Read a packet of a kind, and nothing behind it; its body."""
+    """Read a packet of a kind, and nothing behind it; return its body."""
     data = b""
     while not (told := mqtt.answers(data)).others:
         more = link.recv(1)
@@ -128,7 +128,7 @@ def prepare(path: Path, packets: Iterable[Packet], sources: list[str], *, readin
 
 
 class Sender:
-    """The process. Use it as a context; it begins to send when it is allowed to.
+    """The process that sends. Use it as a context; it begins to send when it is allowed to.
 
     Parameters
     ----------
@@ -175,16 +175,16 @@ class Sender:
 
     @property
     def sent_at(self) -> NDArray[np.int64]:
-        """ns of the monotonic clock, by packet."""
+        """Times of sending, ns of the monotonic clock, by packet."""
         times: NDArray[np.int64] = np.frombuffer(memoryview(self._times), np.int64)
         return times
 
     def allow(self, messages: int) -> None:
-        """Let it send so many in all."""
+        """Allow so many messages in all."""
         self._shared[0] = messages
 
     def check(self) -> None:
-        """Make sure that it lives."""
+        """Raise if the process has failed."""
         if self._shared[3] == _FAILED or not self._process.is_alive():
             raise RuntimeError("the sender ended")
 

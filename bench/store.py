@@ -65,7 +65,7 @@ ON CONFLICT (series_id, bucket) DO UPDATE SET
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Times:
-    """s of each batch that was counted, and how many readings of it were new."""
+    """Times of each batch that was counted in s, and the number of its new readings."""
 
     rows: list[int] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
@@ -74,12 +74,12 @@ class Times:
 
     @property
     def per_s(self) -> float:
-        """Readings a second of ours, by the median batch."""
+        """Rate of ours in readings a second, by the median batch."""
         return float(np.median(np.array(self.rows) / self.ours))
 
 
 class Writer:
-    """Batches of a workload, judged as ingest judges them, and written.
+    """Judges batches of a workload as ingest does, and writes them.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ class Writer:
         self._history = History.loaded(self._store.history(len(self.registry.owner)))
 
     def judged(self) -> PreparedBatch:
-        """The next batch, not written."""
+        """Return the next batch without writing it."""
         messages = next(self._batches)
         read = decode(messages, max_bytes=1 << 22)
         ids = np.array([self.registry.sources[str(source)] for source in read.sources], np.int32)
         return judge(read, ids, self.registry, self._limits, self._history)
 
     def next(self) -> tuple[float, Batch]:
-        """Write the next batch; s that its transaction took, and what was new."""
+        """Write the next batch; return s of its transaction, and its new readings."""
         prepared = self.judged()
         began = time.perf_counter()
         with self._store.batch(uuid4(), sorted(set(prepared.source_ids.tolist()))) as transaction:
@@ -119,7 +119,7 @@ class Writer:
 
 
 def batches(traffic: Traffic) -> Iterator[list[Message]]:
-    """A workload's messages in batches as ingest makes them when more wait than one batch holds."""
+    """Divide a workload's messages into batches as ingest does when more wait than one batch holds."""
     size, sources = BatchSize(), traffic.city.sources
     batch: list[Message] = []
     total = 0
@@ -154,18 +154,18 @@ def compare(opened: scene.Scene, shape: Shape, rounds: int) -> Times:
 
 
 def make_tables(connection: Connection) -> None:
-    """Tables for the limits, unless they are there: a second workload finds in them what it finds in ours."""
+    """Make the limits' tables, unless they are there: a second workload finds as many rows in them as in ours."""
     for table, like in _LIKE.items():
         scene.make_like(connection, table, like)
 
 
 def prepare(connection: Connection) -> None:
-    """What a connection needs for `merge`."""
+    """Prepare a connection for `merge`."""
     connection.execute(_TEMPORARY)
 
 
 def timed(connection: Connection, work: Callable[[], None]) -> float:
-    """s of a transaction."""
+    """Return s of a transaction."""
     began = time.perf_counter()
     with connection.transaction():
         work()
@@ -173,21 +173,21 @@ def timed(connection: Connection, work: Callable[[], None]) -> float:
 
 
 def copy(connection: Connection, statement: Query, rows: Iterable[bytes]) -> None:
-    """One COPY."""
+    """Write rows by one COPY."""
     with connection.cursor().copy(statement) as into:
         for block in rows:
             into.write(block)
 
 
 def merge(connection: Connection, rows: Iterable[bytes], partials: Iterable[bytes]) -> None:
-    """The bare COPY and merge."""
+    """Write rows and minutes by the bare COPY and merge."""
     copy(connection, _COPY_MERGED, rows)
     copy(connection, _COPY_MINUTES, partials)
     connection.execute(_MERGE)
 
 
 def rows_of(shape: Shape, times: Times) -> list[dict[str, Any]]:
-    """For the table and JSON."""
+    """Make the rows for the table and JSON."""
     rows = np.array(times.rows)
     return [
         {
@@ -207,7 +207,7 @@ def rows_of(shape: Shape, times: Times) -> list[dict[str, Any]]:
 def measure(
     running: scene.Servers, rounds: int = 12, shapes: tuple[Shape, ...] = (LIVE, CATCH_UP, SINGLES)
 ) -> list[dict[str, Any]]:
-    """Two rows a workload: readings a second of ours and of each limit (medians), and the median of their ratios batch by batch."""
+    """Measure each workload: two rows, one for each limit, with the median of the ratios batch by batch."""
     found = []
     for shape in shapes:
         with scene.opened(running, City().registrations()) as opened:

@@ -1,6 +1,6 @@
-"""What is measured with. Pure: no clock, no servers.
+"""Workloads of the measurements. Pure: no clock, no servers.
 
-Two cities stand here. `devices`, `registry` and `messages` are a small one whose readings are all good, for the hot path and the
+There are two cities. `devices`, `registry` and `messages` are a small one whose readings are all good, for the hot path and the
 store alone. `City` is the one that end-to-end figures are quoted for (docs/performance.md defines it), and sends three workloads:
 
 - *live*: each sweep over all series moves event time on by a minute, so that every reading opens a series-minute of its own;
@@ -30,13 +30,13 @@ NOW = 1_767_225_600_000_000
 
 
 def devices(count: int) -> list[Device]:
-    """Devices with the same five sensors each."""
+    """Make devices with the same five sensors each."""
     sensors = tuple(Sensor(metric=metric) for metric in METRICS)
     return [Device(id=f"env-{i:05d}", source=SOURCE, domain=Domain.ENVIRONMENT, sensors=sensors) for i in range(count)]
 
 
 def registry(listed: list[Device]) -> Registry:
-    """Their snapshot, without a database; sources are numbered from 1 in order of their first device."""
+    """Make the registry's snapshot without a database; sources are numbered from 1 in order of their first device."""
     sources = {name: number for number, name in enumerate(dict.fromkeys(device.source for device in listed), 1)}
     pairs = [(device, sensor) for device in listed for sensor in device.sensors]
     rows = [
@@ -54,7 +54,7 @@ def registry(listed: list[Device]) -> Registry:
 
 
 def messages(listed: list[Device], *, count: int, reports: int, seed: int = 1) -> list[Message]:
-    """Messages of `reports` reports of one value each; every reading opens a series-minute of its own."""
+    """Make messages of `reports` reports of one value each; every reading opens a series-minute of its own."""
     rng = np.random.default_rng(seed)
     values = np.round(rng.uniform(20.0, 30.0, count * reports), 1)
     out = []
@@ -147,7 +147,7 @@ SHAPES: Final = {shape.name: shape for shape in (LIVE, CATCH_UP, SINGLES)}
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A message of the workload, before it is one of MQTT."""
+    """A message of the workload, before it is packed for MQTT."""
 
     gateway: int
     seq: int  # +1 a message of this gateway
@@ -157,7 +157,7 @@ class Packet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class City:
-    """10,000 devices with six metrics behind ten gateways, unless told otherwise."""
+    """A city: 10,000 devices with six metrics behind ten gateways by default."""
 
     devices: int = 10_000
     gateways: int = 10
@@ -173,11 +173,11 @@ class City:
 
     @property
     def each(self) -> int:
-        """Series of one gateway."""
+        """Number of series of one gateway."""
         return self.devices // self.gateways * METRICS_EACH
 
     def registrations(self) -> list[Device]:
-        """Its devices, in order of gateways."""
+        """Return its devices, in order of gateways."""
         per = self.devices // self.gateways
         sensors = [(domain, tuple(Sensor(metric=metric[0]) for metric in metrics)) for domain, metrics in _tenth()]
         return [
@@ -188,13 +188,13 @@ class City:
 
 
 def _tenth() -> list[tuple[Domain, tuple[tuple[str, float, float, int], ...]]]:
-    """Kind of each of ten devices."""
+    """Return the kind of each of ten devices."""
     return [(domain, metrics) for share, domain, metrics in KINDS for _ in range(share)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
-    """What a city's gateways send in a workload.
+    """Traffic of a city's gateways in a workload.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ class Traffic:
     repeated: bool = True
 
     def __iter__(self) -> Iterator[Packet]:
-        """Messages in the order in which they are sent."""
+        """Yield messages in the order in which they are sent."""
         gateways = [Gateway(self, number) for number in range(self.city.gateways)]
         blocks = self.blocks
         if not self.shape.turns:
@@ -240,12 +240,12 @@ class Traffic:
 
     @property
     def held(self) -> int:
-        """Blocks that a late reading comes after its own, at the least `HELD` of event time."""
+        """Number of blocks by which a late reading comes after its own block: at least `HELD` of event time."""
         return -(-HELD // self.shape.interval * self.city.each // NEW)
 
     @property
     def again(self) -> int:
-        """Blocks that a duplicate comes after its first, at the least `AGAIN` of event time."""
+        """Number of blocks by which a duplicate comes after its first: at least `AGAIN` of event time."""
         return -(-AGAIN // self.shape.interval * self.city.each // NEW)
 
 
@@ -277,7 +277,7 @@ class Gateway:
         self._digits: Final = [[metric[3] for metric in metrics] for _, metrics in kinds]
 
     def places(self, block: int) -> list[int]:
-        """What a block's readings are, in the order in which they are sent."""
+        """Return the places of a block's readings, in the order in which they are sent."""
         traffic = self._traffic
         first = block * NEW
         places = list(range(first, first + NEW))
@@ -289,7 +289,7 @@ class Gateway:
         return places
 
     def packets(self, block: int) -> list[Packet]:
-        """A block as messages: one, or a hundred."""
+        """Make the messages of a block: one, or a hundred."""
         places = self.places(block)
         if self._traffic.shape.size == 1:
             seq = block * HUNDRED  # less what is missing of the first blocks, which have no duplicate
@@ -298,7 +298,7 @@ class Gateway:
         return [Packet(self._number, block, len(places), self._payload(block, places))]
 
     def time(self, place: int) -> int:
-        """us since 1970 UTC."""
+        """Return the time of a place, us since 1970 UTC."""
         return self._traffic.start + place // self._each * self._traffic.shape.interval
 
     def _held(self, block: int) -> int:
@@ -327,5 +327,5 @@ class Gateway:
 
 
 def _mixed(series: int, sweep: int) -> int:
-    """Which value a series shows in a sweep: another one than in the sweep before."""
+    """Return the number of the value of a series in a sweep: another one than in the sweep before."""
     return (series * 7919 + sweep * 104_729) % _VALUES

@@ -1,4 +1,4 @@
-"""Where a broker is, from its URL: and how it is spoken to."""
+"""Address of a broker, read from its URL."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from citybeat.simulator.errors import AddressError, PublishError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where the broker is, and how it is spoken to."""
+    """Address of a broker, with TLS and the version of MQTT."""
 
     host: str
     port: int
@@ -22,7 +22,7 @@ class Address:
 
 
 def address(url: str, *, version: Version = Version.V5, ca: str | None = None) -> Address:
-    """From mqtt://host[:port], or mqtts:// for TLS.
+    """Read mqtt://host[:port], or mqtts:// for TLS.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def address(url: str, *, version: Version = Version.V5, ca: str | None = None) -
     Raises
     ------
     AddressError
-        The URL is none.
+        The URL is malformed.
     PublishError
         The file of certificates cannot be used.
     """

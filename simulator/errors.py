@@ -1,6 +1,6 @@
-"""What can go wrong on the sending side: an operator's mistake or a broker's answer. One line each, naming what and where.
+"""Errors of the simulator: mistakes of an operator and refusals of a broker. Each is one line that names the problem and its place.
 
-What is wrong with a *row* of a recording is no exception: it is counted and named in the replay's report
+A problem of a *row* of a recording is no exception: it is counted and named in the replay's report
 (`simulator.replay.recording`).
 """
 
@@ -29,7 +29,7 @@ class ScenarioError(SimulatorError, ValueError):
 
 
 class TimelineError(SimulatorError, ValueError):
-    """Simulated time cannot run as it is asked to."""
+    """Simulated time cannot run with these arguments."""
 
 
 class RecordingError(SimulatorError, ValueError):
@@ -41,7 +41,7 @@ class TruthError(SimulatorError, ValueError):
 
 
 class PublishError(SimulatorError):
-    """The broker cannot be reached, refuses the source, or the connection's thread ended."""
+    """The broker cannot be reached or refuses the source, or the connection's thread failed."""
 
 
 class PublishStoppedError(PublishError):
@@ -49,8 +49,8 @@ class PublishStoppedError(PublishError):
 
 
 class RefusedError(PublishError):
-    """The broker will have none of us: to connect again is no use."""
+    """The broker refuses the client for good: it is no use to connect again."""
 
 
 class AddressError(PublishError, ValueError):
-    """The URL of a broker is none."""
+    """The URL of a broker is malformed."""

@@ -1,6 +1,6 @@
-"""What a source sends, numbered: messages with `seq` 0, 1, 2, … under a `boot` that is new at each start; and the accounts of it.
+"""Feeds of sources: messages numbered with `seq` 0, 1, 2, … under a `boot` that is new at each start, and their ledger.
 
-A `Feed` knows nothing of MQTT: it hands payloads to a `Transport`, which `simulator.publisher` is, and which tests replace.
+A `Feed` is independent of MQTT: it hands payloads to a `Transport`, which `simulator.publisher` implements, and tests replace.
 """
 
 import secrets
@@ -15,12 +15,12 @@ from citybeat.devices.wire import reports
 from citybeat.simulator.errors import PublishError
 from citybeat.simulator.faults.rows import Rows
 
-#: s. How long the last acknowledgements are waited for.
+#: s to wait for the last acknowledgements.
 DRAIN_TIMEOUT: Final = 15.0
 
 
 class Receipt:
-    """What the broker said to one message."""
+    """The broker's answer to one message."""
 
     __slots__ = ("acknowledged", "sent_at")
 
@@ -50,12 +50,12 @@ class Transport(Protocol):
         """Break the connection as a bad network does. It comes back by itself; what was published meanwhile is sent in order."""
 
     def close(self) -> None:
-        """Say goodbye and disconnect."""
+        """Publish `offline` and disconnect."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceReport:
-    """What one source sent, and what the broker said to it."""
+    """Ledger of one source: what it sent, and the broker's answers."""
 
     source: str
     boot: str  # distinguishes this start of the source from others; of several, the last one
@@ -70,13 +70,13 @@ class SourceReport:
     boots: tuple[tuple[str, int | None], ...] = ()  # all starts, each with the highest number used up in it
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentReport:
-    """What all sources sent: what the reports of a run and of a replay have in common."""
+    """Ledger of all sources: the common part of the reports of a run and of a replay."""
 
     elapsed: float  # s
     complete: bool  # every message was answered before the end
@@ -104,11 +104,11 @@ class SentReport:
 
     @property
     def unacknowledged_readings(self) -> int:
-        """Readings whose fate is unknown: sent, not answered."""
+        """Readings that were sent and not answered, so that their outcome is unknown."""
         return sum(source.unacknowledged_readings for source in self.sources)
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it for JSON."""
         return {
             **asdict(self),
             "messages": self.messages,
@@ -121,7 +121,7 @@ class SentReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a run or a replay is."""
+    """Progress of a run or a replay."""
 
     elapsed: float  # s since the start
     time: int | None  # us since 1970 UTC: simulated time, or the newest time of the recording; None: nothing yet
@@ -135,7 +135,7 @@ class Progress:
 
     @classmethod
     def of(cls, feeds: "Mapping[str, Feed]", *, elapsed: float, time: int | None, rejected_rows: int = 0, file: str = "") -> Self:
-        """Add up what feeds have done."""
+        """Add up the ledgers of feeds."""
         links = [feed.transport for feed in feeds.values()]
         return cls(
             elapsed=elapsed,
@@ -151,7 +151,7 @@ class Progress:
 
 
 class Feed:
-    """One source: numbers its messages and sends them."""
+    """Feed of one source: numbers its messages and sends them."""
 
     def __init__(self, source: str, transport: Transport, *, boot: str) -> None:
         self.source = source
@@ -162,7 +162,7 @@ class Feed:
 
     @property
     def next_seq(self) -> int:
-        """The number of the next message."""
+        """Number of the next message."""
         return self._seq
 
     def send(self, readings: Any, count: int) -> None:
@@ -171,7 +171,7 @@ class Feed:
         self.used(self.boot, self._seq)
 
     def used(self, boot: str, seq: int) -> None:
-        """A number is used up, under this boot or a new one."""
+        """Note that a number is used up, under this boot or a new one."""
         self.boot = boot if boot not in self._boots else self.boot
         highest = self._boots.get(boot)
         self._boots[boot] = seq if highest is None else max(seq, highest)
@@ -179,7 +179,7 @@ class Feed:
         self._seq = 0 if last is None else last + 1
 
     def report(self) -> SourceReport:
-        """The accounts so far."""
+        """Return the ledger so far."""
         link = self.transport
         return SourceReport(
             source=self.source,
@@ -209,20 +209,20 @@ class Entry:
 
 
 class Record(Protocol):
-    """Who is told the truth (`simulator.faults.truth`)."""
+    """Receiver of the truth (`simulator.faults.truth`)."""
 
     def add(self, entry: Entry) -> None:
-        """A message that was sent, or was not."""
+        """Add a message that was sent, or was not."""
 
     def describe(self, about: Mapping[str, Any]) -> None:
-        """What is to be said of the run; the last call holds."""
+        """Set the description of the run; the last call counts."""
 
 
 Connector = Callable[[str, str | None], Transport]  # source, password
 
 
 def require(sources: Sequence[str], passwords: Mapping[str, str | None]) -> None:
-    """See that there are credentials for all sources.
+    """Check that there are credentials for all sources.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def require(sources: Sequence[str], passwords: Mapping[str, str | None]) -> None
 
 @contextmanager
 def connected(sources: Sequence[str], passwords: Mapping[str, str | None], connect: Connector) -> Iterator[dict[str, Feed]]:
-    """Feeds of sources; their connections are closed at the end, whatever happens.
+    """Connect sources, and yield their feeds; the connections are closed at the end, whatever happens.
 
     Raises
     ------
@@ -254,7 +254,7 @@ def connected(sources: Sequence[str], passwords: Mapping[str, str | None], conne
 
 
 def drain(feeds: Mapping[str, Feed], timeout: float = DRAIN_TIMEOUT) -> bool:
-    """Wait for the answers to what all feeds sent, `timeout` seconds altogether; whether all came."""
+    """Wait for the answers to all feeds, `timeout` seconds altogether; return whether all came."""
     deadline = time.monotonic() + timeout
     complete = True
     for feed in feeds.values():

@@ -1,4 +1,4 @@
-"""The shell that lets a city send: `schedule` says what is due, `measuring` what it says, `gateway` how it goes."""
+"""Shell of a run: `schedule` finds the reports that are due, `measuring` their contents, `gateway` their messages."""
 
 import secrets
 import threading
@@ -26,7 +26,7 @@ from citybeat.simulator.faults.rows import OUTCOME_CODES, Outcome
 from citybeat.simulator.feed import DRAIN_TIMEOUT, Connector, Entry, Feed, Progress, Record, SentReport, connected, drain
 from citybeat.simulator.publisher import connect as connect_publisher
 
-#: s between looks at the clock: how long a gateway gathers.
+#: s between looks at the clock, in which a gateway gathers reports.
 GATHER: Final = 0.1
 #: s between calls of `progress`.
 PROGRESS: Final = 0.5
@@ -37,7 +37,7 @@ _UNDECODABLE: Final = OUTCOME_CODES[Outcome.UNDECODABLE]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport(SentReport):
-    """What a city sent."""
+    """Report of a run: what the city sent."""
 
     devices: int
     seed: int
@@ -45,7 +45,7 @@ class RunReport(SentReport):
     simulated_to: int  # us since 1970 UTC: what is due later was not sent
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON; times as RFC 3339."""
+        """Return it for JSON; times as RFC 3339."""
         return {
             **SentReport.as_dict(self),
             "simulated_from": from_us(self.simulated_from).isoformat(),
@@ -91,13 +91,13 @@ def run(
     progress : callable, optional
         Called about twice a second, in this thread.
     connect : callable, optional
-        Instead of MQTT: (source, password) to a Transport.
+        Makes a Transport of (source, password) in place of MQTT.
     faults : sequence of FaultSpec
-        What goes wrong, with times after the start.
+        Faults to inject, with times after the start.
     truth : Record, optional
-        Told of every reading; it is left open.
+        Receives every reading; it is left open.
     scenario : str
-        What the truth calls this run.
+        Name of this run in the truth.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def run(
     PublishError
         The broker is away at the start, refuses a source, or a connection's thread ended.
     TimelineError
-        `speed`, `duration` or `start` make no sense.
+        `speed`, `duration` or `start` is invalid.
     """
     if start is not None and start.tzinfo is None:
         raise TimelineError("start needs a time zone")
@@ -172,7 +172,7 @@ def run(
 
 
 class _Sender:
-    """What a run needs to send what is due."""
+    """Sends the reports that are due."""
 
     def __init__(
         self,
@@ -201,17 +201,17 @@ class _Sender:
             self._take(source, self._gateways[source].take(bundle))
 
     def finish(self) -> None:
-        """The end: gateways send what they still keep."""
+        """End the run: gateways send what they still keep."""
         for source, gateway in self._gateways.items():
             self._take(source, gateway.finish())
 
     def give_up(self) -> None:
-        """The end, when nothing can be sent any more."""
+        """End the run when nothing can be sent any more."""
         for source, gateway in self._gateways.items():
             self._take(source, gateway.give_up())
 
     def accounts(self) -> dict[str, Any]:
-        """What the truth's metadata says of sources and messages."""
+        """Return the part of the truth's metadata about sources and messages."""
         sources = {}
         for source, feed in self._feeds.items():
             boots = feed.report().boots
@@ -226,7 +226,7 @@ class _Sender:
     def _do(self, source: str, step: Step) -> None:
         feed = self._feeds[source]
         if isinstance(step, Break):
-            # What has no answer would be sent again by the client, and nobody could say how often it arrives.
+            # The client would repeat messages without an answer, and the number of their arrivals would be unknown.
             if feed.transport.drain(DRAIN_TIMEOUT):
                 feed.transport.drop()
         elif isinstance(step, Unsent):
@@ -248,7 +248,7 @@ class _Sender:
 
 
 def _gateways(city: City, placed: Placed, feeds: Mapping[str, Feed]) -> dict[str, Gateway]:
-    """A gateway for each feed; the first start has the feed's boot."""
+    """Make a gateway for each feed; the first start has the feed's boot."""
     numbers, first = np.unique(city.gateway, return_index=True)
     of = {city.gateways[number]: city.id(index) for number, index in zip(numbers.tolist(), first.tolist(), strict=True)}
 

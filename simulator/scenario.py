@@ -1,6 +1,6 @@
-"""Scenario files: a city, when and how fast it runs, and what goes wrong in it. docs/scenarios.md describes every key.
+"""Scenario files: a city, the start and speed of its run, and its faults. docs/scenarios.md describes every key.
 
-Pure: a scenario is made from text. What a scenario says is checked here, once, and an error names file, line and key.
+Pure: a scenario is made from text. It is validated here, once, and an error names file, line and key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ MAX_GATEWAYS: Final = 10_000
 MAX_DISTRICTS: Final = 200
 #: s. Reports are stamped with whole milliseconds.
 SHORTEST: Final = 0.001
-#: Devices and gateways of a scenario that says nothing of them, as of `simulate run`.
+#: Defaults of a scenario, and of `simulate run`.
 DEVICES: Final = 200
 GATEWAYS: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenario:
-    """What is to be simulated."""
+    """A scenario."""
 
     name: str
     city: City
@@ -50,7 +50,7 @@ class Scenario:
     faults: tuple[FaultSpec, ...] = ()  # what goes wrong; of several that fit, the first one happens
 
     def summary(self) -> dict[str, Any]:
-        """What is in it, for people; ready for JSON."""
+        """Return a summary for people, for JSON."""
         city = self.city
         kinds = np.bincount(city.type, minlength=len(city.types)).tolist()
         return {
@@ -125,7 +125,7 @@ def load_scenario(
 
 
 def gateway_names(number: int) -> list[str]:
-    """What gateways are called that nobody named."""
+    """Return names for gateways that the scenario does not name."""
     return [f"gw-{i:02d}" for i in range(1, number + 1)]
 
 
@@ -157,7 +157,7 @@ def _devices(keys: Keys, instead: int | None) -> int | dict[str, int]:
 
 
 def _mix(keys: Keys) -> dict[str, float] | None:
-    """Weights of types; that of a domain is divided among its types."""
+    """Read weights of types; that of a domain is divided among its types."""
     listed = keys.keys("mix", None)
     if listed is None:
         return None
@@ -238,7 +238,7 @@ def _holidays(keys: Keys) -> Mapping[date, holidays.DayKind]:
 
 
 def _types(keys: Keys | None) -> list[DeviceType]:
-    """The makes of devices, with the intervals of this scenario."""
+    """Return the makes of devices with the intervals of this scenario."""
     if keys is None:
         return list(TYPES)
     scale = _above_zero(keys, "scale", keys.number("scale", 1)) or 1.0
@@ -309,7 +309,7 @@ def _jitter(keys: Keys, default: float) -> float:
 
 
 def _above_zero(keys: Keys, key: str, number: Any) -> float | None:
-    """The number as a float, if it is above 0 and finite as such."""
+    """Return the number as a float, if it is above 0 and finite as such."""
     if number is None:
         return None
     if not 0 < float(number) < float("inf"):

@@ -132,7 +132,7 @@ class Keys:
         return self.sequence(key)
 
     def holds(self, key: str, *kinds: type) -> bool:
-        """Whether a key is there with a value of one of these types: Keys, list, str, Decimal, bool."""
+        """Return True if a key is there with a value of one of these types: Keys, list, str, Decimal, bool."""
         return isinstance(self._entries.get(key), kinds)
 
     def whole(self, key: str, default: Any = ..., *, least: int, most: int) -> Any:

@@ -1,1 +1,1 @@
-"""The city: where its devices stand, what they show at any time, and when they report. Pure: functions of a seed."""
+"""The simulated city: positions of its devices, their values, and the times of their reports. Pure: functions of a seed."""

@@ -1,4 +1,4 @@
-"""What is known of every day of a city: its kind, how warm and how wet it is, and what meters had counted when it began.
+"""Almanac: properties of every day of a city: its kind, how warm and how wet it is, and what meters had counted when it began.
 
 Made once a city, from its seed and its holidays; then everything is looked up by the day's number, so that weather changes over
 days and meters add up over years without anything being carried along. Meters add up exactly what the profiles say: what flows in
@@ -36,7 +36,7 @@ _BINS: Final = 288
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meter:
-    """What has flowed since `COUNTED_FROM`, in hours of full flow."""
+    """Total flow since `COUNTED_FROM`, in hours of full flow."""
 
     factor: Float64  # (days + 1,) at each midnight; what the profile is multiplied by
     before: Float64  # (days + 1,) hours of full flow up to each midnight
@@ -57,7 +57,7 @@ class Meter:
         return cls(factor=factor, before=np.concatenate([np.zeros(1), np.cumsum(days)]), flat=flat, slanted=slanted)
 
     def at(self, almanac: "Almanac", time: Int64) -> Float64:
-        """Hours of full flow up to these times (us since 1970 UTC)."""
+        """Return the hours of full flow up to these times (us since 1970 UTC)."""
         day, part = almanac.days(time)
         kind = almanac.kind[day]
         x = part * _BINS
@@ -71,7 +71,7 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Almanac:
-    """The days of a city from `holidays.FIRST` to `holidays.LAST`; before and after, the first and the last go on."""
+    """The days of a city from `holidays.FIRST` to `holidays.LAST`; times outside take the first or the last day."""
 
     kind: Kinds  # (days,)
     warm: Float64  # (days + 1,) Cel, at each midnight: what the day's weather varies about
@@ -82,7 +82,7 @@ class Almanac:
 
     @classmethod
     def made(cls, city: int, kind: NDArray[np.int8]) -> Self:
-        """For the city of this key, with days of these kinds."""
+        """Make the almanac of a city from its key and the kinds of its days."""
         number = np.arange(len(kind) + 1)
         warm, rain = _season(_WARM, number), _season(_RAIN, number)
         chance = np.minimum(0.2 + rain / 1100.0, 0.55)
@@ -99,7 +99,7 @@ class Almanac:
         )
 
     def days(self, time: Int64) -> tuple[Int64, Float64]:
-        """The number of the day that each time lies in (us since 1970 UTC), and the share of it that is over."""
+        """Return the number of the day of each time (us since 1970 UTC), and the share of the day that is over."""
         local = time + UTC_OFFSET
         day = local // DAY
         part = (local - day * DAY).astype(np.float64) / DAY
@@ -108,12 +108,12 @@ class Almanac:
 
 
 def between(midnights: Float64, day: Int64, part: Float64) -> Float64:
-    """What goes in a straight line from one midnight to the next."""
+    """Interpolate linearly from one midnight to the next."""
     return midnights[day] + part * (midnights[day + 1] - midnights[day])
 
 
 def _season(by_month: Float64, day: Int64) -> Float64:
-    """A year's course through the middles of its months."""
+    """Interpolate a year's course through the middles of its months."""
     stamp = day.astype("datetime64[D]")
     month = stamp.astype("datetime64[M]")
     length = ((month + 1).astype("datetime64[D]") - month.astype("datetime64[D]")).astype(np.int64)
@@ -125,7 +125,7 @@ def _season(by_month: Float64, day: Int64) -> Float64:
 
 
 def _spell(city: int, name: str, day: Int64, length: int) -> Float64:
-    """A number in [0, 1) for each day, like those of the days beside it: the mean of some days' random numbers."""
+    """Return a number in [0, 1) for each day, similar to that of its neighbours: the mean of some days' random numbers."""
     key = np.array([noise.key(city, name)], np.uint64)
     total = np.zeros(len(day))
     for i in range(length):

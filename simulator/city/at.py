@@ -1,4 +1,4 @@
-"""A moment at a place: what a model is told of the readings that it makes, and the noise and the weather that they share.
+"""Context of readings at their times and places: the input of models, with the noise and the weather that readings share.
 
 How readings of different sensors hang together is decided here and nowhere else: what has the name of one thing is the same number
 for everybody who shares it. `drift` is one sensor's, `local` one device's, `road` and `station` that of those who stand at one,
@@ -23,7 +23,7 @@ _WARP: Final = 10 * MINUTE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeriesTable:
-    """The series of a city: arrays of one length s, and of its d devices, and what they share."""
+    """Series of a city as arrays of length s, its devices as arrays of length d, and what all of them share."""
 
     city: int  # key of what all series share: the weather, the grid
     almanac: Almanac
@@ -53,7 +53,7 @@ class SeriesTable:
 
 
 class At:
-    """Readings to be made: n of them, all of one metric."""
+    """n readings of one metric whose values are to be computed."""
 
     def __init__(self, table: SeriesTable, code: int, series: Int64, time: Int64) -> None:
         self.table = table
@@ -73,38 +73,38 @@ class At:
     # --- what is noise
 
     def trait(self, name: str) -> Float64:
-        """What is particular to a device for ever: a number in [0, 1)."""
+        """Return a constant of each device: a number in [0, 1)."""
         return noise.uniform(self.site, _salt(name))
 
     def drift(self, name: str, minutes: int) -> Float64:
-        """Noise of one sensor, in (-1, 1)."""
+        """Return noise of one sensor, in (-1, 1)."""
         return noise.smooth(noise.mix(self.key, _salt(name)), self.time, minutes * MINUTE)
 
     def local(self, name: str, minutes: int) -> Float64:
-        """Noise that the sensors of a device share."""
+        """Return noise that the sensors of a device share."""
         return noise.smooth(noise.mix(self.site, _salt(name)), self.time, minutes * MINUTE)
 
     def moment(self, name: str) -> Float64:
-        """Noise that the sensors of a device share at one moment: of mean 0 and standard deviation 1."""
+        """Return noise that the sensors of a device share at one moment: of mean 0 and standard deviation 1."""
         return noise.rough(noise.mix(self.site, _salt(name)), self.time)
 
     def road(self, name: str, km: float, minutes: int) -> Float64:
-        """Noise of a road: shared by those who stand on it within some km."""
+        """Return noise of a road, shared by the devices on it within some km."""
         keys = noise.mix(self._road_key, _salt(name))
         return noise.line(keys, self.table.along[self.device] / km, self.time, minutes * MINUTE)
 
     def station(self, name: str, minutes: int) -> Float64:
-        """Noise of all who are fed by one station."""
+        """Return noise that all devices of one feeding station share."""
         return noise.smooth(noise.mix(self._station_key, _salt(name)), self.time, minutes * MINUTE)
 
     def field(self, name: str, km: float, minutes: int) -> Float64:
-        """Noise over the plane: the same within a fraction of so many km, another one beyond."""
+        """Return noise over the plane: similar within a fraction of so many km, independent beyond."""
         keys = noise.mix(self.city, _salt(name))
         x, y = self.table.east[self.device] / km, self.table.north[self.device] / km
         return noise.field(keys, x, y, self.time, minutes * MINUTE)
 
     def weather(self, name: str, minutes: int) -> Float64:
-        """Noise that the whole city shares."""
+        """Return noise that the whole city shares."""
         return noise.smooth(noise.mix(self.city, _salt(name)), self.time, minutes * MINUTE)
 
     @cached_property
@@ -119,12 +119,12 @@ class At:
 
     @cached_property
     def wet(self) -> Float64:
-        """How wet these days are, 0 to 1."""
+        """Wetness of the days, 0 to 1."""
         return between(self.table.almanac.wet, self.day, self.part)
 
     @cached_property
     def warm(self) -> Float64:
-        """What the air's temperature varies about, Cel."""
+        """Mean temperature of the air, Cel."""
         return between(self.table.almanac.warm, self.day, self.part)
 
     @cached_property
@@ -134,7 +134,7 @@ class At:
         return 32.0 * np.maximum(shower + 0.75 * self.wet - 0.8, 0.0)
 
     def rained(self, half: float) -> Float64:
-        """How much it rains, 0 to 1: one half at so many mm/h."""
+        """Return the intensity of rain, 0 to 1: one half at so many mm/h."""
         return self.rain / (self.rain + half)
 
     @cached_property
@@ -146,7 +146,7 @@ class At:
 
     @cached_property
     def wind(self) -> Float64:
-        """m/s: what blows anyway, the breeze from the sea, the gusts of a shower."""
+        """Wind in m/s: a base, the breeze from the sea, and the gusts of a shower."""
         breeze = 2.3 * bump(self.hour, 14.0, 7.0) * (1.0 - 0.5 * self.cloud)
         gusts = 2.0 * self.rained(4.0) + 0.9 * self.field("gust", 3.0, 8)
         return np.maximum(2.2 + 1.2 * self.weather("wind", 180) + breeze + gusts, 0.0)
@@ -155,40 +155,40 @@ class At:
 
     @cached_property
     def width(self) -> Float64:
-        """How much traffic the road takes: trunk roads more than streets, and each its own."""
+        """Capacity of the road: trunk roads more than streets, and each its own."""
         wide = np.where(self.table.trunk[self.table.road[self.device]], 0.8, 0.55)
         return wide + 0.4 * noise.uniform(self._road_key, _salt("width"))
 
     @cached_property
     def busy(self) -> Float64:
-        """How busy the road is, about 0.03 to 1.5."""
+        """Traffic on the road, about 0.03 to 1.5."""
         flow = shapes.traffic(self.hour, self.kind) * self._factor(self.table.almanac.vehicles)
         queue = 1.0 + 0.12 * self.road("queue", 1.5, 12) + 0.06 * self.local("lane", 8)
         return flow * self.width * queue * (1.0 - 0.15 * self.rained(5.0))
 
     @cached_property
     def drawn(self) -> Float64:
-        """Share of what it is built for that a connection draws."""
+        """Load of a connection, as a share of its rating."""
         load = shapes.load(self.hour, self.kind) * self._factor(self.table.almanac.power)
         own = 1.0 + 0.06 * self.local("load", 4) + 0.05 * self.station("load", 15) + 0.008 * self.moment("load")
         return np.minimum(self.share * load * own, 0.98)
 
     @cached_property
     def share(self) -> Float64:
-        """Of what it is built for, how much a connection draws at full load."""
+        """Full load of a connection, as a share of its rating."""
         return 0.7 * (0.75 + 0.4 * self.trait("load"))
 
     def load(self) -> Float64:
-        """How much power the city draws, 0.3 to about 1 of the peak."""
+        """Load of the city, 0.3 to about 1 of the peak."""
         return shapes.load(self.hour, self.kind) * self._factor(self.table.almanac.power)
 
     def counted(self, meter: Meter, time: Int64) -> Float64:
-        """Hours of full flow up to a time. The clock is warped, too slowly to go back: no two meters run alike."""
+        """Return hours of full flow up to a time. The clock is warped, too slowly to go back, so that no two meters run alike."""
         warp = np.rint(noise.smooth(noise.mix(self.key, _salt("flow")), time, HOUR) * _WARP).astype(np.int64)
         return meter.at(self.table.almanac, time + warp)
 
     def register(self, total: Float64, parts: float) -> Float64:
-        """What a counter shows of a total: in 1/parts of the unit, beginning anywhere, and at 0 again where it is full."""
+        """Turn a total into a counter's reading: in 1/parts of the unit, from a random beginning, and modulo the register."""
         full = self.table.registers[self.table.type[self.device], self.code]
         ends = np.isfinite(full)
         size = np.rint(np.where(ends, full, 1.0) * parts)

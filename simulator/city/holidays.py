@@ -1,4 +1,4 @@
-"""Which days of a city are holidays. Pure: dates in, kinds of days out.
+"""Holidays of a city. Pure: dates in, kinds of days out.
 
 Vietnam's are those of article 112 of the Labour Code of 2019 (in force since 2021): 1 January; five days at Tết, of which we take
 the last of the old year and the first four of the new one; the Hùng Kings' day, the 10th of the 3rd lunar month; 30 April; 1 May;
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class DayKind(enum.IntEnum):
-    """How a city spends a day."""
+    """Kind of a day: how the city spends it."""
 
     WORKING = 0
     WEEKEND = 1
@@ -62,7 +62,7 @@ _DAY: Final = timedelta(days=1)
 
 
 def vietnam() -> dict[date, DayKind]:
-    """Vietnam's public holidays, days made up for included; those of the moon from 2015 to 2040."""
+    """Vietnam's public holidays, substitute days included; those of the lunar calendar from 2015 to 2040."""
     days: dict[date, DayKind] = {}
     for year in range(FIRST.year, LAST.year + 1):
         for month, number in ((1, 1), (4, 30), (5, 1), (9, 1), (9, 2)):
@@ -81,12 +81,12 @@ def vietnam() -> dict[date, DayKind]:
 
 
 def listed(days: Iterable[date]) -> dict[date, DayKind]:
-    """These days, and no others."""
+    """Make a calendar of these days, and no others."""
     return dict.fromkeys(days, DayKind.HOLIDAY)
 
 
 def kinds(holidays: Mapping[date, DayKind]) -> NDArray[np.int8]:
-    """What kind each day is, from `FIRST` to `LAST`.
+    """Return the kind of each day from `FIRST` to `LAST`.
 
     Returns
     -------

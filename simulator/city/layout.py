@@ -1,4 +1,4 @@
-"""The city that is simulated: which devices stand where, with what sensors. Built from numbers and a seed, and from nothing else.
+"""Layout of a simulated city: its devices, their positions and their sensors. Built from numbers and a seed, and from nothing else.
 
 The default city is shaped like Quy Nhơn: its former wards as districts, with their approximate centres, and three domains
 mixed as a city would: traffic 40 %, environment 25 %, energy 35 %.
@@ -63,24 +63,24 @@ class City:
 
     @property
     def devices(self) -> "Devices":
-        """The devices, as they are to be registered."""
+        """Devices, for registration."""
         return Devices(self, range(len(self)))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The gateways that devices publish through, in order of their names."""
+        """Gateways that devices publish through, in order of their names."""
         return tuple(sorted(self.gateways[number] for number in np.unique(self.gateway).tolist()))
 
     def id(self, index: int) -> str:
-        """What a device is called."""
+        """Return the id of a device."""
         return f"{self.types[self.type[index]].prefix}-{self.number[index]:05}"
 
     def source(self, index: int) -> str:
-        """The gateway that a device publishes through."""
+        """Return the gateway that a device publishes through."""
         return self.gateways[int(self.gateway[index])]
 
     def device(self, index: int) -> Device:
-        """A device, as it is to be registered."""
+        """Make a device, for registration."""
         kind, district = self.types[self.type[index]], self.districts[self.district[index]]
         rating, factors = float(self.rating[index]), dict(kind.rated)
         place = {"road": self.roads[self.series.road[index]]} if kind.at_road else {}
@@ -103,7 +103,7 @@ class City:
 
 
 class Devices(Sequence[Device]):
-    """Devices of a city, each made when it is asked for."""
+    """Devices of a city, each made when it is accessed."""
 
     def __init__(self, city: City, rows: range) -> None:
         self._city = city
@@ -226,7 +226,7 @@ def build(
 
 
 def _served(gateways: Sequence[Gateway], districts: Sequence[District]) -> list[list[int]]:
-    """The gateways of each district."""
+    """Assign gateways to districts."""
     names = [gateway.name for gateway in gateways]
     if not gateways or len(set(names)) != len(names):
         raise ValueError("a city needs gateways with different names")
@@ -252,7 +252,7 @@ def _served(gateways: Sequence[Gateway], districts: Sequence[District]) -> list[
 
 
 def _types(makes: Sequence[DeviceType], devices: int, mix: Mapping[str, float] | None, seed: int) -> Int16:
-    """The type of each device, where only their number is said."""
+    """Choose the type of each device when only the number of devices is given."""
     if devices < 0:
         raise ValueError(f"a city cannot have {devices} devices")
     chance = noise.uniform(np.array([noise.key(seed, "type")], np.uint64), np.arange(devices))
@@ -272,7 +272,7 @@ def _types(makes: Sequence[DeviceType], devices: int, mix: Mapping[str, float] |
 
 
 def _types_by_count(makes: Sequence[DeviceType], counts: Mapping[str, int]) -> Int16:
-    """The type of each device, evenly mixed."""
+    """Choose the type of each device, evenly mixed."""
     _check_names(makes, counts)
     number = np.array([counts.get(make.name, 0) for make in makes], np.int64)
     type_ = np.repeat(np.arange(len(makes)), number)
@@ -289,7 +289,7 @@ def _check_names(makes: Sequence[DeviceType], wanted: Mapping[str, float]) -> No
 
 
 def _chosen(weight: Float64, chance: Float64) -> Int16:
-    """Which of some, by weight."""
+    """Choose by weight."""
     total = np.cumsum(weight)
     if not total[-1] > 0:
         raise ValueError("a mix needs a weight above 0")
@@ -303,7 +303,7 @@ def _draw(site: Keys, name: str) -> Float64:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Places:
-    """Where d devices stand."""
+    """Positions of d devices."""
 
     streets: streets.Streets
     district: Int64
@@ -347,7 +347,7 @@ def _series(
     place: _Places,
     holidays: Mapping[date, days.DayKind],
 ) -> tuple[Int64, SeriesTable]:
-    """Where each device's series begin, and all of them: a type's sensors, once for each device of it."""
+    """Make the first series of each device, and all series: a type's sensors, once for each device of it."""
     metrics = tuple(sorted({sensor.metric for i in np.unique(type_).tolist() for sensor in makes[i].sensors}))
     code = {metric: i for i, metric in enumerate(metrics)}
     rows = [(make, sensor) for make in makes for sensor in make.sensors]

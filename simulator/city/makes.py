@@ -1,4 +1,4 @@
-"""The makes of devices that a simulated city is fitted with: what each measures, how often, and what its registers can show."""
+"""Makes of devices in a simulated city: the metrics of each, its interval, and the range of its registers."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -9,7 +9,7 @@ from citybeat.devices.device import Sensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceType:
-    """What devices of one make have in common."""
+    """Properties that devices of one make have in common."""
 
     name: str  # the tag `type` of its devices, and what scenarios call it
     prefix: str  # of the ids
@@ -165,7 +165,7 @@ BY_NAME: Final = {type_.name: type_ for type_ in TYPES}
 
 
 def scaled(make: DeviceType, scale: float) -> DeviceType:
-    """The same make with intervals so many times as long."""
+    """Return the same make with intervals so many times as long."""
     if scale == 1.0:
         return make
     sensors = (replace(sensor, interval=None if sensor.interval is None else sensor.interval * scale) for sensor in make.sensors)

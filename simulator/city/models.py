@@ -1,4 +1,4 @@
-"""What each metric shows: a model of the thing itself, and what a common sensor makes of it.
+"""Models of metrics: of the thing itself, and of what a common sensor makes of it.
 
 A model takes an `At` and returns values in the catalogue's unit; then the sensor adds its noise, stops at the ends of its range,
 and rounds to its resolution. The law of `simulator.city.noise` holds. Values stay within the catalogue's suspect range, and change
@@ -22,7 +22,7 @@ LUNAR_DAY: Final = 89_428_328_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A metric's values, and its sensors."""
+    """Model of a metric's values, and of its sensors."""
 
     value: Callable[[At], Float64]
     parts: float = 0.0  # the sensor's resolution is 1/parts of the unit; 0: the model rounds itself
@@ -31,7 +31,7 @@ class Model:
     high: float = np.inf
 
     def sense(self, at: At) -> Float64:
-        """What the sensor shows."""
+        """Return the values that the sensor shows."""
         value = self.value(at)
         if self.noise:
             value = value + self.noise * noise.rough(at.key, at.time)
@@ -40,7 +40,7 @@ class Model:
 
 
 def _intensity(at: At) -> Float64:
-    """Per lane; a detector counts for five minutes."""
+    """Vehicles per lane; a detector counts for five minutes."""
     mean = 75.0 * at.busy
     return np.maximum(np.rint(mean + 0.5 * np.sqrt(mean) * at.moment("vehicles")), 0.0) * 12.0
 
@@ -133,7 +133,7 @@ def _light(full: float) -> Callable[[At], Float64]:
 
 
 def _washed(at: At) -> Float64:
-    """What rain and wind leave of what is in the air, about 0.3 to 1.3."""
+    """Share of pollutants that rain and wind leave in the air, about 0.3 to 1.3."""
     return (1.3 - 0.09 * np.minimum(at.wind, 6.0)) * (1.0 - 0.25 * at.wet - 0.35 * at.rained(2.0))
 
 
@@ -190,7 +190,7 @@ def _frequency(at: At) -> Float64:
 
 
 def _used(at: At, time: Int64) -> Float64:
-    """kW.h that a meter has counted; its rating is in kW."""
+    """Return the kW.h that a meter has counted; its rating is in kW."""
     rating = np.where(np.isnan(at.rating), 10.0, at.rating)
     return rating * at.share * at.counted(at.table.almanac.power, time)
 

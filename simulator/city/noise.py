@@ -22,7 +22,7 @@ _MASK: Final = (1 << 64) - 1
 
 
 def key(seed: int, *path: int | str) -> int:
-    """A 64-bit key of a place in a tree of names: of the city, of a device in it, of a sensor of that.
+    """Make a 64-bit key of a place in a tree of names: of the city, of a device in it, of a sensor of that.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def key(seed: int, *path: int | str) -> int:
 
 
 def _mix(key: int, step: int) -> int:
-    """`mix` of one key; Python's integers are faster than arrays of length 1."""
+    """Apply `mix` to one key; Python's integers are faster than arrays of length 1."""
     z = (key + (step + 1) * _GOLDEN) & _MASK
     z = ((z ^ (z >> 30)) * _MIX_1) & _MASK
     z = ((z ^ (z >> 27)) * _MIX_2) & _MASK
@@ -95,7 +95,7 @@ def uniform(keys: Keys, step: Keys | Int64) -> Float64:
 
 
 def smooth(keys: Keys, time: Int64, period: int) -> Float64:
-    """Value noise: random numbers at the multiples of a period, joined by smoothsteps.
+    """Compute value noise: random numbers at the multiples of a period, joined by smoothsteps.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def smooth(keys: Keys, time: Int64, period: int) -> Float64:
 
 
 def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
-    """Value noise along a line and in time: two that stand close see nearly the same.
+    """Compute value noise along a line and in time: two places close to each other have nearly the same.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
 
 
 def field(keys: Keys, x: Float64, y: Float64, time: Int64, period: int) -> Float64:
-    """`line` over a plane."""
+    """Compute the same as `line`, over a plane."""
     return _lattice(keys, (x, y), time, period)
 
 
@@ -173,7 +173,7 @@ def _ease(x: Float64) -> Float64:
 
 
 def rough(keys: Keys, time: Int64) -> Float64:
-    """Noise that knows nothing of the moment before: nearly normal, of mean 0 and standard deviation 1.
+    """Compute noise without memory: nearly normal, of mean 0 and standard deviation 1.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""When a city's devices report, and how simulated time runs. Pure: the clock's readings are arguments.
+"""Schedule of a city's reports, and the course of simulated time. Pure: the clock's readings are arguments.
 
 A device reports at the shortest of its sensors' intervals, on a grid of its own that is shifted by a phase, so that devices are
 spread over the interval and no herd thunders. Grids are fixed to 1970, not to the start: two runs that overlap send equal
@@ -28,7 +28,7 @@ _TICK: Final = 1000  # us: reports are stamped with whole milliseconds
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """The grids of a city's d devices and s series."""
+    """Reporting grids of a city's d devices and s series."""
 
     period: Int64  # (d,) us between a device's reports
     phase: Int64  # (d,) us, below the period
@@ -50,7 +50,7 @@ class Due:
 
 
 def plan(city: City) -> Schedule:
-    """Lay out when the devices of a city report."""
+    """Lay out the times at which the devices of a city report."""
     kinds = builtin()
     seconds = city.series.interval
     first = city.first
@@ -73,7 +73,7 @@ def plan(city: City) -> Schedule:
 
 
 def due(schedule: Schedule, after: int, until: int) -> Due:
-    """Reports on the devices' grids with after < time <= until (us since 1970 UTC)."""
+    """Find the reports on the devices' grids with after < time <= until (us since 1970 UTC)."""
     # What was due on the grid before `after`, and came late, may be due now; what was due just before `until` may come too late.
     begin = (after - schedule.late - schedule.phase) // schedule.period + 1
     count = np.maximum((until - schedule.phase) // schedule.period - begin + 1, 0)
@@ -90,7 +90,7 @@ def due(schedule: Schedule, after: int, until: int) -> Due:
 
 
 def _time(schedule: Schedule, device: Int64, tick: Int64) -> Int64:
-    """When devices make reports of these numbers."""
+    """Return the times of the devices' reports of these numbers."""
     time: Int64 = schedule.phase[device] + tick * schedule.period[device]
     if schedule.late.any():
         time += _part_of(noise.uniform(schedule.keys[device], tick), schedule.late[device])
@@ -98,12 +98,12 @@ def _time(schedule: Schedule, device: Int64, tick: Int64) -> Int64:
 
 
 def _part_of(share: Float64, whole: Int64) -> Int64:
-    """A share of some time, in whole milliseconds."""
+    """Return a share of a length of time, in whole milliseconds."""
     return np.floor(share * (whole // _TICK)).astype(np.int64) * _TICK
 
 
 def opening(schedule: Schedule, start: int) -> Due:
-    """One report of every device within `OPENING` after the start (us since 1970 UTC): an operator sees all of them at once."""
+    """Return one report of every device within `OPENING` after the start (us since 1970 UTC), for operators to see it."""
     d = len(schedule.period)
     spread = np.floor(noise.uniform(np.array([1], np.uint64), np.arange(d)) * (OPENING // _TICK)).astype(np.int64)
     spread *= -(-d // AT_ONCE)
@@ -116,7 +116,7 @@ def opening(schedule: Schedule, start: int) -> Due:
 
 
 def merged(a: Due, b: Due) -> Due:
-    """Both, in the order of their times."""
+    """Merge two lists of reports in the order of their times."""
     device, time = np.concatenate([a.device, b.device]), np.concatenate([a.time, b.time])
     report, series = np.concatenate([a.report, b.report + len(a.device)]), np.concatenate([a.series, b.series])
     order = np.argsort(time, kind="stable")
@@ -127,19 +127,19 @@ def merged(a: Due, b: Due) -> Due:
 
 
 def part(whole: Due, after: int, until: int) -> Due:
-    """Reports with after < time <= until (us since 1970 UTC)."""
+    """Return the reports with after < time <= until (us since 1970 UTC)."""
     a, b = np.searchsorted(whole.time, [after, until], side="right")
     i, j = np.searchsorted(whole.report, [a, b])
     return Due(device=whole.device[a:b], time=whole.time[a:b], report=whole.report[i:j] - a, series=whole.series[i:j])
 
 
 def _ramp(count: Int64) -> Int64:
-    """0, 1, … count[0] - 1, 0, 1, … count[1] - 1, …"""
+    """Return 0, 1, … count[0] - 1, 0, 1, … count[1] - 1, …"""
     return np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
 
 
 def _readings(schedule: Schedule, device: Int64) -> tuple[Int64, Int64]:
-    """All sensors of devices: which report, which series."""
+    """Expand reports to all sensors of their devices: the report and the series of each reading."""
     count = schedule.first[device + 1] - schedule.first[device]
     report = np.repeat(np.arange(len(device)), count)
     return report, np.repeat(schedule.first[device], count) + _ramp(count)
@@ -153,14 +153,14 @@ def _without_empty(device: Int64, time: Int64, report: Int64, series: Int64, tak
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeline:
-    """How simulated time runs: from `start`, `speed` times as fast as the clock, and never ahead of it."""
+    """Course of simulated time: from `start`, `speed` times as fast as the clock, and never ahead of it."""
 
     start: int  # us since 1970 UTC, simulated
     begun: int  # us since 1970 UTC, what the clock said then
     speed: float  # simulated seconds a second
 
     def at(self, elapsed: float) -> int:
-        """Simulated time, in us since 1970 UTC, `elapsed` seconds after the start."""
+        """Return simulated time, in us since 1970 UTC, `elapsed` seconds after the start."""
         us = elapsed * MICROSECOND
         return min(self.start + int(us * self.speed), max(self.begun + int(us), self.start))
 
@@ -170,7 +170,7 @@ HISTORY: Final = 24 * 3600 * MICROSECOND
 
 
 def timeline(*, now: int, speed: float, start: int | None, duration: float | None) -> Timeline:
-    """Choose where simulated time starts.
+    """Choose the start of simulated time.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a city's sensors show: the value of any series at any time, as a function of (seed, series, time).
+"""Signals of a city's sensors: the value of any series at any time, as a function of (seed, series, time).
 
 Nothing is carried from one reading to the next, so any part of the city's history can be made alone, in chunks of any size,
 by any number of processes, and is the same to the byte (the law of `simulator.city.noise` holds here too). What is shared by whom
@@ -13,7 +13,7 @@ from citybeat.simulator.city.models import MODELS
 
 
 def sample(table: SeriesTable, series: Int64, time: Int64) -> Float64:
-    """The values of series at given times.
+    """Compute the values of series at given times.
 
     Parameters
     ----------

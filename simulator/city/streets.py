@@ -1,4 +1,4 @@
-"""Where things stand in a city: districts, the roads that join and cross them, the stations that feed their houses.
+"""Map of a city: districts, the roads that join and cross them, the stations that feed their houses.
 
 Pure, and made of the list of districts and the seed: neither roads nor stations depend on how many devices there are. Trunk roads
 join each district to those nearest to it; local streets cross it. A device at a road has a place on it, in km from its beginning,
@@ -66,7 +66,7 @@ class Streets:
 
 
 def lay_out(districts: Sequence[District], seed: int) -> Streets:
-    """The roads of these districts."""
+    """Lay out the roads of districts."""
     names: list[str] = []
     trunk: list[bool] = []
     pieces: list[list[tuple[int, tuple[float, ...], tuple[float, ...]]]] = [[] for _ in districts]
@@ -108,20 +108,20 @@ def lay_out(districts: Sequence[District], seed: int) -> Streets:
 
 
 def km_between(a: District, b: District) -> float:
-    """Between the centres of two districts, near enough for a city."""
+    """Return the distance of two districts' centres, accurate enough for a city."""
     north = (a.latitude - b.latitude) * KM
     east = (a.longitude - b.longitude) * KM * narrowing(a.latitude)
     return math.sqrt(north * north + east * east)
 
 
 def narrowing(latitude: float) -> float:
-    """How much shorter a degree of longitude is than one of latitude: the cosine, by Bhāskara's formula, right to 0.002."""
+    """Return the ratio of a degree of longitude to one of latitude: the cosine, by Bhāskara's formula, accurate to 0.002."""
     square = latitude * latitude
     return (32400.0 - 4.0 * square) / (32400.0 + square)
 
 
 def _neighbours(districts: Sequence[District]) -> list[tuple[int, int]]:
-    """Pairs of districts that a trunk road joins, the lower number first."""
+    """Find the pairs of districts that a trunk road joins, the lower number first."""
     pairs: set[tuple[int, int]] = set()
     for a, district in enumerate(districts):
         others = [b for b in range(len(districts)) if b != a]
@@ -131,7 +131,7 @@ def _neighbours(districts: Sequence[District]) -> list[tuple[int, int]]:
 
 
 def places(streets: Streets, district: Int64, chance: Float64, along: Float64) -> tuple[Int64, Float64, Float64, Float64]:
-    """Places at roads.
+    """Choose places at roads.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What goes wrong in a city, on purpose and with labels: values, clocks, messages; and the truth of every reading."""
+"""Faults that a scenario injects into a city, with labels: of values, clocks and messages; and the truth of every reading."""

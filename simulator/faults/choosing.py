@@ -1,4 +1,4 @@
-"""Which devices and series a fault's `where` chooses: functions of (seed, what it is, fault). Pure, and by arrays."""
+"""Selection of devices and series by a fault's `where`: functions of (seed, device or series, fault). Pure, and by arrays."""
 
 from fnmatch import fnmatchcase
 from functools import cache
@@ -14,12 +14,12 @@ from citybeat.simulator.faults.kinds import FaultSpec, Where
 
 
 def check(spec: FaultSpec, city: City) -> None:
-    """See that a city has what `where` names.
+    """Check that a city has everything that `where` names.
 
     Raises
     ------
     FaultError
-        It names what there is not.
+        `where` names something that the city does not have.
     """
     metrics = {sensor.metric for make in city.types for sensor in make.sensors}
     for key, wanted, known in (
@@ -34,7 +34,7 @@ def check(spec: FaultSpec, city: City) -> None:
 
 
 def devices(where: Where, city: City) -> Bools:
-    """Which devices are meant, whatever their metrics and before a share of them is drawn: (d,) bool."""
+    """Select devices, whatever their metrics and before a share of them is drawn: (d,) bool."""
     chosen: Bools = np.ones(len(city), np.bool_)
     for wanted, names, of in (
         (where.types, [make.name for make in city.types], city.type),
@@ -51,7 +51,7 @@ def devices(where: Where, city: City) -> Bools:
 
 
 def series(number: int, spec: FaultSpec, city: City) -> Bools:
-    """Which series a specification chooses: (s,) bool."""
+    """Select the series of a specification: (s,) bool."""
     chosen = devices(spec.where, city)[city.series.device]
     if spec.where.metrics:
         chosen &= np.array([name in spec.where.metrics for name in city.series.metrics], np.bool_)[city.series.metric]
@@ -62,13 +62,13 @@ def series(number: int, spec: FaultSpec, city: City) -> Bools:
 
 
 def drawn(keys: Keys, share: float) -> Bools:
-    """A share of what the keys are of."""
+    """Draw a share of the things that the keys belong to."""
     found: Bools = noise.uniform(keys, np.array([-1], np.int64)) < share
     return found
 
 
 def series_keys(number: int, city: City, rows: Int64) -> Keys:
-    """Keys of a specification's randomness, of these series: (n,) uint64. Those of all of a large city are never wanted."""
+    """Return keys of a specification's randomness for these series: (n,) uint64. All keys of a large city are never needed."""
     table = city.series
     keys = noise.mix(table.site[table.device[rows]], _salts(table.metrics)[table.metric[rows]])  # `SeriesTable.key`
     return noise.mix(keys, np.array([noise.key(city.seed, "fault", number)], np.uint64))
@@ -80,5 +80,5 @@ def _salts(metrics: tuple[str, ...]) -> Keys:
 
 
 def device_keys(number: int, city: City) -> Keys:
-    """The same by device: (d,) uint64."""
+    """Return such keys by device: (d,) uint64."""
     return noise.mix(city.series.site, np.array([noise.key(city.seed, "device fault", number)], np.uint64))

@@ -1,4 +1,4 @@
-"""What time a device with a wrong clock says it is: a function of (seed, device, time, fault). Pure.
+"""Faults of clocks: the time that a device with a wrong clock reports, as a function of (seed, device, time, fault). Pure.
 
 **No wrong time is ever a right one's.** Right clocks stamp whole milliseconds; wrong ones stamp microseconds that are none. So a
 reading with a wrong time never meets one with a right time in the database, which would make a conflict that nobody could foresee.
@@ -20,7 +20,7 @@ from citybeat.simulator.faults import choosing, episodes
 from citybeat.simulator.faults.episodes import NO_END, Window
 from citybeat.simulator.faults.kinds import DEVICES, Fault, FaultSpec
 
-#: us since 1970 UTC. Where a clock chip that lost its power begins: 2000-01-01.
+#: us since 1970 UTC. Start of a clock chip that lost its power: 2000-01-01.
 RESTART: Final = to_us(datetime(2000, 1, 1, tzinfo=UTC))
 #: s between the jumps of a jumping clock, unless given.
 EVERY: Final = 600.0
@@ -40,7 +40,7 @@ class ClockFault:
 
 
 def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[ClockFault]:
-    """Which devices each fault of a clock hits, and when; `begin` is the run's start, in us since 1970 UTC."""
+    """Find the devices that each fault of a clock hits, and the times; `begin` is the run's start, in us since 1970 UTC."""
     return [_placed(i, spec, city, begin) for i, spec in enumerate(specs) if spec.kind in DEVICES]
 
 
@@ -59,7 +59,7 @@ def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> ClockFault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """What m reports say of their time."""
+    """Times that m reports claim."""
 
     claimed: Int64  # (m,) us since 1970 UTC; NEVER: nothing
     fault: Int64  # (m,) number of the specification that hit it; -1: none
@@ -67,7 +67,7 @@ class Said:
 
 
 def said(faults: Sequence[ClockFault], device: Int64, time: Int64) -> Said:
-    """Apply faults to m reports: devices, and times in us since 1970 UTC. The first fault that hits a report is the one it has."""
+    """Apply faults to m reports: devices, and times in us since 1970 UTC. The first fault that hits a report counts."""
     m = len(device)
     out = Said(claimed=time.copy(), fault=np.full(m, -1, np.int64), episode=np.full(m, -1, np.int64))
     for fault in faults:

@@ -1,4 +1,4 @@
-"""What gateways do, as steps for whoever sends; and the faults that hit gateways and messages, placed in a city. Pure."""
+"""Steps of gateways, which the shell carries out, and the faults of gateways and messages, placed in a city. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Bundle:
     first: Int64  # (m + 1,) first reading of each report
 
     def part(self, start: int, end: int) -> "Bundle":
-        """Reports from `start` up to `end`."""
+        """Return the reports from `start` up to `end`."""
         a, b = int(self.first[start]), int(self.first[end])
         return Bundle(
             reports=self.reports[start:end], time=self.time[start:end], rows=self.rows[a:b], first=self.first[start : end + 1] - a
@@ -57,7 +57,7 @@ class Unsent:
 
 
 class Break:
-    """The connection breaks."""
+    """Breaks the connection."""
 
 
 Step = Message | Unsent | Break
@@ -76,12 +76,12 @@ class GatewayFault:
     duration: Int64  # (1,) us
 
     def key(self, seed: int, source: str) -> Keys:
-        """Of its randomness for a gateway."""
+        """Return the key of its randomness for a gateway."""
         return np.array([noise.key(seed, "gateway", self.number, source)], np.uint64)
 
 
 def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> list[GatewayFault]:
-    """Which gateways each fault of messages hits, and when; `begin` is the run's start, in us since 1970 UTC."""
+    """Find the gateways that each fault of messages hits, and the times; `begin` is the run's start, in us since 1970 UTC."""
     wanted = GATEWAYS | {Fault.DUPLICATE, Fault.CONFLICT}
     return [_placed(i, spec, city, begin) for i, spec in enumerate(specs) if spec.kind in wanted]
 
@@ -106,18 +106,18 @@ def _placed(number: int, spec: FaultSpec, city: City, begin: int) -> GatewayFaul
 
 
 def by_reading(spec: FaultSpec) -> bool:
-    """Whether a kind makes a second message of single readings."""
+    """Return whether a kind makes a second message of single readings."""
     return spec.kind is Fault.CONFLICT or (spec.kind is Fault.DUPLICATE and spec.mode == "reading")
 
 
 def unsent(rows: Rows) -> Rows:
-    """Readings, as those that never go into a message."""
+    """Return readings as those that never go into a message."""
     rows = rows.copy()
     rows["index"], rows["outcome"], rows["reason"] = -1, OUTCOME_CODES[Outcome.LOST], 0
     return rows
 
 
 def relabel(rows: Rows, fault: GatewayFault, event: int | Int64) -> None:
-    """Copies are of one fault alone, whatever hit the original."""
+    """Label copies with one fault alone, whatever hit the original."""
     rows["rank"] = NO_RANK
     deliver(rows, fault.spec.kind, fault.number, event)

@@ -1,4 +1,4 @@
-"""When episodes of a fault are: a function of (key, time) like everything random here, so that any chunk finds the same ones. Pure.
+"""Times of a fault's episodes: a function of (key, time) like everything random here, so that any chunk finds the same ones. Pure.
 
 Time is cut into slots of equal length, and each slot has one episode, which begins at a random moment and ends within its slot.
 """
@@ -12,14 +12,14 @@ from citybeat.devices.batch import MICROSECOND, Bools, Float64, Int64
 from citybeat.simulator.city import noise
 from citybeat.simulator.city.noise import Keys
 
-#: us since 1970 UTC. The end of what has none: late enough, and far enough from int64's end to be added to.
+#: us since 1970 UTC. End of a window that has none: late enough, and far enough from int64's end to be added to.
 NO_END: Final = 2**61
 _CHANCE: Final = np.uint64(noise.key(0, "chance"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """When a fault happens, in us since 1970 UTC."""
+    """Time in which a fault happens, in us since 1970 UTC."""
 
     begin: int
     end: int  # exclusive; NO_END: none
@@ -35,12 +35,12 @@ class Found:
 
     @property
     def hit(self) -> Bools:
-        """Which there is one for."""
+        """Readings, reports or messages that have an episode."""
         return self.number >= 0
 
 
 def current(keys: Keys, time: Int64, window: Window, duration: Int64) -> Found:
-    """The episode that is going on.
+    """Find the episode that is going on.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def current(keys: Keys, time: Int64, window: Window, duration: Int64) -> Found:
 
 
 def latest(keys: Keys, time: Int64, window: Window, duration: Int64) -> Found:
-    """The episode that began last, whether it is over or not. The arguments are `current`'s."""
+    """Find the episode that began last, whether it is over or not. The arguments are `current`'s."""
     if window.slot is None:
         begun = time >= window.begin
         return Found(number=np.where(begun, 0, -1), onset=np.where(begun, window.begin, 0))
@@ -80,18 +80,18 @@ def latest(keys: Keys, time: Int64, window: Window, duration: Int64) -> Found:
 
 
 def chosen(keys: Keys, step: Int64, chance: Float64 | float) -> Bools:
-    """Which of n things are hit, each on its own, with a probability: a function of (key, step)."""
+    """Choose which of n things are hit, each by itself, with a probability: a function of (key, step)."""
     return noise.uniform(keys ^ _CHANCE, step) < chance
 
 
 def _start(keys: Keys, slot: Int64, room: Int64) -> Int64:
-    """When the episode begins in its slot."""
+    """Return the time at which the episode begins in its slot."""
     started: Int64 = np.floor(noise.uniform(keys, slot) * (room + 1)).astype(np.int64)
     return started
 
 
 def window(begin: int, *, from_: float, until: float | None, rate: float | None) -> Window:
-    """The window of a fault: seconds after `begin` (us since 1970 UTC), and episodes an hour."""
+    """Make the window of a fault from seconds after `begin` (us since 1970 UTC), and episodes an hour."""
     return Window(
         begin=begin + round(from_ * MICROSECOND),
         end=NO_END if until is None else begin + round(until * MICROSECOND),

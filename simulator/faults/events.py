@@ -1,4 +1,4 @@
-"""Numbers of what went wrong: each episode has one, unique in a run, in the order in which they are found."""
+"""Numbers of fault events: each episode has one, unique in a run, in the order in which they are found."""
 
 from collections.abc import Hashable
 
@@ -15,17 +15,17 @@ class Events:
         self._episodes: dict[tuple[int, Hashable], tuple[int, int]] = {}
 
     def next(self) -> int:
-        """A number for something that happens once."""
+        """Return a number for something that happens once."""
         self._count += 1
         return self._count - 1
 
     def many(self, count: int) -> Int64:
-        """As many numbers as that."""
+        """Return so many numbers."""
         self._count += count
         return np.arange(self._count - count, self._count)
 
     def episode(self, spec: int, key: Hashable, number: int) -> int:
-        """The number of an episode: the `number`-th of a specification for a series, device or gateway."""
+        """Return the number of an episode: the `number`-th of a specification for a series, device or gateway."""
         last = self._episodes.get((spec, key))
         if last is None or last[0] != number:
             last = (number, self.next())
@@ -33,7 +33,7 @@ class Events:
         return last[1]
 
     def of(self, spec: Int64, key: Int64, number: Int64) -> Int32:
-        """The same for n rows.
+        """Return the numbers of the episodes of n rows.
 
         Parameters
         ----------

@@ -1,10 +1,10 @@
-"""What a gateway does with its devices' reports: packs and numbers messages, and everything that goes wrong on their way.
+"""Simulated gateway: packs its devices' reports into numbered messages, and injects the faults of their delivery.
 
 No I/O: reports go in, steps come out (`Message`, `Unsent`, `Break`), in the order in which the shell must take them. The clock is
-handed in: it is asked once for each message, to say what must become of readings whose clock is wrong.
+an argument: it is read once for each message, to determine the expected outcome of readings whose clock is wrong.
 
-Faults of a gateway (its outages, reboots) are found by the reports' times; faults of a message by its number in the run. The first
-fault of the scenario that hits a message is what becomes of it; of a reading with two, the first one is told.
+Faults of a gateway (its outages, reboots) are found by the reports' times; faults of a message by its number in the run. A message
+has the first fault of the scenario that hits it; a reading with two is labelled with the first.
 """
 
 from collections import deque
@@ -32,8 +32,8 @@ BATCH: Final = 100
 COLUMNS_EVERY: Final = 4
 #: Messages that overtake a reordered one, unless given.
 DEPTH: Final = 3
-#: us. Ingest refuses what is too far ahead of its clock; what is so within this is neither surely refused nor surely taken: it
-#: hangs on how long the message is under way.
+#: us. Ingest refuses times too far ahead of its clock. Within this distance of the limit the outcome would depend on how long the
+#: message is under way.
 _BORDER: Final = 30 * MICROSECOND
 _STORED: Final = OUTCOME_CODES[Outcome.STORED]
 _CONFLICT: Final = OUTCOME_CODES[Outcome.CONFLICT]
@@ -43,7 +43,7 @@ _LOST: Final = OUTCOME_CODES[Outcome.LOST]
 
 @dataclass(kw_only=True, slots=True)
 class _Outage:
-    """What a gateway keeps while it is cut off."""
+    """Reports that a gateway keeps while it is cut off."""
 
     fault: GatewayFault
     number: int
@@ -51,7 +51,7 @@ class _Outage:
 
 
 class Gateway:
-    """One source.
+    """Gateway of one source.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Gateway:
         self._last: Message | None = None  # that was sent whole
 
     def take(self, bundle: Bundle) -> Iterator[Step]:
-        """Send what is due."""
+        """Send the reports that are due."""
         if not self._states and not self._starts:
             yield from self._send(bundle)
             return
@@ -115,12 +115,12 @@ class Gateway:
             yield from self._run(bundle.part(start, end), int(active[start]), int(number[start]), starts[start].tolist())
 
     def finish(self) -> Iterator[Step]:
-        """The run ends: an outage ends with it, and what was overtaken is sent."""
+        """End the run: an outage ends with it, and messages that were overtaken are sent."""
         yield from self._reconnect()
         yield from self._released(last=True)
 
     def give_up(self) -> Iterator[Unsent]:
-        """The run ends and nothing more can be sent: what was to be sent never is."""
+        """End the run when nothing more can be sent: everything that waits is unsent."""
         outage, self._outage = self._outage, None
         rows = [bundle.rows for bundle in outage.kept] if outage else []
         rows += [message.rows for _, message in self._overtaken]
@@ -131,7 +131,7 @@ class Gateway:
     # --- episodes
 
     def _find(self, time: Int64) -> tuple[Int64, Int64, Int64]:
-        """For each report: the state that holds (index into `_states`, or -1) and its episode; and the last start of each kind."""
+        """Find for each report its state (index into `_states`, or -1) and the episode, and the last start of each kind."""
         active, number = np.full(len(time), -1, np.int64), np.full(len(time), -1, np.int64)
         for i, fault in reversed(list(enumerate(self._states))):
             if fault.spec.kind is Fault.REBOOT and int(fault.duration[0]) == 1:
@@ -144,7 +144,7 @@ class Gateway:
         return active, number, starts
 
     def _run(self, bundle: Bundle, active: int, number: int, starts: list[int]) -> Iterator[Step]:
-        """Reports of one state."""
+        """Handle reports of one state."""
         fault = self._states[active] if active >= 0 else None
         held = self._outage
         if held is not None and (fault is not held.fault or number != held.number):
@@ -162,7 +162,7 @@ class Gateway:
         yield from self._send(bundle)
 
     def _start(self, starts: list[int]) -> Iterator[Step]:
-        """Reboots and flaps since the last report."""
+        """Handle reboots and flaps since the last report."""
         for fault, number in zip(self._starts, starts, strict=True):
             if number <= self._begun.get(fault.number, -1):
                 continue
@@ -178,7 +178,7 @@ class Gateway:
                     yield replace(self._last, rows=rows)
 
     def _reconnect(self) -> Iterator[Step]:
-        """An outage is over: what was kept is sent in one burst."""
+        """End an outage: the reports that were kept are sent in one burst."""
         outage, self._outage = self._outage, None
         if outage is None:
             return
@@ -228,7 +228,7 @@ class Gateway:
         yield from self._released()
 
     def _off_the_border(self, bundle: Bundle) -> None:
-        """Move times that ingest might refuse or not, as the network pleases, to where it refuses them."""
+        """Move times whose outcome would depend on the network to where ingest refuses them."""
         rows, reports, first = bundle.rows, bundle.reports, bundle.first
         timed = rows["claimed"] != NEVER
         near = timed & (np.abs(np.where(timed, rows["claimed"], 0) - (self._now() + FUTURE_LIMIT)) < _BORDER)
@@ -239,7 +239,7 @@ class Gateway:
                 reports[i] = wire.encode_report(reports[i]["device"], at, reports[i]["values"])
 
     def _hit(self, time: int) -> GatewayFault | None:
-        """The first fault of messages that hits the next one."""
+        """Find the first fault of messages that hits the next one."""
         step, at = np.array([self._made], np.int64), np.array([time], np.int64)
         for fault in self._whole:
             key = self._keys[fault.number]
@@ -272,7 +272,7 @@ class Gateway:
             self._overtaken.append((self._made + (fault.spec.depth or DEPTH), kept))
 
     def _sound(self, message: Message, bundle: Bundle) -> Iterator[Step]:
-        """A message as it should be, and what single readings of it are sent again."""
+        """Send a sound message, and then the single readings of it that are repeated."""
         expect(message.rows, self._now())
         yield message
         self._last = message
@@ -286,7 +286,7 @@ class Gateway:
             yield message
 
     def _copies(self, fault: GatewayFault, rows: Rows, bundle: Bundle) -> Iterator[Step]:
-        """Single readings once more, in a message of their own: with the same value, or with another one."""
+        """Send single readings again, in a message of their own: with the same value, or with another one."""
         assert self._known is not None
         series, time = rows["series"].astype(np.int64), rows["time"]
         keys = choosing.series_keys(fault.number, fault.city, series)
@@ -358,7 +358,7 @@ class Gateway:
         )
 
     def _spoiled(self, rows: Rows, a: int, b: int, form: Form, spoiled: malformed.Spoiled) -> None:
-        """What must become of the readings from `a` up to `b`, which a form hits."""
+        """Set the expected outcome of the readings from `a` up to `b`, which a form hits."""
         # What has no value is missing whatever its time says, if that can be read.
         hit = (rows["outcome"][a:b] != OUTCOME_CODES[Outcome.MISSING]) | (spoiled.reason is not Reason.TOO_OLD)
         if spoiled.reason is Reason.NOT_FINITE:  # times are looked at before values

@@ -1,4 +1,4 @@
-"""What may be wrong with a city: kinds of faults, and specifications of when, where and how often one happens. Pure data.
+"""Kinds of faults, and specifications of when, where and how often one happens. Pure data.
 
 A specification says *when* in seconds after the run's start (`from_`, `until`), *where* (`where`), and *how often*, in one of three
 ways:
@@ -23,7 +23,7 @@ from citybeat.simulator.yamltext import Keys
 
 
 class Fault(enum.StrEnum):
-    """A kind of fault. The first eleven are about a value, the others about its way."""
+    """Kind of a fault. The first eleven concern a value, the others its delivery."""
 
     STUCK = "stuck"
     SPIKE = "spike"
@@ -74,7 +74,7 @@ _LONGEST: Final = 315_576_000.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Where:
-    """Which devices are hit. What is empty does not choose; what is not must hold."""
+    """Filter of the devices that are hit. An empty field chooses all; of the others each must match."""
 
     types: tuple[str, ...] = ()  # the devices' tag `type`
     districts: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultSpec:
-    """One entry of a scenario's `faults`.
+    """Specification of a fault: one entry of a scenario's `faults`.
 
     Raises
     ------
@@ -116,7 +116,7 @@ class FaultSpec:
             check(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON; what is not given is left out."""
+        """Return it for JSON; fields that are not given are left out."""
         where = {key: value for key, value in asdict(self.where).items() if value not in ((), 1.0)}
         own = {key: value for key, value in asdict(self).items() if key != "where" and value not in (None, "", ())}
         return {**own, **({"where": where} if where else {})}
@@ -195,7 +195,7 @@ def _check_parameters(spec: FaultSpec) -> None:
 
 
 def read(keys: Keys) -> FaultSpec:
-    """One entry of a scenario's `faults`.
+    """Specification of a fault: one entry of a scenario's `faults`.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Messages that are wrong: the forms that broken devices send, each with what must become of it. Pure.
+"""Malformed messages: the forms that broken devices send, each with its expected outcome. Pure.
 
-A form takes a sound message (its reports, number and boot), gives bytes, and says which readings it hits. **Whole** forms leave
-nothing that can be read: every reading that was meant is *undecodable*. **Single** forms spoil one report or one reading: that one
-is *quarantined*, and its neighbours are stored as if nothing were. docs/faults.md lists them all.
+A form takes a sound message (its reports, number and boot) and returns bytes and the readings that it hits. **Whole** forms leave
+nothing that can be read: every intended reading is *undecodable*. **Single** forms spoil one report or one reading: that one is
+*quarantined*, and its neighbours are stored. docs/faults.md lists all forms.
 """
 
 import copy
@@ -19,7 +19,7 @@ from citybeat.devices.wire import reports as wire
 
 
 class Form(enum.StrEnum):
-    """How a message is wrong."""
+    """Form of a malformed message."""
 
     TRUNCATED = "truncated"  # the connection or a buffer ended in its middle
     TWICE = "twice"  # two documents in one payload
@@ -58,7 +58,7 @@ class Form(enum.StrEnum):
     NO_VALUES = "no_values"  # a report without values
 
 
-#: What a form that leaves nothing is refused for, and whether the message's number can still be read.
+#: Reason for which a form that leaves nothing is refused, and whether the message's number can still be read.
 WHOLE: Final[dict[Form, tuple[Reason, bool]]] = {
     Form.TRUNCATED: (Reason.MALFORMED, False),
     Form.TWICE: (Reason.MALFORMED, False),
@@ -77,7 +77,7 @@ WHOLE: Final[dict[Form, tuple[Reason, bool]]] = {
     Form.LONG_BOOT: (Reason.BAD_ENVELOPE, False),
     Form.CHANNEL: (Reason.UNKNOWN_CHANNEL, False),
 }
-#: Forms that spoil one report with all its readings, and why each of them is refused.
+#: Forms that spoil one report with all its readings, and the reason for which each reading is refused.
 REPORTS: Final[dict[Form, Reason]] = {
     Form.UNKNOWN_DEVICE: Reason.UNKNOWN_DEVICE,
     Form.LONG_DEVICE: Reason.UNKNOWN_DEVICE,
@@ -101,14 +101,14 @@ READINGS: Final[dict[Form, Reason]] = {
     Form.UNKNOWN_METRIC: Reason.UNKNOWN_METRIC,
     Form.LONG_METRIC: Reason.UNKNOWN_METRIC,
 }
-#: Reports that are none: whatever was meant, they are received as one reading, and the rest of them never was in the message.
+#: Forms of an invalid report: it is received as one reading, and its other readings never were in the message.
 SWALLOWED: Final = frozenset({Form.NO_REPORT, Form.NO_VALUES})
 HUGE: Final = 1e300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spoiled:
-    """A message that is wrong."""
+    """A malformed message."""
 
     channel: str
     payload: bytes
@@ -123,7 +123,7 @@ class Spoiled:
 def spoil(
     form: Form, reports: list[dict[str, Any]], *, seq: int, boot: str, chance: float, foreign: str | None = None
 ) -> Spoiled | None:
-    """Make a message wrong.
+    """Make a message malformed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a city's devices say when it is their turn: the truth, what faults make of it, and reports for their gateways. Pure but for
+"""Reports of a city's devices: the true values, the faults in them, and the reports for the gateways. Pure but for
 the numbers of events, which are given in the order of time.
 """
 
@@ -39,7 +39,7 @@ class Placed:
 
 
 def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> Placed:
-    """Find what each fault hits, and when; `begin` is the run's start, in us since 1970 UTC.
+    """Find the series, devices and gateways that each fault hits, and the times; `begin` is the run's start, in us since 1970 UTC.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def place(specs: Sequence[FaultSpec], city: City, *, begin: int) -> Placed:
 
 
 def measured(city: City, placed: Placed, due: Due) -> tuple[dict[str, Bundle], dict[str, Rows]]:
-    """What is due, by gateway.
+    """Measure what is due, by gateway.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def _rows(placed: Placed, due: Due, time: Int64, true: Float64, said: clocks.Sai
 
 
 def _bundles(city: City, due: Due, claimed: Int64, report: Int64, rows: Rows) -> dict[str, Bundle]:
-    """Reports by gateway; one whose sensors are all silent is none."""
+    """Make reports by gateway; a device whose sensors are all silent makes none."""
     metrics = city.series.metrics
     names = [metrics[code] for code in city.series.metric[rows["series"]].tolist()]
     readings: list[dict[str, float | None]] = [{} for _ in range(len(due.device))]

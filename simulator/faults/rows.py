@@ -1,4 +1,4 @@
-"""Readings on their way, as rows: what they say, what is wrong with them, and what must become of them. Pure.
+"""Readings in delivery, as rows: their contents, their faults, and the outcome that is expected of them. Pure.
 
 What must become of a reading is what docs/mqtt.md promises: the constants here are ingest's own, and a test holds them to it.
 """
@@ -21,7 +21,7 @@ FUTURE_LIMIT: Final = 600 * MICROSECOND
 
 
 class Outcome(StrEnum):
-    """What must become of a reading."""
+    """Expected outcome of a reading."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
@@ -53,7 +53,7 @@ ROW: Final = np.dtype(
         ("event", np.int32),  # -1: none
         ("delivery", np.int8),  # FAULTS
         ("delivery_event", np.int32),
-        ("rank", np.int16),  # number of the specification that `delivery` is of; the smaller one is told
+        ("rank", np.int16),  # number of the specification of `delivery`; the smaller one counts
         ("outcome", np.int8),  # OUTCOMES
         ("reason", np.int8),  # REASONS
         ("index", np.int32),  # place in its message; -1: it never went into one
@@ -63,7 +63,7 @@ Rows = NDArray[np.void]
 
 
 def expect(rows: Rows, sent_at: int) -> None:
-    """Say what must become of readings that are sent now and have no other fate yet (`outcome` STORED), by their times; in place.
+    """Set the expected outcome of readings that are sent now and have no other yet (`outcome` STORED), by their times; in place.
 
     Parameters
     ----------
@@ -81,13 +81,13 @@ def expect(rows: Rows, sent_at: int) -> None:
 
 
 def refuse(rows: Rows, which: Int64, reason: Reason) -> None:
-    """These go to quarantine; in place."""
+    """Expect readings to go to quarantine; in place."""
     rows["outcome"][which] = OUTCOME_CODES[Outcome.QUARANTINED]
     rows["reason"][which] = REASON_CODES[reason]
 
 
 def again(rows: Rows) -> Rows:
-    """The same readings in a message that is repeated, number and all: what has a value is a duplicate, whatever it was before."""
+    """Return the readings of a message that is repeated with its number: each that has a value is a duplicate."""
     copy = rows.copy()
     copy["outcome"] = np.where(rows["outcome"] == OUTCOME_CODES[Outcome.MISSING], rows["outcome"], OUTCOME_CODES[Outcome.DUPLICATE])
     copy["reason"] = 0
@@ -95,7 +95,7 @@ def again(rows: Rows) -> Rows:
 
 
 def deliver(rows: Rows, kind: Fault, number: int, event: int | Int64) -> None:
-    """Label readings whose way is wrong, where no earlier specification has; in place."""
+    """Label readings with a fault of delivery, unless an earlier specification has; in place."""
     mine = rows["rank"] > number
     rows["delivery"] = np.where(mine, FAULT_CODES[kind], rows["delivery"])
     rows["delivery_event"] = np.where(mine, event, rows["delivery_event"])

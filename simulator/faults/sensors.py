@@ -1,4 +1,4 @@
-"""What faults must know of a city's sensors: how large they may be, what means "missing", which kinds make sense. Pure.
+"""Properties of a city's sensors that faults need: sizes of errors, codes for "missing", applicable kinds. Pure.
 
 **Scales.** Faults are as large as is meaningful for each series, from the catalogue and the sensor's registration:
 
@@ -54,7 +54,7 @@ COUNTER: Final = KIND_CODES[Kind.COUNTER]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensors:
-    """What faults must know of a city's s series: arrays by sensor, of which few differ, and which one each series is."""
+    """Properties of a city's s series: arrays by sensor, of which few differ, and the sensor of each series."""
 
     of: Int32  # (s,) the sensor of each series
     low: Float64  # (k,) plausible range
@@ -73,7 +73,7 @@ class Sensors:
 
 
 def look_up(city: City, kinds: Catalogue | None = None) -> Sensors:
-    """Look up what the registry would say of a city's sensors."""
+    """Look up the properties that the registry would have of a city's sensors."""
     kinds = builtin() if kinds is None else kinds
     # Devices of one type and rating have equal sensors: few differ.
     makes = np.stack([city.type.astype(np.float64), np.nan_to_num(city.rating, nan=-1.0)])
@@ -128,7 +128,7 @@ def _other_unit(unit: str, high: float) -> tuple[float, float]:
 
 
 def applies(kind: Fault, known: Sensors) -> Bools:
-    """Which sensors a kind makes sense for: (k,) bool."""
+    """Return the sensors that a kind is applicable to: (k,) bool."""
     counter = known.kind == COUNTER
     found: Bools = np.ones(len(counter), np.bool_)
     if kind in {Fault.SPIKE, Fault.STEP}:
@@ -149,7 +149,7 @@ def applies(kind: Fault, known: Sensors) -> Bools:
 
 
 def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
-    """Which values mean that there is none: NaN, and the codes of their series."""
+    """Return which values mean "missing": NaN, and the codes of their series."""
     found: Bools = np.isnan(value)
     rows = np.flatnonzero(np.isin(value, known.codes))
     found[rows] = (value[rows, None] == known.sentinels[known.of[series[rows]]]).any(axis=1)
@@ -157,13 +157,13 @@ def is_missing(known: Sensors, series: Int64, value: Float64) -> Bools:
 
 
 def other_value(known: Sensors, series: Int64, value: Float64, chance: Float64) -> Float64:
-    """A value that contradicts another, by about the series' scale; never a code for "missing"."""
+    """Return a value that contradicts another, by about the series' scale; never a code for "missing"."""
     scale = known.scale[known.of[series]]
     scale = np.where(np.isnan(scale), 1.0, scale)
     return off_codes(steps(value + np.maximum(scale, 0.01) * (0.5 + chance), PARTS), series, known)
 
 
 def off_codes(value: Float64, series: Int64, known: Sensors) -> Float64:
-    """A little away from what would be taken for "missing"."""
+    """Move values a little away from codes for "missing"."""
     codes = is_missing(known, series, value) & ~np.isnan(value)
     return np.where(codes, value + 0.125, value)

@@ -1,7 +1,7 @@
-"""The truth: what every reading should have been, what was wrong with it, and what must become of it. In Parquet, a row a reading.
+"""Truth file of a run: the true value, the faults and the expected outcome of every reading. In Parquet, a row a reading.
 
 Rows come message by message and are written in row groups, as soon as the broker's answers are there, so that memory is bounded by
-what is unanswered. The file gets its name when it is whole: until then, and for ever if the process is killed, it is `FILE.part`.
+the messages without an answer. The file gets its name when it is complete: before, and if the process is killed, it is `FILE.part`.
 docs/faults.md has the columns.
 """
 
@@ -54,19 +54,19 @@ SCHEMA: Final = pa.schema(
 
 
 class Truth:
-    """The file, being written. As a context it is closed at the end, whatever happens.
+    """The file while it is written. As a context it is closed at the end, whatever happens.
 
     Parameters
     ----------
     path : Path
         Overwritten.
     city : City
-        Whose series the rows are of.
+        The rows are of its series.
 
     Raises
     ------
     TruthError
-        This and below: the file cannot be written.
+        In every method: the file cannot be written.
     """
 
     def __init__(self, path: Path, city: City) -> None:
@@ -81,7 +81,7 @@ class Truth:
             raise TruthError(f"{path}: {exc}") from exc
         self._entries: list[Entry] = []
         self._waiting = 0  # rows in them
-        self._limit = GROUP  # rows that may wait before it is asked again which are settled
+        self._limit = GROUP  # rows that may wait before the next look at which are settled
         self._about: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -91,7 +91,7 @@ class Truth:
         self.close()
 
     def add(self, entry: Entry) -> None:
-        """A message that was sent, or was not."""
+        """Add a message that was sent, or was not."""
         if not len(entry.rows):
             return
         self._entries.append(entry)
@@ -101,11 +101,11 @@ class Truth:
             self._limit = self._waiting + GROUP
 
     def describe(self, about: Mapping[str, Any]) -> None:
-        """What the file says of the run, in its metadata; the last call holds."""
+        """Set the description of the run in the file's metadata; the last call counts."""
         self._about = dict(about)
 
     def close(self) -> None:
-        """Write what is left (what has no answer by now has none), and give the file its name; of a run that never began, none."""
+        """Write the rest, answered or not, and give the file its name; a run that never began leaves no file."""
         if self._writer is None:
             return
         self._flush(self._entries)
@@ -171,14 +171,14 @@ def _time(us: NDArray[np.int64]) -> pa.Array:
 
 
 def _named(names: Sequence[str], of: NDArray[np.int64]) -> pa.Array:
-    """Names of entries, one each, to names of rows."""
+    """Turn names of entries, one each, into names of rows."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     codes = np.array([numbers[name] for name in names], np.int32)[of]
     return pa.DictionaryArray.from_arrays(codes, pa.array(list(numbers), pa.string()))
 
 
 def _coded(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
-    """Codes to names of those that occur, in ascending order of codes."""
+    """Turn codes into names, given the names of the codes that occur, in ascending order."""
     _, place = np.unique(codes, return_inverse=True)
     return pa.DictionaryArray.from_arrays(place.astype(np.int32), pa.array(names, pa.string()))
 

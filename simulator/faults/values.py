@@ -1,6 +1,6 @@
-"""What a faulty sensor shows instead of the truth: a function of (seed, series, time, fault), like the truth itself. Pure.
+"""Faults of values: what a faulty sensor shows instead of the truth, as a function of (seed, series, time, fault). Pure.
 
-The first fault of the scenario that hits a reading is the one that it has. The law of `simulator.city.noise` holds here too.
+A reading has the first fault of the scenario that hits it. The invariant of `simulator.city.noise` holds here too.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from citybeat.simulator.faults.sensors import COUNTER, LEAST, PARTS, Sensors, ap
 
 #: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
 _MARGIN: Final = 0.001
-#: By kind: what `magnitude` is unless given. An offset below the limit is one that nobody notices.
+#: Default of `magnitude` by kind. An offset below the limit is one that nobody notices.
 MAGNITUDES: Final = {Fault.SPIKE: 3.0, Fault.STEP: 3.0, Fault.DRIFT: 1.0, Fault.OFFSET: 0.5, Fault.NOISE: 2.0}
 _HOUR: Final = 3600 * MICROSECOND
 #: Intervals. Ten after its last good reading a series' past is forgotten, and a new level accepted: for a step that ends before, no
@@ -47,7 +47,7 @@ class ValueFault:
 
 
 def place(specs: Sequence[FaultSpec], city: City, known: Sensors, *, begin: int) -> list[ValueFault]:
-    """Which series each fault of a value hits, and when; `begin` is the run's start, in us since 1970 UTC."""
+    """Find the series that each fault of a value hits, and the times; `begin` is the run's start, in us since 1970 UTC."""
     return [_placed(i, spec, city, known, begin) for i, spec in enumerate(specs) if spec.kind in VALUES]
 
 
@@ -68,12 +68,12 @@ _MOMENTS: Final = frozenset({Fault.SPIKE, Fault.RANGE, Fault.SENTINEL, Fault.DRO
 
 
 def _one_by_one(spec: FaultSpec) -> bool:
-    """Whether each reading is hit on its own, and not by an episode."""
+    """Return whether each reading is hit by itself, and not by an episode."""
     return spec.chance is not None or (spec.rate is not None and spec.duration is None and spec.kind in _MOMENTS)
 
 
 def _chance(spec: FaultSpec, interval: Int64) -> Float64:
-    """Of each reading to be hit, where each is on its own."""
+    """Return the probability of each reading to be hit, where each is hit by itself."""
     if spec.chance is not None:
         return np.full(len(interval), spec.chance)
     assert spec.rate is not None
@@ -81,7 +81,7 @@ def _chance(spec: FaultSpec, interval: Int64) -> Float64:
 
 
 def _duration(spec: FaultSpec, interval: Int64, stuck_after: Int64) -> Int64:
-    """Us that an episode takes."""
+    """Return the length of an episode in us."""
     if spec.duration is not None:
         return np.full(len(interval), round(spec.duration * MICROSECOND), np.int64)
     if spec.kind is Fault.STUCK:
@@ -95,7 +95,7 @@ def _duration(spec: FaultSpec, interval: Int64, stuck_after: Int64) -> Int64:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """What n readings show."""
+    """Values of n readings, as faulty sensors show them."""
 
     value: Float64  # (n,) NaN: no value
     fault: Int64  # (n,) number of the specification that hit it; -1: none
@@ -169,7 +169,7 @@ def _found(fault: ValueFault, known: Sensors, keys: Keys, series: Int64, time: I
     return find(keys, time, fault.window, _duration(spec, interval, known.stuck_after[sensor]))
 
 
-# --- models: what the readings that are hit show, and which of them can be hit at all -----------------------------------
+# --- models: values of the readings that are hit, and which of them can be hit -----------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,34 +193,34 @@ class _At:
         return MAGNITUDES[self.fault.spec.kind] if given is None else given
 
     def of(self, column: Float64) -> Float64:
-        """A column of `Sensors`, of these readings."""
+        """Return a column of `Sensors` for these readings."""
         return column[self.sensor]
 
     def is_kind(self, code: int) -> Bools:
-        """Which readings' metrics are of a kind (KIND_CODES)."""
+        """Return which readings' metrics are of a kind (KIND_CODES)."""
         found: Bools = self.known.kind[self.sensor] == code
         return found
 
     def chance(self, salt: str) -> Float64:
-        """A number in [0, 1) for each episode."""
+        """Return a number in [0, 1) for each episode."""
         return noise.uniform(self._salted(salt), self.number)
 
     def chance_each(self, salt: str) -> Float64:
-        """A number in [0, 1) for each reading."""
+        """Return a number in [0, 1) for each reading."""
         return noise.uniform(self._salted(salt), self.time)
 
     def _salted(self, salt: str) -> Keys:
         return noise.mix(self.keys, np.array([noise.key(0, salt)], np.uint64))
 
     def bounds(self) -> tuple[Float64, Float64]:
-        """The plausible range, a little narrower."""
+        """Return the plausible range, a little narrower."""
         low, high = self.of(self.known.low), self.of(self.known.high)
         width = high - low
         margin = np.where(np.isfinite(width), width * _MARGIN, 0.0)
         return low + margin, high - margin
 
     def clipped(self, value: Float64) -> Float64:
-        """Rounded, and within the plausible range; a direction turned into it."""
+        """Round values, and clip them to the plausible range; a direction is turned into it."""
         low, high = self.bounds()
         turned = value - 360.0 * np.floor(value / 360.0)
         return steps(np.where(self.is_kind(_DIRECTION), turned, np.clip(value, low, high)), PARTS)
@@ -234,7 +234,7 @@ def _all(at: _At) -> Bools:
 
 
 def _jump(at: _At, true: Float64, up: Bools) -> tuple[Float64, Bools]:
-    """By how much a value jumps within its plausible range, and where there is room for it."""
+    """Return the size of a jump within the plausible range, and where there is room for it."""
     low, high = at.bounds()
     limit = at.of(at.known.limit)
     above, below = high - true, true - low

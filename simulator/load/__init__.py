@@ -1,1 +1,1 @@
-"""The load generator: many messages at a rate, to any broker, and what came of them."""
+"""Load generator: many messages at a rate, to any broker, with a report of the answers."""

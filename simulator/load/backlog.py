@@ -1,7 +1,7 @@
-"""What one connection of the load generator has to send, and the bytes of what has no answer yet.
+"""Backlog of one connection: the messages that it has to send, and the bytes of those without an answer.
 
 Pure: bytes and times go in and out, no socket, no clock. Messages are numbered 0, 1, 2, … in the order in which they come. After a
-lost connection what has no answer goes first, with the same bytes and the time when it was first sent.
+lost connection messages without an answer go first, with the same bytes and the time when they were first sent.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from citybeat.devices.batch import Int64
 from citybeat.devices.wire.mqtt import Answers, Packets, UInt8
 from citybeat.simulator.load.window import Window
 
-#: Buffers that are kept without looking whether they still must be.
+#: Buffers that are kept without a check whether they are still needed.
 _FEW: Final = 16
 
 
@@ -31,7 +31,7 @@ class Acknowledged:
 
 @dataclass(slots=True)
 class _Stock:
-    """Packets, and how far they are sent."""
+    """Packets, and the number of those that are sent."""
 
     packets: Packets
     number: Int64
@@ -54,7 +54,7 @@ class _Stock:
 
 
 class Backlog:
-    """Messages on their way.
+    """Messages of one connection.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ class Backlog:
 
     @property
     def empty(self) -> bool:
-        """There is nothing to send."""
+        """True if there is nothing to send."""
         return not self._stock
 
     @property
     def repeats(self) -> bool:
-        """What is to be sent next was sent before."""
+        """True if the next message to send was sent before."""
         return bool(self._stock) and self._stock[0].again
 
     @property
@@ -93,7 +93,7 @@ class Backlog:
         return self._window.waiting + sum(stock.left for stock in self._stock if stock.again)
 
     def unanswered(self) -> tuple[Int64, Int64, Int64]:
-        """Number, due and sent of them."""
+        """Return number, due and sent of messages that were sent and have no answer."""
         number, due, sent, _ = self._window.outstanding()
         again = [stock for stock in self._stock if stock.again]
         return (
@@ -103,13 +103,13 @@ class Backlog:
         )
 
     def add(self, new: Packets) -> None:
-        """Take new messages."""
+        """Add new messages."""
         nothing = np.empty(0, np.int64)
         self._stock.append(_Stock(new, np.arange(self.numbered, self.numbered + len(new)), nothing, nothing))
         self.numbered += len(new)
 
     def take(self, due: Int64, now: int) -> tuple[memoryview, int]:
-        """Bytes to send next: a run of messages that lie together.
+        """Take the bytes to send next: a run of messages that lie together.
 
         Parameters
         ----------
@@ -148,14 +148,14 @@ class Backlog:
         return packets.data.data[int(packets.start[first]) : int(packets.start[stock.at])], used
 
     def answered(self, told: Answers) -> tuple[Acknowledged, int]:
-        """Take answers; also how many of them belong to nothing."""
+        """Apply answers; return the messages that they belong to, and the number of answers to no message."""
         number, due, sent, readings, known = self._window.answered(told.ids)
         strange = len(told.ids) - len(number)
         reason = told.reasons[known] if strange else told.reasons
         return Acknowledged(number=number, due=due, sent=sent, reason=reason, readings=readings), strange
 
     def again(self, window: int) -> None:
-        """The connection is a new one: nothing of the old one will be answered, and everything without an answer is to be sent."""
+        """Begin with a new connection: nothing sent over the old one will be answered, so that it is to be sent again."""
         number, due, sent, _ = self._window.outstanding()
         self._window = Window(window)
         whole = [*self._kept, *self._stock]
@@ -172,7 +172,7 @@ class Backlog:
             self._stock.appendleft(_Stock(Packets.joined(parts), number, due, sent))
 
     def forget(self) -> None:
-        """Drop the bytes of what was answered: it is done in time without being asked for."""
+        """Drop the bytes of messages that were answered; `take` does so in time."""
         number = self._window.outstanding()[0]
         oldest = int(number[0]) if len(number) else self.numbered
         while self._kept and int(self._kept[0].number[-1]) < oldest:

@@ -1,16 +1,16 @@
-"""The load generator: many messages over a few connections, in one thread, and what the broker said to them, and when.
+"""Load generator: sends many messages over a few connections, in one thread, and measures the broker's answers.
 
-Two ways. With a rate the loop is open: message k is due at k/rate after the start, whatever happened to those before it. What
-the broker, a full window or we ourselves hold back is sent as soon as it can be, and its latency counts from the time when it was
-due as well as from when it was sent: a stall is paid for by all messages that fell into it, not by one. Without a rate the loop
-is closed: each connection keeps its window full.
+There are two loops. With a rate the loop is open: message k is due at k/rate after the start, whatever happened to those before it.
+A message that the broker, a full window or the generator itself holds back is sent as soon as possible, and its latency counts from
+the time when it was due as well as from when it was sent: all messages that fell into a stall count it, not one. Without a rate the
+loop is closed: each connection keeps its window full.
 
-The thread turns: it reads what came, sends what is due and has room, and sleeps. Under load it sleeps a millisecond or more even
-if something came meanwhile, since a look at a socket costs as much for one answer as for a hundred; latencies are known to
-within that turn.
+The thread works in turns: it reads answers, sends messages that are due and have room, and sleeps. Under load it sleeps a
+millisecond or more even if answers came meanwhile, since a look at a socket costs as much for one answer as for a hundred;
+latencies are known to within that turn.
 
 A lost connection is made again, and what had no answer is sent again (`simulator.load.link`); only if that fails for `patience`
-seconds, or the broker wants no more of us, the run ends early, and its report says why.
+seconds, or the broker refuses the client for good, the run ends early, and its report says why.
 """
 
 import selectors
@@ -33,9 +33,9 @@ from citybeat.simulator.load.tally import LoadProgress, LoadReport, Tally
 
 #: Messages of a connection without an answer. A thousand are two turns' worth of what a broker on the same machine takes.
 WINDOW: Final = 1000
-#: s that the last answers are waited for.
+#: s to wait for the last answers.
 DRAIN: Final = 15.0
-#: s that a lost connection is tried to be made again.
+#: s in which a lost connection is made again.
 PATIENCE: Final = 30.0
 _RETRY: Final = 1.0  # s between tries
 _RETRY_TIMEOUT: Final = 2.0  # s for one of them: everything else waits
@@ -92,7 +92,7 @@ def offer(
     senders : sequence of Sender
         A connection each.
     supplies : sequence of Supply
-        What each sends: `traffic.Prepared`, `traffic.Traffic`, or another one.
+        Messages of each sender: `traffic.Prepared`, `traffic.Traffic`, or another one.
     rate : float, optional
         Messages a second altogether, spread evenly over time and senders; none: as many as are taken.
     duration : float, optional
@@ -107,7 +107,7 @@ def offer(
     keep : bool
         Keep the times of every message: some 50 bytes each.
     patience : float
-        Seconds that a lost connection is tried to be made again.
+        Seconds in which a lost connection is made again.
     turn : float, optional
         Seconds between looks at the sockets: latencies are known to within that, and longer turns take less of a processor.
         0: at every event. Default: as the rate allows.
@@ -122,9 +122,9 @@ def offer(
     Raises
     ------
     PublishError
-        The broker is away at the start, or refuses a sender; the URL is none.
+        The broker is away at the start, or refuses a sender; the URL is malformed.
     ValueError
-        The rate or the window make no sense.
+        The rate or the window is invalid.
     """
     if len(senders) != len(supplies) or not senders:
         raise ValueError("there must be one supply for each sender, and at least one")
@@ -278,7 +278,7 @@ class _Run:
         self._turn = self._turn // 2 if dry else min(self._longest, self._turn + self._turn // 64 + 1000)
 
     def _look(self, i: int, now: int) -> None:
-        """Note what a link has room for."""
+        """Note the room of a link."""
         link = self._links[i]
         self._room[i] = link.room
         full = link.full
@@ -387,7 +387,7 @@ class _Run:
             except OSError as exc:
                 self._lose(i, now, str(exc))
 
-    # --- what is told
+    # --- progress
 
     def _tell(self, now: int, start: int, told: int, marks: tuple[int, int]) -> tuple[int, int]:
         tally = self._tally

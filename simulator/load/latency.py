@@ -1,4 +1,4 @@
-"""How long things took, millions of them, in bounded memory: a histogram with classes of at most 0.8 %, and an exact maximum."""
+"""Histogram of millions of durations in bounded memory: classes of at most 0.8 %, and an exact maximum."""
 
 from typing import Final
 
@@ -32,7 +32,7 @@ class Histogram:
         self._counts += np.bincount(np.maximum(place, 0), minlength=len(self._counts))
 
     def at(self, share: float) -> int:
-        """The duration, in ns, that this share of all do not exceed; 0 if there is none.
+        """Return the duration, in ns, that this share of all do not exceed; 0 if there is none.
 
         Examples
         --------
@@ -50,6 +50,6 @@ class Histogram:
         return min(int(upper), self.highest)
 
     def milliseconds(self) -> dict[str, float]:
-        """Percentiles and maximum, rounded to microseconds."""
+        """Return percentiles and maximum in ms, rounded to microseconds."""
         found = {name: self.at(share) for name, share in PERCENTILES.items()}
         return {name: round(ns / 1e6, 3) for name, ns in (*found.items(), ("max", max(self.highest, 0)))}

@@ -123,12 +123,12 @@ class Link:
 
     @property
     def full(self) -> bool:
-        """Whether the broker holds it back: the window or the socket is full."""
+        """True if the broker holds it back: the window or the socket is full."""
         return self._out is not None or self.backlog.room == 0
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether the socket is full."""
+        """True if the socket is full."""
         return self._out is not None
 
     # --- connecting

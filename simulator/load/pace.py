@@ -1,16 +1,16 @@
-"""When messages are due: in an open loop message k at k/rate after the start, senders taking turns. Pure: times are arguments."""
+"""Pace of the load: in an open loop message k is due k/rate after the start, senders taking turns. Pure: times are arguments."""
 
 import numpy as np
 
 from citybeat.devices.batch import Int64
 
 _SECOND = 1_000_000_000  # ns
-#: Of each sender in a closed loop: more than can be sent.
+#: Messages that are due of each sender in a closed loop: more than can be sent.
 _ALWAYS = np.iinfo(np.int64).max
 
 
 class Pace:
-    """The schedule of some senders.
+    """Schedule of some senders.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Pace:
         self._sender = np.arange(senders, dtype=np.int64)
 
     def due(self, now: int) -> Int64:
-        """How many messages of each sender should have been sent by now, (senders,) int64."""
+        """Return the number of messages of each sender that should have been sent by now, (senders,) int64."""
         n = len(self._sender)
         if self.rate is None:
             return np.full(n, _ALWAYS)
@@ -36,14 +36,14 @@ class Pace:
         return (total - self._sender + n - 1) // n
 
     def times(self, sender: int, first: int, count: int, now: int) -> Int64:
-        """When messages `first`, `first` + 1, … of a sender are due, (count,) int64 ns."""
+        """Return the times at which messages `first`, `first` + 1, … of a sender are due, (count,) int64 ns."""
         if self.rate is None:
             return np.full(count, now)
         place = (first + np.arange(count, dtype=np.int64)) * len(self._sender) + sender
         return np.asarray(self._start + place * self._gap, np.int64)
 
     def next(self, sent: Int64, may: Int64, otherwise: int) -> int:
-        """When the next message is due of those senders that may send, ns; at most `otherwise`.
+        """Return the time of the next message that is due of those senders that may send, ns; at most `otherwise`.
 
         Parameters
         ----------

@@ -1,6 +1,7 @@
-"""What a load generator tells: figures of the last second, the report at the end, and what they are counted in.
+"""Figures of the load generator: of the last second, and in the report at the end.
 
-Pure: no clock, no socket. "Acknowledged" is what the broker took, also where it says that nobody subscribes to it.
+Pure: no clock, no socket. "Acknowledged" messages were taken by the broker, even those
+that nobody subscribes to.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ _BUSY: Final = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timings:
-    """When each message of each connection was due, sent and acknowledged: n messages, sorted by (sender, number)."""
+    """Times of each message of each connection: n messages, sorted by (sender, number)."""
 
     sender: Int64  # (n,) index into the senders
     number: Int64  # (n,) 0, 1, … of the sender, in the order of its supply
@@ -35,7 +36,7 @@ class Timings:
     epoch: int  # ns to add to get time since 1970 UTC
 
     def of(self, sender: int) -> "Timings":
-        """Those of one sender."""
+        """Return the times of one sender."""
         mine = self.sender == sender
         kept = {name.name: getattr(self, name.name)[mine] for name in fields(self) if name.name != "epoch"}
         return Timings(**kept, epoch=self.epoch)
@@ -43,7 +44,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadProgress:
-    """The last second, about."""
+    """Figures of about the last second."""
 
     elapsed: float  # s since the start
     messages_per_s: float  # acknowledged
@@ -57,7 +58,7 @@ class LoadProgress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
-    """What was offered, and what became of it. Rates are of the time of sending; the last answers come after it."""
+    """Report of a run. Rates are those of the time of sending; the last answers come after it."""
 
     connections: int
     wanted_per_s: float | None  # messages; None: as many as are taken
@@ -92,12 +93,12 @@ class LoadReport:
     timings: Timings | None = field(repr=False, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, without `timings`."""
+        """Return it for JSON, without `timings`."""
         return {name: value for name, value in asdict(self).items() if name != "timings"}
 
 
 class Tally:
-    """What was answered. Arrays are gathered and counted now and then: a histogram costs as much for one as for a thousand."""
+    """Counts of answers. Arrays are gathered, and counted now and then: a histogram costs as much for one as for a thousand."""
 
     def __init__(self, *, keep: bool) -> None:
         self.messages = self.readings = self.unheard = self.refused_messages = self.refused_readings = 0
@@ -132,7 +133,7 @@ class Tally:
         self.readings += readings
 
     def sent(self, due: Int64, now: int, since: int) -> None:
-        """Messages were handed over; we could have done it from `since` on."""
+        """Count messages that were handed over; the generator could have done so from `since` on."""
         self._late.append(now - due)
         self._own.append(now - np.maximum(due, since))
 
@@ -164,7 +165,7 @@ class Tally:
         failure: str | None,
         epoch: int,
     ) -> LoadReport:
-        """The end. `due` messages, and acknowledged messages and readings, are those until sending ended."""
+        """Make the report. `due` messages, and acknowledged messages and readings, are those until sending ended."""
         self.flush()
         sent, waiting = sum(each.sent for each in backlogs), sum(each.waiting for each in backlogs)
         whole = max(1, sum(limits.values()))

@@ -1,4 +1,4 @@
-"""What a load generator sends: payloads that were prepared before, or readings of made-up stations, made as fast as they are sent.
+"""Messages of the load generator: payloads that were prepared before, or readings of made-up stations, made while sending.
 
 A message of made-up readings is a row of bytes that was made once, with holes of fixed width for what changes: its number, its
 times, its values. NumPy fills the holes of many messages at once. No two messages are alike: numbers count up, and a series never
@@ -54,7 +54,7 @@ class Prepared:
         self._at = 0
 
     def take(self, count: int, frame: Frame, now: int) -> Packets | None:  # noqa: ARG002 (they have times of their own)
-        """The next payloads: `simulator.load.link.Supply`."""
+        """Return the next payloads: `simulator.load.link.Supply`."""
         start, size = self._at, 0
         while self._at < min(start + count, len(self._payloads)) and size < _SLAB:
             size += len(self._payloads[self._at])
@@ -64,20 +64,20 @@ class Prepared:
 
 
 def stations(source: str, count: int) -> list[Device]:
-    """Devices of a source, with a sensor for each of `METRICS`."""
+    """Make devices of a source, with a sensor for each of `METRICS`."""
     sensors = tuple(Sensor(metric=metric) for metric in METRICS)
     return [Device(id=f"{source}-{i:06d}", source=source, domain=Domain.ENVIRONMENT, sensors=sensors) for i in range(count)]
 
 
 def stations_for(size: int, at_least: int) -> int:
-    """How many stations a source needs so that messages of `size` readings, one of each series, come out even."""
+    """Return the number of stations that messages of `size` readings, one of each series, divide evenly."""
     need = np.lcm(size, len(METRICS)) // len(METRICS)
     return int(-(-max(at_least, 1) // need) * need)
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """Messages of one length, a row each, and where the holes are."""
+    """Messages of one length, a row each, and the places of the holes."""
 
     rows: NDArray[np.uint8]  # (templates, bytes)
     id_at: int
@@ -87,7 +87,7 @@ class _Template:
 
 
 class Traffic:
-    """A source's made-up readings, without end.
+    """Endless made-up readings of a source.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Traffic:
         self._time = 0  # ms: of the message before
 
     def take(self, count: int, frame: Frame, now: int) -> Packets:
-        """The next messages, as `simulator.load.link.Supply` has it. `now`: of readings whose series has not said it yet."""
+        """Return the next messages: `simulator.load.link.Supply`. `now` is the time of readings whose series has none as late."""
         if self._template is None:
             self._template = self._make(frame)
         made = self._template
@@ -150,7 +150,7 @@ class Traffic:
         )
 
     def _make(self, frame: Frame) -> _Template:
-        """One row a message of a sweep, from what `wire.encode` makes of it; holes are found by marks, and must be alike in all."""
+        """Make a row for each message of a sweep by `wire.encode`; marks show the holes, whose places must be the same in all."""
         payloads = [self._payload(i) for i in range(self._templates)]
         head, id_at = frame.head(len(payloads[0]))
         if len({len(payload) for payload in payloads}) != 1:
@@ -180,11 +180,11 @@ class Traffic:
 
 
 def _digits(numbers: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    """(n, width) ASCII digits, with leading zeros."""
+    """Return (n, width) ASCII digits, with leading zeros."""
     powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
     return (numbers[:, None] // powers % 10).astype(np.uint8) + np.uint8(ord("0"))
 
 
 def _found(text: bytes, pattern: bytes) -> NDArray[np.int64]:
-    """Where numbers of this form begin; within a string there are none, since no name has one of the three signs before them."""
+    """Find where numbers of this form begin; strings have none, since no name contains one of the signs before a number."""
     return np.array([match.start(1) for match in re.finditer(rb"[:,\[](" + pattern + rb")", text)], np.int64)

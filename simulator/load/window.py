@@ -1,4 +1,4 @@
-"""Packets without an answer, of one connection: which identifiers are free, and when the message behind each was due and sent.
+"""Window of one connection: its packets without an answer, the free identifiers, and the times of each message.
 
 Pure: times are arguments. Identifiers are given out in a circle; one that is still without an answer is never given out again, so
 an answer belongs to one message, in whatever order the broker answers.
@@ -18,7 +18,7 @@ _CIRCLE: Final = 1024
 
 
 class Window:
-    """At most `size` packets at a time.
+    """A window of at most `size` packets.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Window:
         return self.size - self.waiting
 
     def take(self, numbers: Int64, due: Int64, sent: Int64 | int, readings: Int64) -> Int64:
-        """Identifiers for messages, as many of the first of them as there are: up to `room`, and up to one that is not free.
+        """Give identifiers to the first messages, as many as there are: up to `room`, and up to an identifier that is not free.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class Window:
         return ids
 
     def answered(self, ids: Int64) -> tuple[Int64, Int64, Int64, Int64, NDArray[np.bool_]]:
-        """Take answers.
+        """Apply answers.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class Window:
         return rows[:, _NUMBER], rows[:, _DUE], rows[:, _SENT], rows[:, _READINGS], known
 
     def outstanding(self) -> tuple[Int64, Int64, Int64, Int64]:
-        """Number, due, sent and readings of what has no answer, in the order of numbers."""
+        """Return number, due, sent and readings of messages without an answer, in the order of numbers."""
         rows = self._rows[self._rows[:, _NUMBER] >= 0]
         rows = rows[np.argsort(rows[:, _NUMBER])]
         return rows[:, _NUMBER], rows[:, _DUE], rows[:, _SENT], rows[:, _READINGS]

@@ -1,1 +1,1 @@
-"""Recorded files, published as if their devices were there."""
+"""Replay of recorded files: they are published as if their devices were sending."""

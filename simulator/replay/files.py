@@ -1,4 +1,4 @@
-"""The shell of a replay: opens recorded files, registers their devices, and publishes their rows in the file's own order."""
+"""Shell of a replay: opens recorded files, registers their devices, and publishes their rows in the file's own order."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ _PROGRESS: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayReport(SentReport):
-    """What a replay read and sent. rows = replayed_rows + blank_rows + rejected_rows."""
+    """Report of a replay: rows read and messages sent. rows = replayed_rows + blank_rows + rejected_rows."""
 
     files: tuple[str, ...]  # names, without folders
     map: str  # where the map came from
@@ -54,7 +54,7 @@ class ReplayReport(SentReport):
 
 @dataclass(kw_only=True, slots=True)
 class _Tally:
-    """The accounts of a replay while it runs."""
+    """Counts of a replay while it runs."""
 
     replayed: int = 0
     blank: int = 0
@@ -89,7 +89,7 @@ class _Tally:
 
 
 class _Outbox:
-    """Reports on their way into messages, source by source."""
+    """Gathers reports into messages, source by source."""
 
     def __init__(self, feeds: Mapping[str, Feed], size: int) -> None:
         self._feeds = feeds

@@ -1,4 +1,4 @@
-"""Times as recordings write them, to UTC: pure, and with a policy for each hour that a clock change makes doubtful.
+"""Converts times of recordings to UTC: pure, and with a policy for each hour that a clock change makes ambiguous.
 
 A wall clock that is put forward skips an hour: a time in it does not exist. One that is put back runs through an hour twice: a
 time in it is ambiguous. Neither can be put right afterwards, so a map says what is to happen, and every occurrence is counted.
@@ -20,7 +20,7 @@ _TOO_FINE: Final = re.compile(r"[.,]\d{6}(\d+)")
 
 
 class Nonexistent(enum.StrEnum):
-    """What becomes of a time that the clock skipped."""
+    """Policy for a time that the clock skipped."""
 
     REJECT = "reject"  # its row is rejected, and named
     SHIFT_FORWARD = "shift_forward"  # by the length of the gap: the instant that a clock which was not put forward would mean
@@ -28,7 +28,7 @@ class Nonexistent(enum.StrEnum):
 
 
 class Ambiguous(enum.StrEnum):
-    """What becomes of a time that the clock showed twice."""
+    """Policy for a time that the clock showed twice."""
 
     REJECT = "reject"
     EARLIER = "earlier"
@@ -36,7 +36,7 @@ class Ambiguous(enum.StrEnum):
 
 
 class Oddity(enum.StrEnum):
-    """What was doubtful about a time."""
+    """Ambiguity of a time."""
 
     NONEXISTENT = "nonexistent"
     AMBIGUOUS = "ambiguous"
@@ -62,7 +62,7 @@ UNIX_MS: Final = "unix_ms"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeReader:
-    """How a recording writes its times."""
+    """Reads the times of a recording."""
 
     columns: tuple[str, ...]  # joined by a space, in this order
     format: str  # strptime's, or iso, unix, unix_ms
@@ -130,7 +130,7 @@ class TimeReader:
 
 
 def _fraction(text: str) -> tuple[str, int]:
-    """Split off a fraction of a second: the rest, and microseconds."""
+    """Split off a fraction of a second; return the rest, and microseconds."""
     found = _FRACTION.fullmatch(text)
     if found is None:
         raise TimeFormatError(f"{text[:60]!r} has no fraction of a second")

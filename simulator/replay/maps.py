@@ -1,4 +1,4 @@
-"""Replay maps: how a recorded file becomes the reports of devices. docs/replay.md describes every key.
+"""Replay maps, which describe how a recorded file becomes the reports of devices. docs/replay.md describes every key.
 
 Pure: a map is made from text. What a map says is checked here, once; reading rows trusts it.
 """
@@ -21,14 +21,14 @@ from citybeat.simulator.yamltext import Keys, parse
 
 
 class BlankRows(StrEnum):
-    """What becomes of a row without any text in its fields."""
+    """Policy for a row without any text in its fields."""
 
     COUNT = "count"  # it is padding: counted as blank
     REJECT = "reject"  # its row is rejected, and named
 
 
 class BlankCells(StrEnum):
-    """What becomes of a cell without text, in a row that has some."""
+    """Policy for a cell without text, in a row that has some."""
 
     MISSING = "missing"  # sent as null: the sensor was expected to say something
     OMIT = "omit"  # not sent, but counted: the column does not apply to the row
@@ -36,7 +36,7 @@ class BlankCells(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextFormat:
-    """How the file's bytes are text, and its text fields."""
+    """Encoding of the file's bytes, and format of its fields."""
 
     encoding: str = "utf-8-sig"  # one in which a line ends with the byte 10
     delimiter: str = ","
@@ -64,7 +64,7 @@ class ColumnMap:
     interval: float | None = None  # s
 
     def sensor(self) -> Sensor:
-        """As it is registered."""
+        """Return the sensor, for registration."""
         return Sensor(
             metric=self.metric,
             low=self.low,
@@ -87,13 +87,13 @@ class DeviceMap:
     where: tuple[tuple[str, str], ...] = ()  # columns and the text that they must have in its rows
 
     def reads(self, file: str) -> bool:
-        """Whether a file of this name (without folder) has rows of the device."""
+        """Return whether a file of this name (without folder) has rows of the device."""
         return not self.files or any(fnmatchcase(file, pattern) for pattern in self.files)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayMap:
-    """How files of one kind are read."""
+    """Map of files of one kind."""
 
     origin: str  # where the map came from
     text: TextFormat
@@ -102,16 +102,16 @@ class ReplayMap:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The devices, as they are to be registered."""
+        """Devices, for registration."""
         return tuple(binding.device for binding in self.bindings)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources that the devices publish through, each once, in order of appearance."""
+        """Sources that the devices publish through, each once, in order of appearance."""
         return tuple(dict.fromkeys(binding.device.source for binding in self.bindings))
 
     def devices_of(self, files: list[str]) -> tuple[Device, ...]:
-        """The devices that have rows in files of these names."""
+        """Return the devices that have rows in files of these names."""
         return tuple(binding.device for binding in self.bindings if any(binding.reads(file) for file in files))
 
 

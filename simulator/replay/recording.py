@@ -1,4 +1,4 @@
-"""Rows of a recorded file to reports of devices, as a replay map says. Pure: bytes come in, findings go out, in the file's order.
+"""Converts rows of a recorded file into reports of devices, by a replay map. Pure: bytes in, findings out, in the file's order.
 
 No row stops the reading and none is dropped in silence: each line after the header becomes a `Row`, a `Blank`, or a `Rejected`
 with a reason of a fixed list. A row is taken whole or not at all.
@@ -19,7 +19,7 @@ from citybeat.simulator.replay.maps import BlankCells, BlankRows, ColumnMap, Dev
 
 
 class Reject(StrEnum):
-    """Why a row was not replayed."""
+    """Reason why a row was not replayed."""
 
     ENCODING = "encoding"  # bytes that are no text in the map's encoding
     QUOTES = "quotes"  # a quoted field that does not end, or goes on after its end
@@ -52,7 +52,7 @@ class Blank:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a row says about one device."""
+    """Contents of a row about one device."""
 
     device: str
     source: str
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """Where a column stands, and what it says."""
+    """Place of a column, and its meaning."""
 
     place: int
     column: ColumnMap
@@ -203,7 +203,7 @@ def read(lines: Iterable[bytes], replay_map: ReplayMap, *, file: str) -> Iterato
 
 
 def _fields(line: bytes, replay_map: ReplayMap, *, first: bool) -> list[str]:
-    """The stripped fields of a line."""
+    """Split a line into stripped fields."""
     encoding = replay_map.text.encoding
     if first and line.startswith(_BOM) and encoding.lower().replace("_", "-").startswith("utf-8"):
         line = line[len(_BOM) :]
@@ -257,7 +257,7 @@ def _row(number: int, fields: list[str], plan: Layout, replay_map: ReplayMap) ->
 
 
 def _value(text: str, cell: _Cell, decimal: str) -> tuple[float, bool]:
-    """A cell's number as it is sent, and whether it is a sentinel."""
+    """Return a cell's number as it is sent, and whether it is a sentinel."""
     plain = text if decimal == "." else _swapped(text)
     if len(text) > _MAX_NUMBER or not plain.isascii() or not _NUMBER.fullmatch(plain):
         raise _Unreadable(Reject.NUMBER, f"column {cell.column.column!r}: {text[:60]!r} is not a number")
@@ -279,7 +279,7 @@ def _value(text: str, cell: _Cell, decimal: str) -> tuple[float, bool]:
 
 
 def scaled(number: Decimal, scale: Decimal) -> Decimal:
-    """The exact product, so that 4.216 kW is 4216 W and not 4216.000000000001."""
+    """Return the exact product, so that 4.216 kW is 4216 W and not 4216.000000000001."""
     return number if scale == 1 else _EXACT.multiply(number, scale)
 
 

@@ -1,1 +1,1 @@
-"""How right flags and accounts are, judged by the truth."""
+"""Score of flags and ledger against the truth."""

@@ -1,4 +1,4 @@
-"""The accounts that the truth expects, source by source, against those that the database has. Pure."""
+"""Compares the ledger that the truth expects, source by source, with that of the database. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _READ, _UNREAD, _LOST = 1, 2, 4  # what became of a message
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Actual:
-    """What the database says of one source, of the time since the run began."""
+    """Ledger of one source in the database, since the run began."""
 
     counts: Counts  # of the ledger
     reasons: Mapping[Reason, int]  # readings in quarantine; the reasons of those that `counts.overflow` counts are not known
@@ -29,7 +29,7 @@ class Actual:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """One source's account."""
+    """Comparison of one source's ledger."""
 
     source: str
     truth: Mapping[str, int]  # COUNTS
@@ -38,7 +38,7 @@ class Account:
 
 
 class Expected:
-    """What the truth says must be in the books; grows block by block.
+    """Ledger that the truth expects; it grows block by block.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Expected:
         self.begun = int(FOREVER)
 
     def add(self, rows: Labels, boots: Sequence[tuple[str, str]]) -> None:
-        """Take in rows, of these starts; every message's reading 0 is among the rows of one call or another."""
+        """Add rows, of these starts; every message's reading 0 is among the rows of one call or another."""
         sent_at = rows["sent_at"][rows["sent_at"] != NEVER]
         self.begun = min(self.begun, int(sent_at.min(initial=FOREVER)))
         quarantined = rows["outcome"] == OUTCOME_CODES[Outcome.QUARANTINED]
@@ -94,7 +94,7 @@ class Expected:
         seen: Mapping[tuple[str, str], Sequence[tuple[int, int]]],
         findings: Findings,
     ) -> list[Account]:
-        """Compare, and tell what differs.
+        """Compare, and add the differences to the findings.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class Expected:
     def _numbers(
         self, names: Names, seen: Mapping[tuple[str, str], Sequence[tuple[int, int]]], findings: Findings
     ) -> dict[str, list[int]]:
-        """Messages that were lost, by source: as the truth has it, and as the database has it."""
+        """Return the lost messages by source: by the truth, and by the database."""
         lost = {source: [0, 0] for source in names.sources}
         for place, became in self._messages.items():
             source, boot = names.boots[place]

@@ -1,4 +1,4 @@
-"""What a truth file says of a reading, as codes and arrays. Pure; `simulator/score/truthfile.py` reads the file.
+"""Labels of readings in a truth file, as codes and arrays. Pure; `simulator/score/truthfile.py` reads the file.
 
 A reading that was sent twice has two rows. Names of sensors and of starts (source, boot) are places in lists of their own, which
 grow while the file is read.
@@ -39,7 +39,7 @@ Labels = NDArray[np.void]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What places stand for."""
+    """Names of the places."""
 
     series: Sequence[tuple[str, str]]  # device, metric
     boots: Sequence[tuple[str, str]]  # source, boot
@@ -47,7 +47,7 @@ class Names:
 
 
 def labels(n: int, **columns: Any) -> Labels:
-    """Rows of a truth file, for whoever makes them by hand: stored, clean and on time unless columns say otherwise.
+    """Make rows of a truth file by hand: stored, clean and on time unless columns say otherwise.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def labels(n: int, **columns: Any) -> Labels:
 
 
 def delivered(rows: Labels) -> NDArray[np.bool_]:
-    """Which rows came in a message that could be read: the ledger has them as received."""
+    """Return which rows came in a message that could be read: the ledger counts them as received."""
     out: NDArray[np.bool_] = ~np.isin(rows["outcome"], [OUTCOME_CODES[Outcome.LOST], OUTCOME_CODES[Outcome.UNDECODABLE]])
     return out
 
 
 def timed(rows: Labels) -> NDArray[np.bool_]:
-    """Which rows carry a time of their own."""
+    """Return which rows carry a time of their own."""
     out: NDArray[np.bool_] = rows["claimed"] != NEVER
     return out

@@ -1,4 +1,4 @@
-"""Which row of the database is which row of the truth. Pure; everything at once, nothing row by row."""
+"""Matches rows of the database with rows of the truth. Pure, and by arrays."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,7 +47,7 @@ def match(truth: Labels, stored: Rows) -> Matched:
 
 
 def join(known: Int64, wanted: Int64) -> Int64:
-    """The place of each wanted key among known ones, which are ascending and distinct; -1: it is not among them."""
+    """Return the place of each wanted key among known ones, which are ascending and distinct; -1: it is not among them."""
     place = np.searchsorted(known, wanted)
     place[place == len(known)] = 0
     found = known[place] == wanted if len(known) else np.zeros(len(wanted), np.bool_)
@@ -55,7 +55,7 @@ def join(known: Int64, wanted: Int64) -> Int64:
 
 
 def _places(series: Int64, time: Int64, wanted_series: Int64, wanted_time: Int64) -> Int64:
-    """The same of pairs, sorted by series, then time."""
+    """Return the places of pairs, sorted by series, then time."""
     first = min(int(time.min(initial=0)), int(wanted_time.min(initial=0)))
     span = max(int(time.max(initial=0)), int(wanted_time.max(initial=0))) - first + 1
     top = max(int(series.max(initial=0)), int(wanted_series.max(initial=0)))
@@ -70,7 +70,7 @@ def _places(series: Int64, time: Int64, wanted_series: Int64, wanted_time: Int64
 
 
 def _in_turn(stored: Rows, truth: Labels) -> Int64:
-    """Of each row of the truth the stored row with its sensor and value, the k-th for the k-th; -1: there is none."""
+    """Return for each row of the truth the stored row with its sensor and value, the k-th for the k-th; -1: there is none."""
     values = np.unique(np.concatenate([stored["value"], truth["value"]]))
     keys = []
     for rows, when in ((stored, "received_at"), (truth, "sent_at")):
@@ -85,13 +85,13 @@ def _in_turn(stored: Rows, truth: Labels) -> Int64:
 
 
 def starts_of(keys: NDArray[Any]) -> Int64:
-    """Of sorted keys: where the run of equal ones began that each is in."""
+    """Return for each of sorted keys the place where its run of equal keys began."""
     begins = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
     return np.maximum.accumulate(np.where(begins, np.arange(len(keys)), 0)) if len(keys) else np.empty(0, np.int64)
 
 
 def overtaken(stored: Rows) -> Bools:
-    """Which stored readings (by series, then time) came after a later one of their sensor: STEP and STUCK do not look at them."""
+    """Return which stored readings (by series, then time) came after a later one of their sensor: STEP and STUCK skip them."""
     k = len(stored)
     if k == 0:
         return np.zeros(0, np.bool_)

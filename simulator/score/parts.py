@@ -1,4 +1,4 @@
-"""Many rows divided into parts that fit into memory, each part together: in files while they are gathered.
+"""Divides many rows into parts that fit into memory; the parts are files while they are gathered.
 
 Both sides of a comparison, divided by the same rule, can then be compared part by part, whatever order they came in.
 """
@@ -34,7 +34,7 @@ class Parts:
         self._files = [(directory / f"{name}-{i}").open("w+b") for i in range(count)] if count > 1 else []
 
     def add(self, rows: NDArray[Any], part: Int64) -> None:
-        """Take rows; `part` (n,) says for each where it goes. Rows of a part keep the order in which they came."""
+        """Add rows; `part` (n,) is the part of each. Rows of a part keep the order in which they came."""
         if not self._files:
             self._kept.append(rows)
             return
@@ -52,7 +52,7 @@ class Parts:
             file.close()
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        """Each part once, and in order; a part's rows are gone when it was given."""
+        """Yield each part once, in order; its rows are dropped afterwards."""
         if not self._files:
             kept, self._kept = self._kept, []
             yield np.concatenate(kept) if kept else np.empty(0, self._dtype)

@@ -1,4 +1,4 @@
-"""What the database keeps in quarantine, by message and reading, to be looked up for many readings at once. Pure."""
+"""Quarantine of the database, by message and reading, for looking up many readings at once. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -45,7 +45,7 @@ class Refusals:
         self.taken: Final = np.zeros(len(boot), np.bool_)
 
     def take(self, boot: Int64, seq: Int64, index: Int64) -> Int64:
-        """Why each of these readings was refused (code; -1: it was not), noting that it was asked for."""
+        """Return the reason for which each reading was refused (code; -1: it was not), and note that it was looked up."""
         inside = (seq >= 0) & (seq < self._seqs) & (index >= 0) & (index < self._indexes)
         wanted = np.where(inside, self._keys(boot.astype(np.int64), np.where(inside, seq, 0), np.where(inside, index, 0)), -1)
         place = join(self._distinct, wanted)
@@ -58,7 +58,7 @@ class Refusals:
         return out
 
     def left(self) -> Int64:
-        """Entries with a number that nobody asked for."""
+        """Return the entries with a number that were not looked up."""
         return np.flatnonzero(self.known & ~self.taken)
 
     def _keys(self, boot: Int64, seq: Int64, index: Int64) -> Int64:

@@ -1,4 +1,4 @@
-"""How right flags and accounts are: rows of the truth against what the database has. Pure.
+"""Scores flags and ledger: rows of the truth against rows of the database. Pure.
 
 Law: arrays in, numbers out; nothing here knows a file or a database, and nothing loops over readings. Rows come part by part, each
 with all rows of its sensors (`simulator/score/parts.py`), in any order. docs/scoring.md defines every number, with examples.
@@ -21,13 +21,12 @@ from citybeat.simulator.score.refusals import Refusals
 from citybeat.simulator.score.tallies import Clean, Kind, Limits, Raised, Sensors
 from citybeat.simulator.score.telling import NAMED, Findings
 
-#: What the sensor does wrong, so that its value, or its time, is not what a working one would have sent. Missing values never
-#: become anybody's past.
+#: Faults by which a value or a time differs from that of a working sensor. Missing values are never in a series' past.
 _FAULTY: Final = [FAULT_CODES[fault] for fault in VALUES - {Fault.SENTINEL, Fault.DROPOUT}]
 _CLOCKS: Final = [FAULT_CODES[Fault.CLOCK], FAULT_CODES[Fault.NO_TIME]]
-#: What says that a value jumped: one that leaves the range is RANGE, and is not looked at further.
+#: Flags of a value that jumped: a value outside the range is RANGE, and not checked further.
 _JUMP: Final = np.int16(Flag.STEP | Flag.RANGE)
-#: Faults of which whole episodes are looked for, and which flags find them.
+#: Faults that are scored by episode, and the flags that detect them.
 _EPISODES: Final[Mapping[Fault, np.int16]] = {
     Fault.DRIFT: np.int16(BAD),
     Fault.OFFSET: np.int16(BAD),
@@ -35,7 +34,7 @@ _EPISODES: Final[Mapping[Fault, np.int16]] = {
     Fault.UNIT: np.int16(BAD),
     Fault.RESET: np.int16(BAD),
 }
-#: Flags that say something of a value or a time which is not so, on a clean reading. LATE is judged by itself.
+#: Flags that are wrong on a clean reading. LATE is scored by itself.
 _ALARMS: Final = np.int16(Flag.RANGE | Flag.SUSPECT | Flag.STEP | Flag.STUCK | Flag.FUTURE | Flag.CLOCK)
 _VALUE_FLAGS: Final = (Flag.RANGE, Flag.SUSPECT, Flag.STEP, Flag.STUCK)
 #: us. A reading that ingest received so much before the sender sent it is not that reading: clocks of one machine agree to less.
@@ -61,25 +60,25 @@ class _Judged:
     memory: Int64  # us
 
     def of(self, fault: Fault) -> Int64:
-        """Rows with this fault, by series, episode and time."""
+        """Return rows with this fault, by series, episode and time."""
         rows = np.flatnonzero(self.truth["fault"] == FAULT_CODES[fault])
         return rows[np.lexsort((self.time[rows], self.truth["event"][rows], self.series[rows]))]
 
     def firsts(self, rows: Int64) -> Int64:
-        """Of rows by series and episode: which of them began the episode that each is in."""
+        """Return for each row, by series and episode, the row that began its episode."""
         series, event = self.series[rows], self.truth["event"][rows]
         begins = np.append(True, (series[1:] != series[:-1]) | (event[1:] != event[:-1]))[: len(rows)]
         out: Int64 = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
         return out
 
     def alone(self, rows: Int64, fault: Fault) -> Bools:
-        """Which of these can be found as what they are: they were judged, and by a right reading, not by one with another fault."""
+        """Return which rows can be detected: they were judged, and by a right reading, not by one with another fault."""
         others = self.accepted & (self.truth["fault"] != FAULT_CODES[fault])
         return self.judged[rows] & self.past[rows] & ~after(self.series, self.time, others, self.memory)[rows]
 
 
 def after(series: Int64, time: Int64, accepted: Bools, memory: Int64) -> Bools:
-    """Which readings have one of `accepted` before them, of their series and within its memory.
+    """Return which readings have one of `accepted` before them, of their series and within its memory.
 
     Parameters
     ----------
@@ -96,7 +95,7 @@ def after(series: Int64, time: Int64, accepted: Bools, memory: Int64) -> Bools:
 
 
 class Scorer:
-    """Adds up parts.
+    """Adds up the scores of parts.
 
     Parameters
     ----------
@@ -119,7 +118,7 @@ class Scorer:
         self.notes: Final = Findings(names)  # what was not found, and what was found that is not there
 
     def part(self, truth: Labels, stored: Rows) -> None:
-        """Take in all rows of some sensors: n of the truth, k of the database (`simulator.score.matching.STORED`)."""
+        """Add all rows of some sensors: n of the truth, k of the database (`simulator.score.matching.STORED`)."""
         if len(truth):
             matched = match(truth, stored)
             self._books(truth, matched)
@@ -131,7 +130,7 @@ class Scorer:
             self._judged(truth[hits[first]], matched, matched.hit[hits[first]])
 
     def finish(self) -> None:
-        """After the last part: what is in quarantine, and should not be."""
+        """Finish after the last part: find readings in quarantine that should not be there."""
         left = self._refusals.left()
         boots = self._refusals.boot[left]
         for boot in np.unique(boots).tolist():
@@ -171,7 +170,7 @@ class Scorer:
         self._unknown(truth, matched.stored[unused & ~known])
 
     def _unknown(self, truth: Labels, stored: Rows) -> None:
-        """What is stored of the truth's sensors at times that it knows nothing of."""
+        """Find stored readings of the truth's sensors at times that the truth does not have."""
         if len(stored):
             series, first = np.unique(truth["series"], return_index=True)
             rows = truth[first[np.searchsorted(series, stored["series"])]]  # for the source
@@ -179,7 +178,7 @@ class Scorer:
             self.findings.add("in the database, and not in the truth", rows, np.arange(len(rows)), stored["value"], "value {}")
 
     def _refused(self, truth: Labels) -> None:
-        """What is in quarantine, reading by reading, of messages that have a number."""
+        """Compare the quarantine, reading by reading, for messages that have a number."""
         quarantined, conflict = (truth["outcome"] == OUTCOME_CODES[outcome] for outcome in (Outcome.QUARANTINED, Outcome.CONFLICT))
         rows = np.flatnonzero((quarantined | conflict) & (truth["seq"] >= 0))
         truth_reason = np.where(conflict[rows], REASON_CODES[Reason.CONFLICT], truth["reason"][rows])
@@ -211,7 +210,7 @@ class Scorer:
     # --- flags ----------------------------------------------------------------------------------------------------------------
 
     def _judged(self, truth: Labels, matched: Matched, place: Int64) -> None:
-        """Rows that are stored, by series, then stored time."""
+        """Return rows that are stored, by series, then stored time."""
         of, here = truth["series"].astype(np.int64), matched.stored[place]
         time, memory = here["time"].copy(), self._sensors.memory[of]
         faulty = np.isin(truth["fault"], _FAULTY) | np.isin(truth["delivery"], _CLOCKS)
@@ -245,7 +244,7 @@ class Scorer:
         return self.kinds.setdefault(str(name), Kind())
 
     def _times(self, rows: "_Judged") -> None:
-        """LATE, FUTURE and CLOCK, by the arithmetic of what is stored; and readings with a wrong clock, or none."""
+        """Score LATE, FUTURE and CLOCK by the stored times; and readings with a wrong clock, or none."""
         own = timed(rows.truth)
         wanted = {
             Flag.LATE: rows.received_at - rows.time > self._limits.late_after,
@@ -277,7 +276,7 @@ class Scorer:
             kind.right += int((raised & labelled).sum())
 
     def _values(self, rows: "_Judged") -> None:
-        """Each flag about values: on what it stands; and false alarms."""
+        """Score each flag about values by the readings that have it, and count false alarms."""
         for flag in _VALUE_FLAGS:
             raised = (rows.flags & np.int16(flag)) != 0
             count = self.flags[flag]
@@ -367,7 +366,7 @@ class Scorer:
             self.notes.add(f"{fault} not found", rows.truth, missed, rows.value[missed], "value {}")
 
     def _delays(self, fault: Fault, rows: "_Judged", mine: Int64, first: Int64, raised: Bools) -> None:
-        """From each episode's first reading to its first flag."""
+        """Return the delay from each episode's first reading to its first flag."""
         hits = np.flatnonzero(raised)
         hits = hits[np.append(True, first[hits][1:] != first[hits][:-1])[: len(hits)]]
         kind = self._kind(fault)

@@ -1,4 +1,4 @@
-"""What scores are made of: what is known beforehand, and counts that grow part by part. Pure."""
+"""Inputs and counts of scores: properties of sensors, and counts that grow part by part. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from citybeat.devices.batch import Bools, Float64, Int32, Int64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensors:
-    """What is known of the sensors, by place in the truth's list of them."""
+    """Properties of the sensors, by place in the truth's list of them."""
 
     memory: Int64  # us, how far back STEP and STUCK look
     interval: Int64  # us between readings, as expected
@@ -22,7 +22,7 @@ class Sensors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What ingest was told of times, us."""
+    """Settings of ingest about times, us."""
 
     late_after: int
     future_after: int
@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(kw_only=True, slots=True)
 class Kind:
-    """How one kind of fault was found; grows part by part."""
+    """Counts of the detection of one kind of fault; they grow part by part."""
 
     of: int = 0  # readings, episodes or messages that are to be found
     found: int = 0
@@ -42,7 +42,7 @@ class Kind:
     by_metric: dict[str, tuple[int, int]] = field(default_factory=dict)  # of, found
 
     def count(self, found: Bools, metric: Int32, metrics: Sequence[str]) -> None:
-        """Take in what was to be found; `metric` says of which."""
+        """Add what was to be found; `metric` is that of each."""
         self.of += len(found)
         self.found += int(found.sum())
         of = np.bincount(metric, minlength=len(metrics)) if len(found) else np.zeros(len(metrics), np.int64)
@@ -54,7 +54,7 @@ class Kind:
 
 @dataclass(kw_only=True, slots=True)
 class Raised:
-    """How often a flag was raised, and on what."""
+    """Counts of one flag, by the readings that have it."""
 
     flagged: int = 0
     right: int = 0  # on faulty readings
@@ -64,7 +64,7 @@ class Raised:
 
 @dataclass(kw_only=True, slots=True)
 class Clean:
-    """Readings with which nothing is wrong, and which no faulty one has a part in."""
+    """Counts of readings without a fault, which were not judged by a faulty reading either."""
 
     readings: int = 0
     alarms: int = 0

@@ -1,4 +1,4 @@
-"""Findings: what is wrong, how often at each source, and the first few readings that it is wrong with. Pure."""
+"""Findings: differences, with their number at each source and the first few readings. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NAMED: Final = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that is wrong at one source."""
+    """One kind of difference at one source."""
 
     what: str
     source: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 class Findings:
-    """Grows part by part.
+    """Collects findings part by part.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Findings:
     def add(
         self, what: str, rows: NDArray[Any], which: Int64, words: NDArray[Any] | Sequence[Any] | None = None, form: str = "{}"
     ) -> None:
-        """Rows of the truth with which something is wrong.
+        """Add rows of the truth that differ.
 
         Parameters
         ----------
@@ -69,21 +69,21 @@ class Findings:
             self.tell(what, name, count, said)
 
     def tell(self, what: str, source: str, count: int, examples: Sequence[str]) -> None:
-        """The same, counted and described already."""
+        """Add a finding that is counted and described already."""
         key = what, source
         self._counts[key] = self._counts.get(key, 0) + count
         known = self._examples.setdefault(key, [])
         known += examples[: NAMED - len(known)]
 
     def all(self) -> list[Finding]:
-        """What was found, by source."""
+        """Return the findings by source."""
         return [
             Finding(what=what, source=source, count=self._counts[what, source], examples=tuple(self._examples[what, source]))
             for what, source in sorted(self._counts, key=lambda key: (key[1], key[0]))
         ]
 
     def by_what(self) -> dict[str, tuple[int, list[str]]]:
-        """The same over all sources: count, and the first few."""
+        """Return the findings over all sources: count, and the first few."""
         out: dict[str, tuple[int, list[str]]] = {}
         for finding in self.all():
             count, examples = out.get(finding.what, (0, []))
@@ -92,7 +92,7 @@ class Findings:
 
 
 def described(row: Any, names: Names) -> str:
-    """One row of the truth, so that it can be looked up: sensor, time, and which reading of which message it was."""
+    """Describe a row of the truth, so that it can be looked up: sensor, time, message, and place in the message."""
     device, metric = names.series[int(row["series"])]
     source, boot = names.boots[int(row["boot"])]
     claimed = int(row["claimed"])
@@ -103,7 +103,7 @@ def described(row: Any, names: Names) -> str:
 
 
 def iso(us: int) -> str:
-    """A time as RFC 3339; what is beyond the calendar as a number.
+    """Format a time as RFC 3339; a time beyond the calendar as a number.
 
     Examples
     --------

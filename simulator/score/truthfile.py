@@ -30,7 +30,7 @@ _COLUMNS: Final = (*_WORDS, *_TIMES, *_NUMBERS, "value", "acknowledged")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What a truth file says of its run."""
+    """Description of the run in a truth file."""
 
     seed: int
     scenario: str
@@ -62,19 +62,19 @@ class TruthFile:
 
     @property
     def names(self) -> Names:
-        """What the codes of the blocks that were read so far stand for."""
+        """Names of the codes in the blocks that were read so far."""
         devices, metrics = list(self._words["device"]), list(self._words["metric"])
         series = [(devices[device], metrics[metric]) for device, metric in self._pairs["series"].all()]
         return Names(series=series, boots=self.boots, sources=list(self._words["source"]))
 
     @property
     def boots(self) -> list[tuple[str, str]]:
-        """The same of the codes of starts: source and boot."""
+        """Source and boot of the codes of starts."""
         sources, boots = list(self._words["source"]), list(self._words["boot"])
         return [(sources[source], boots[boot]) for source, boot in self._pairs["start"].all()]
 
     def blocks(self) -> Iterator[Labels]:
-        """All rows, in the file's order."""
+        """Yield all rows, in the file's order."""
         try:
             for batch in self._file.iter_batches(BLOCK, columns=list(_COLUMNS)):
                 yield self._block(batch)
@@ -106,21 +106,21 @@ class TruthFile:
         return np.array([codes[word] for word in words], np.int64)[which]
 
     def _placed(self, column: Any, name: str) -> NDArray[np.int64]:
-        """Each row's place in the list of words of this name, which grows."""
+        """Return each row's place in the list of words of this name, which grows."""
         words, which = _words(column)
         known = self._words[name]
         return np.array([known.setdefault(word, len(known)) for word in words], np.int64)[which]
 
 
 class _Pairs:
-    """Pairs of places, numbered as they come: of a day of a city there are thousands, in millions of rows."""
+    """Numbers pairs of places as they come: a day of a city has thousands of pairs, in millions of rows."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.int64)  # ascending
         self._place = np.empty(0, np.int64)
 
     def places(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of each pair; new ones get the next."""
+        """Return the number of each pair; new pairs get the next."""
         wanted = left << np.int64(32) | right
         place = join(self._keys, wanted)
         new = np.unique(wanted[place < 0])
@@ -133,7 +133,7 @@ class _Pairs:
         return self._place[place]
 
     def all(self) -> list[tuple[int, int]]:
-        """The pairs in the order of their numbers."""
+        """Return the pairs in the order of their numbers."""
         keys = self._keys[np.argsort(self._place)].tolist()
         return [(key >> 32, key & 0xFFFFFFFF) for key in keys]
 
@@ -144,7 +144,7 @@ def _integers(column: Any, null: int) -> NDArray[np.int64]:
 
 
 def _words(column: Any) -> tuple[list[str], NDArray[np.int64]]:
-    """The words of a column of text, and which one each row has; null is the empty word. Only words that some row has."""
+    """Return the distinct words of a column of text, and the place of each row's word; null is the empty word."""
     if not isinstance(column, pa.DictionaryArray):
         column = column.dictionary_encode()
     which = _integers(pc.fill_null(column.indices, -1), -1)

@@ -1,4 +1,4 @@
-"""The score: what a `Scorer` and the books came to, as rates, and which bars they miss. Pure; docs/scoring.md defines it all."""
+"""Score: the results of a `Scorer` and of the ledger as rates, and the bars that they miss. Pure; docs/scoring.md defines it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from citybeat.simulator.score.telling import Finding
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """What a kind must reach."""
+    """Bars of a kind."""
 
     recall: float
     precision: float | None = None
@@ -76,7 +76,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KindScore:
-    """How one kind of fault was found."""
+    """Score of one kind of fault."""
 
     kind: str
     unit: str  # what is counted: readings, episodes, messages
@@ -94,7 +94,7 @@ class KindScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlagScore:
-    """On what a flag stood."""
+    """Score of one flag."""
 
     flag: str
     flagged: int
@@ -107,7 +107,7 @@ class FlagScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Everything that is told."""
+    """The whole score."""
 
     scenario: str
     seed: int
@@ -124,21 +124,21 @@ class Score:
 
     @property
     def false_alarm_rate(self) -> float:
-        """Of clean readings."""
+        """Return the figures of clean readings."""
         return self.false_alarms / self.clean if self.clean else 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether every bar is met, and the books agree."""
+        """True if every bar is met, and the ledger agrees."""
         return not self.missed and not self.disagreements
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it for JSON."""
         return {**asdict(self), "false_alarm_rate": self.false_alarm_rate, "books_agree": not self.disagreements, "ok": self.ok}
 
 
 def verdict(scorer: Scorer, accounts: Sequence[Account], *, scenario: str, seed: int, readings: int) -> Score:
-    """The score of what was added up.
+    """Make the score from the counts.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def verdict(scorer: Scorer, accounts: Sequence[Account], *, scenario: str, seed:
 
 
 def _claims(scorer: Scorer, accounts: Sequence[Account]) -> None:
-    """What the database claims by flags and accounts, beside what is known reading by reading."""
+    """Add the claims of the database by flags and ledger to the counts by reading."""
     for fault, flag in ((Fault.RANGE, Flag.RANGE), (Fault.SPIKE, Flag.STEP), (Fault.STEP, Flag.STEP), (Fault.STUCK, Flag.STUCK)):
         # Without such faults a flag has nothing to be precise about: what it stands on is a false alarm.
         if fault in scorer.kinds and (scorer.kinds[fault].of or scorer.kinds[fault].left_out):
