@@ -40,7 +40,7 @@ from citybeat.storage.rollups import chunks, minutes
 
 READINGS = 10_000_000
 SENSORS = 10_000
-#: Of every request. Without compression: a client beside the server has no use for it, and the database's own answer has none.
+#: Headers of every request. Without compression: the database's own answer has none.
 HEADERS = {"accept-encoding": "identity"}
 #: Sensors that report once a minute: of this metric, at the first stations.
 QUICK = 100

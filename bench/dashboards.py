@@ -29,7 +29,7 @@ READINGS = 10_000_000
 DEVICES = 66
 GATEWAYS = ("gw-01", "gw-02", "gw-03", "gw-04")
 RANGES = {"1 h": timedelta(hours=1), "7 d": timedelta(days=7), "1 y": timedelta(days=365)}
-#: ms. What a panel should take at most.
+#: ms. Longest time that a panel should take.
 AIM = 200.0
 ROUNDS = 3
 

@@ -24,7 +24,7 @@ from citybeat.devices.wire.mqtt import Kind
 #: As ingest's.
 RECEIVE_MAXIMUM: Final = 10_000
 _CLIENT: Final = "bench-drain"
-#: Of a run's messages, the share that is not counted: the first.
+#: Share of a run's messages, at its beginning, that is not counted.
 _RAMP: Final = 0.1
 _LOOK: Final = 0.001
 
@@ -80,7 +80,7 @@ def run(
         steady = [look for look in looks if looks[-1][1] * _RAMP <= look[1] <= len(sent_at)]
     (first, before), (last, after) = steady[0], steady[-1]
     readings = int(payloads.packets["readings"][before:after].sum())
-    # In order of arrival, as good as: a gateway's messages are, and of several gateways each in its turn.
+    # Nearly in order of arrival: the messages of one gateway are, and gateways take turns.
     late = np.concatenate([at - sent_at[a:b] for (_, a), (at, b) in pairwise(steady)])
     median, high = np.percentile(late, [50, 99])
     return Drained(

@@ -29,7 +29,7 @@ from citybeat.storage.accounts import ledger
 
 #: s from the first commit on that are not counted: caches, plans and the first growth of tables.
 RAMP = 3.0
-#: Commits that a figure is made of at the least, however slow the machine is.
+#: Least number of commits in a figure, however slow the machine is.
 _COMMITS = 5
 #: s between two looks at the ledger.
 _LOOK = 0.01
@@ -53,7 +53,7 @@ class Result:
     seconds: float  # of the steady part
     cpu: Mapping[str, float]  # s of processor time in it, by process
     peaks: Mapping[str, int]  # bytes
-    spooled: int  # messages, at the most seen
+    spooled: int  # messages, the most that were seen
     totals: Mapping[str, int]  # of the whole run, as the ledger has them
     wrong: Sequence[str]  # what does not balance
     log: str  # the end of ingest's

@@ -27,7 +27,7 @@ from bench.sender import Payloads, Sender, forget, prepare
 from bench.workload import LIVE, SINGLES, City, Shape, Traffic
 
 PEERS: Final = ("one INSERT a message", "executemany")
-#: Readings of one executemany: what examples have; ten times as many won nothing.
+#: Readings of one executemany, as in usual examples; ten times as many were no faster.
 MANY: Final = 1_000
 _CLIENT: Final = "bench-peer"
 _RAMP: Final = 1.0

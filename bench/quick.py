@@ -17,8 +17,8 @@ from bench.workload import CATCH_UP, LIVE, SINGLES, City, Traffic
 
 OUT: Final = Path(".citybeat") / "bench-quick.json"
 _MERGED: Final = "a bare COPY of the same rows, and their minutes merged"
-#: The least that a ratio may be, by name of its row and what it is of; "": whatever the limit was. Some 0.6 of the lowest of eleven
-#: runs on two cores with a load of 5 to 9, that is with others at work on both of them; beside each, what came of them.
+#: Least ratio by name of its row and its limit; "": any limit. About 0.6 of the lowest of eleven runs on two cores with a load of 5
+#: to 9, with other work on both of them; the results of these runs stand beside each.
 BARS: Final = {
     ("hot path, messages of 100 reports of one value", ""): 0.28,  # 0.47 to 0.66
     ("hot path, messages of 10 reports of one value", ""): 0.22,  # 0.36 to 0.49
@@ -28,14 +28,14 @@ BARS: Final = {
     ("hot path, SenML packs of 100 in CBOR, base fields", ""): 0.28,  # 0.47 to 0.57
     ("store, live", _MERGED): 0.47,  # 0.78 to 1.00
     ("store, catchup", _MERGED): 0.37,  # 0.62 to 0.90
-    # The whole way needs both cores, the store alone one: what others take counts twice.
+    # The whole way needs both cores, the store alone one: other work counts twice.
     ("end to end, live, 1 worker(s)", ""): 0.30,  # 0.53 to 0.88
     ("end to end, catchup, 1 worker(s)", ""): 0.20,  # 0.34 to 0.84
     ("end to end, singles, 1 worker(s)", ""): 0.22,  # 0.38 to 0.84
     ("live, against paho and one INSERT a message", ""): 2.4,  # 4.0 to 11.2
     ("start-up, citybeat ingest", ""): 0.12,  # 0.21 to 0.38
 }
-#: Bytes: the most that a process of ingest may have had.
+#: Bytes: limit of the highest resident memory of a process of ingest.
 MEMORY: Final = 300_000_000
 
 

@@ -51,7 +51,7 @@ WHERE hypertable_schema = current_schema() AND hypertable_name = %(like)s
 """
 #: us before now at which event time begins: so long that the fastest run does not catch up with the clock.
 _BEFORE = 2880 * MINUTE
-#: How far back from there the past of a city may reach that has one: 100 million readings, 60,000 a minute, are 28 hours.
+#: Longest past of a city before that: 100 million readings, 60,000 a minute, are 28 hours.
 _PAST = timedelta(hours=30)
 #: Devices of one registration: a city's whole file, but no more than one value of JSON can hold.
 _TOGETHER = 20_000

@@ -28,9 +28,9 @@ from bench.workload import Packet
 from citybeat.devices.wire import mqtt
 from citybeat.devices.wire.mqtt import Frame, Kind, Version
 
-#: Messages of a gateway that the broker has not acknowledged. It acknowledges at once, so more wins nothing.
+#: Messages of a gateway that the broker has not acknowledged. It acknowledges at once, so that more would be no faster.
 WINDOW: Final = 500
-#: s that a sender which may not send waits: the least that the clock of such a machine gives, about.
+#: s that a sender waits when it may not send: about the shortest sleep on such a machine.
 _NAP: Final = 0.0005
 #: Messages between two looks at what was acknowledged.
 _LOOK: Final = 20
@@ -142,7 +142,7 @@ class Sender:
 
     def __init__(self, url: str, passwords: Mapping[str, str], payloads: Payloads, rate: float | None = None) -> None:
         context = multiprocessing.get_context("spawn")
-        # How many may be sent in all, were sent, were acknowledged; and whether it is to stop (1), is ready (2), or failed (3).
+        # Messages that may be sent in all, were sent, were acknowledged; and the state: to stop (1), ready (2), failed (3).
         self._shared = context.RawArray(ctypes.c_int64, 4)
         self._times = context.RawArray(ctypes.c_int64, len(payloads))
         arguments = (url, dict(passwords), payloads, rate, self._shared, self._times)

@@ -40,7 +40,7 @@ from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import records
 from citybeat.storage.rollups import minutes
 
-#: Batches that are written before any is counted: plans, caches, and late readings that have something to be late for.
+#: Batches before the first that is counted: they fill plans and caches, and late readings need a past.
 WARM: Final = 4
 #: Tables for the limits, and ours that each is like: same columns, same key, chunks as long.
 _LIKE: Final = {"bare": "readings", "merged": "readings", "merged_1m": "readings_1m"}

@@ -106,7 +106,7 @@ def run(
     Raises
     ------
     PublishError
-        The broker is away at the start, refuses a source, or a connection's thread ended.
+        The broker is away at the start, refuses a source, or a connection is lost for good.
     TimelineError
         `speed`, `duration` or `start` is invalid.
     """

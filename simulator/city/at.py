@@ -17,7 +17,7 @@ from citybeat.simulator.city.almanac import DAY, HOUR, UTC_OFFSET, Almanac, Mete
 from citybeat.simulator.city.noise import Keys
 from citybeat.simulator.city.shapes import Kinds, bump
 
-#: us. How much a meter's flow is before or behind the profile's, at most.
+#: us. Largest shift of a meter's flow against the profile.
 _WARP: Final = 10 * MINUTE
 
 
@@ -70,7 +70,7 @@ class At:
         self.day, self.part = table.almanac.days(time)
         self.kind: Kinds = table.almanac.kind[self.day]
 
-    # --- what is noise
+    # --- noise
 
     def trait(self, name: str) -> Float64:
         """Return a constant of each device: a number in [0, 1)."""
@@ -115,7 +115,7 @@ class At:
     def _station_key(self) -> Keys:
         return noise.mix(noise.mix(self.city, _salt("station")), self.table.station[self.device].astype(np.int64))
 
-    # --- what is weather
+    # --- weather
 
     @cached_property
     def wet(self) -> Float64:
@@ -151,7 +151,7 @@ class At:
         gusts = 2.0 * self.rained(4.0) + 0.9 * self.field("gust", 3.0, 8)
         return np.maximum(2.2 + 1.2 * self.weather("wind", 180) + breeze + gusts, 0.0)
 
-    # --- what people do
+    # --- people
 
     @cached_property
     def width(self) -> Float64:

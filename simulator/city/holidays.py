@@ -55,7 +55,7 @@ LUNAR: Final = {
     2039: ((1, 24), (4, 3)),
     2040: ((2, 12), (4, 20)),
 }
-#: Days that `kinds` knows: what lies outside is taken for the first or the last of them.
+#: Range of days of `kinds`: days outside count as the first or the last of them.
 FIRST: Final = date(1970, 1, 1)
 LAST: Final = date(2100, 12, 31)
 _DAY: Final = timedelta(days=1)

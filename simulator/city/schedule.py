@@ -21,7 +21,7 @@ from citybeat.simulator.errors import TimelineError
 
 #: us. Every device makes itself known within this time of the start, whatever its interval.
 OPENING: Final = 1 * MICROSECOND
-#: Devices for which that holds; those of a larger city take as many times as long.
+#: Devices of a city for which that holds; a larger city takes as many times as long.
 AT_ONCE: Final = 20_000
 _TICK: Final = 1000  # us: reports are stamped with whole milliseconds
 
@@ -74,7 +74,7 @@ def plan(city: City) -> Schedule:
 
 def due(schedule: Schedule, after: int, until: int) -> Due:
     """Find the reports on the devices' grids with after < time <= until (us since 1970 UTC)."""
-    # What was due on the grid before `after`, and came late, may be due now; what was due just before `until` may come too late.
+    # A report that was due on the grid before `after` may come late, and so be due now; one just before `until` may come after it.
     begin = (after - schedule.late - schedule.phase) // schedule.period + 1
     count = np.maximum((until - schedule.phase) // schedule.period - begin + 1, 0)
     device = np.repeat(np.arange(len(count)), count)
@@ -165,7 +165,7 @@ class Timeline:
         return min(self.start + int(us * self.speed), max(self.begun + int(us), self.start))
 
 
-#: us. Where a run that is faster than the clock and has no end begins: this long ago.
+#: us. A run that is faster than the clock and has no end begins this long ago.
 HISTORY: Final = 24 * 3600 * MICROSECOND
 
 

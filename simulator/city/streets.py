@@ -43,7 +43,7 @@ DISTRICTS: Final = (
 )
 #: Degrees that a device stands away from its district's centre, at most, north or east: about 700 m.
 SPREAD: Final = 0.0065
-#: Trunk roads that each district has, at least: to so many of its nearest.
+#: Least number of trunk roads of a district: to so many of its nearest.
 TRUNKS: Final = 2
 #: Local streets of a district.
 STREETS: Final = 3

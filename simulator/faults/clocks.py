@@ -22,7 +22,7 @@ from citybeat.simulator.faults.kinds import DEVICES, Fault, FaultSpec
 
 #: us since 1970 UTC. Start of a clock chip that lost its power: 2000-01-01.
 RESTART: Final = to_us(datetime(2000, 1, 1, tzinfo=UTC))
-#: s between the jumps of a jumping clock, unless given.
+#: Default of `every`: s between the jumps of a clock.
 EVERY: Final = 600.0
 _MS: Final = 1000  # us
 

@@ -69,9 +69,9 @@ class GatewayFault:
 
     number: int  # of the specification
     spec: FaultSpec
-    where: Bools  # (s,) which series it may hit; of no meaning for what hits whole messages
+    where: Bools  # (s,) which series it may hit; without meaning for faults of whole messages
     city: City
-    sources: frozenset[str]  # that it hits
+    sources: frozenset[str]  # sources that it hits
     window: Window
     duration: Int64  # (1,) us
 

@@ -30,7 +30,7 @@ from citybeat.simulator.faults.sensors import Sensors, other_value
 BATCH: Final = 100
 #: Every such message of a source goes as columns instead of reports, so that both forms are used all the time.
 COLUMNS_EVERY: Final = 4
-#: Messages that overtake a reordered one, unless given.
+#: Default of `depth`: messages that overtake a reordered one.
 DEPTH: Final = 3
 #: us. Ingest refuses times too far ahead of its clock. Within this distance of the limit the outcome would depend on how long the
 #: message is under way.
@@ -324,7 +324,7 @@ class Gateway:
         forms = list(fault.spec.forms or Form)
         draw = noise.uniform(noise.mix(key, np.array([self._made], np.int64)), np.arange(2))
         first = int(draw[0] * len(forms))
-        # A form that cannot be had of this message gives way to the next; what leaves nothing can always be had.
+        # A form that is impossible for this message is replaced by the next; TRUNCATED is always possible.
         for form in (*forms[first:], *forms[:first], Form.TRUNCATED):
             spoiled = malformed.spoil(
                 form, bundle.reports, seq=sound.seq, boot=sound.boot, chance=float(draw[1]), foreign=self._foreign
@@ -359,9 +359,9 @@ class Gateway:
 
     def _spoiled(self, rows: Rows, a: int, b: int, form: Form, spoiled: malformed.Spoiled) -> None:
         """Set the expected outcome of the readings from `a` up to `b`, which a form hits."""
-        # What has no value is missing whatever its time says, if that can be read.
+        # A reading without a value is missing, whatever its time, if the time can be read.
         hit = (rows["outcome"][a:b] != OUTCOME_CODES[Outcome.MISSING]) | (spoiled.reason is not Reason.TOO_OLD)
-        if spoiled.reason is Reason.NOT_FINITE:  # times are looked at before values
+        if spoiled.reason is Reason.NOT_FINITE:  # times are checked before values
             hit &= rows["outcome"][a:b] != OUTCOME_CODES[Outcome.QUARANTINED]
         refuse(rows, a + np.flatnonzero(hit), spoiled.reason)
         if form is Form.VALUE_HUGE:
@@ -370,7 +370,7 @@ class Gateway:
             rows["value"][a:b] = np.nan
         elif form.startswith("time_"):
             rows["claimed"][a:b] = NEVER if spoiled.claimed is None else spoiled.claimed
-        elif form in malformed.SWALLOWED:  # it is received as one reading, whatever was meant
+        elif form in malformed.SWALLOWED:  # the report is received as one reading
             rows["value"][a:b] = np.nan
             rows["outcome"][a + 1 : b] = _LOST
             rows["reason"][a + 1 : b] = 0

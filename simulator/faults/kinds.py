@@ -59,7 +59,7 @@ _CHANCE: Final = frozenset(
     {Fault.SPIKE, Fault.RANGE, Fault.SENTINEL, Fault.DROPOUT, Fault.NO_TIME}
     | {Fault.LOST, Fault.DUPLICATE, Fault.CONFLICT, Fault.REORDERED, Fault.MALFORMED}
 )
-#: What is over at once: `rate` makes moments of it, not episodes, and all of the time would make no sense.
+#: Momentary kinds: `rate` means moments, not episodes, and such a fault cannot last for the whole run.
 _MOMENTS: Final = frozenset({Fault.SPIKE, Fault.FLAP})
 _MAGNITUDE: Final = frozenset({Fault.SPIKE, Fault.STEP, Fault.DRIFT, Fault.OFFSET, Fault.NOISE})
 _DURATION: Final = frozenset(Fault) - {Fault.RESET, Fault.FLAP}
@@ -81,7 +81,7 @@ class Where:
     gateways: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()  # with * and ?
     metrics: tuple[str, ...] = ()
-    share: float = 1.0  # of what is chosen (series, devices, gateways), this portion, drawn by the seed
+    share: float = 1.0  # portion of the chosen series, devices or gateways that is hit, drawn by the seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

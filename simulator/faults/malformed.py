@@ -42,7 +42,7 @@ class Form(enum.StrEnum):
     VALUE_LIST = "value_list"  # [12.3]
     VALUE_OBJECT = "value_object"  # {"v": 12.3}
     VALUE_HUGE = "value_huge"  # 1e300
-    UNKNOWN_DEVICE = "unknown_device"  # a device that nobody registered
+    UNKNOWN_DEVICE = "unknown_device"  # a device that is not registered
     LONG_DEVICE = "long_device"  # its name of 10,000 characters
     FOREIGN_DEVICE = "foreign_device"  # a device of another gateway
     NUMBER_DEVICE = "number_device"  # a device that is a number

@@ -14,9 +14,9 @@ from citybeat.devices.batch import MICROSECOND, NEVER, Int64
 from citybeat.devices.errors import Reason
 from citybeat.simulator.faults.kinds import Fault
 
-#: us since 1970 UTC. What is older is refused: the clocks that say so have lost their power.
+#: us since 1970 UTC. Older times are refused: they come from clocks that lost their power.
 OLDEST: Final = 978_307_200 * MICROSECOND
-#: us. What is farther ahead of the time of receipt is refused.
+#: us. Times farther ahead of the time of receipt are refused.
 FUTURE_LIMIT: Final = 600 * MICROSECOND
 
 
@@ -38,10 +38,10 @@ REASONS: Final = ("", *(reason.value for reason in Reason))
 REASON_CODES: Final[Mapping[Reason, int]] = {Reason(name): code for code, name in enumerate(REASONS) if name}
 FAULTS: Final = ("", *(kind.value for kind in Fault))
 FAULT_CODES: Final[Mapping[Fault, int]] = {Fault(name): code for code, name in enumerate(FAULTS) if name}
-#: `rank` of a reading that has no fault of its way.
+#: `rank` of a reading without a fault of delivery.
 NO_RANK: Final = np.iinfo(np.int16).max
 
-#: A reading on its way.
+#: A reading in delivery.
 ROW: Final = np.dtype(
     [
         ("series", np.int32),  # of the city's table

@@ -25,11 +25,11 @@ from citybeat.simulator.city.layout import City
 from citybeat.simulator.city.shapes import steps
 from citybeat.simulator.faults.kinds import Fault
 
-#: Limits that a spike or a step is, at least: one for the change itself, the rest for what the truth may have changed meanwhile.
+#: Least size of a spike or a step, in limits: one for the change itself, the rest for changes of the truth meanwhile.
 LEAST: Final = 1.8
 _RANGE_PART: Final = 0.05  # see `scale`
 PARTS: Final = 1000.0  # values are rounded to 1/1000 of the unit
-#: What a sensor sends that was set to another unit than it was registered with.
+#: Units that a wrongly configured sensor sends in place of the registered one.
 WRONG_UNITS: Final = {
     "Cel": "[degF]",
     "1": "%",
@@ -118,7 +118,7 @@ def look_up(city: City, kinds: Catalogue | None = None) -> Sensors:
 
 
 def _other_unit(unit: str, high: float) -> tuple[float, float]:
-    if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is no share
+    if unit not in WRONG_UNITS or (unit == "1" and high != 1):  # a number of people is not a share
         return np.nan, np.nan
     try:
         by = conversion(unit, WRONG_UNITS[unit])

@@ -20,7 +20,7 @@ from citybeat.simulator.faults.episodes import Found, Window
 from citybeat.simulator.faults.kinds import VALUES, Fault, FaultSpec
 from citybeat.simulator.faults.sensors import COUNTER, LEAST, PARTS, Sensors, applies, off_codes
 
-#: Of the plausible range, that spikes stay away from its bounds, so that nothing that is rounded leaves it.
+#: Distance of spikes from the bounds of the plausible range, as a share of it, so that rounding does not leave the range.
 _MARGIN: Final = 0.001
 #: Default of `magnitude` by kind. An offset below the limit is one that nobody notices.
 MAGNITUDES: Final = {Fault.SPIKE: 3.0, Fault.STEP: 3.0, Fault.DRIFT: 1.0, Fault.OFFSET: 0.5, Fault.NOISE: 2.0}
@@ -29,7 +29,8 @@ _HOUR: Final = 3600 * MICROSECOND
 #: reading after it is flagged.
 _STEP_INTERVALS: Final = 8
 _NOISE_INTERVALS: Final = 20
-#: Intervals that a stuck sensor stays so beyond its threshold: more than ten, so that its past is forgotten when it works again.
+#: Intervals beyond its threshold for which a stuck sensor stays stuck: more than ten, so that its past is forgotten when it works
+#: again.
 _STUCK_INTERVALS: Final = 12
 _DIRECTION: Final = KIND_CODES[Kind.DIRECTION]
 Sample = Callable[[Int64, Int64], Float64]  # what series show at times

@@ -185,7 +185,7 @@ class _Run:
         self._limits = {"rate": 0, "broker": 0, "generator": 0, "connection": 0}  # ns, of all connections together
         self._reconnects = 0
         self._failure: str | None = None
-        self._why = ""  # the last lost connection was lost
+        self._why = ""  # reason of the last lost connection
 
     # --- the loop
 
@@ -262,9 +262,9 @@ class _Run:
                 self._lose(i, now, str(exc))
                 self._failure = str(exc)
             self._look(i, now)
-        # What held each connection since the last turn. A full window that is empty now was too long without us.
+        # Find what limited each connection since the last turn. If a full window is empty now, the generator was too slow.
         full = int(was_full.sum())
-        # Not so if we slept on the socket itself.
+        # That does not hold if it slept on the socket itself.
         dry = sum(1 for i in np.flatnonzero(was_full).tolist() if not self._links[i].backlog.waiting) if self._turn > _SHORT else 0
         down = len(self._down)
         rest = len(self._links) - full - down

@@ -96,7 +96,7 @@ class Link:
             will=will,
         )
         self._frame = Frame(to.version, topic)
-        self.backlog = Backlog(window)  # to look at
+        self.backlog = Backlog(window)  # read by callers
         self.largest: int | None = None  # bytes a packet, as the broker says
         self._out: memoryview | None = None  # what the socket did not take yet
         self._in = b""  # an answer that is not complete
@@ -334,7 +334,7 @@ class Link:
             return None
         return PublishError(f"{self._to} sent a packet 0x{kind:02x}, which no publisher is sent")
 
-    # --- now and then
+    # --- keep-alive
 
     def tend(self, now: int) -> None:
         """Check that the broker lives: call it about once a second.

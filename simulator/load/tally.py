@@ -80,7 +80,7 @@ class LoadReport:
     bytes_per_s: float
     latency: dict[str, float]  # ms from sent to acknowledged
     latency_from_schedule: dict[str, float] | None  # ms from due to acknowledged; None: no rate
-    lateness: dict[str, float] | None  # ms from due to sent, whoever held it back
+    lateness: dict[str, float] | None  # ms from due to sent, for whatever reason
     own_lateness: dict[str, float] | None  # ms of it that neither a full window nor a lost connection accounts for
     cpu: float  # s of this process while sending
     cpu_per_100k: float  # s for 100,000 messages

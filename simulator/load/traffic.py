@@ -29,7 +29,7 @@ _SLAB: Final = 131_072
 _SEQ: Final = 10  # digits
 _TS: Final = 13  # digits of ms since 1970 UTC, from 2001 to 2286
 _MARK_TS: Final = 10 ** (_TS - 1) + 1
-#: How many units and tenths there are to go up and down through: 0.0, 0.1, … 9.9, … 0.1.
+#: Steps of a value, up and down in tenths: 0.0, 0.1, … 9.9, … 0.1.
 _TENTHS: Final = 100
 _WAVE: Final = np.concatenate([np.arange(_TENTHS), np.arange(_TENTHS - 2, 0, -1)])
 #: A value "u.t": its two digits, by place in the wave.

@@ -149,7 +149,7 @@ def replay(
     batch : int
         Reports a message.
     connect : callable, optional
-        Instead of MQTT: (source, password) to a Transport.
+        Makes a Transport of (source, password) in place of MQTT.
 
     Returns
     -------
@@ -160,9 +160,9 @@ def replay(
     RecordingError
         A file is not there, or does not fit the map.
     PublishError
-        The broker is away at the start, refuses a source, or a connection's thread ended.
+        The broker is away at the start, refuses a source, or a connection is lost for good.
     ValueError
-        `speed` or `batch` make no sense.
+        `speed` or `batch` is invalid.
     """
     if speed is not None and not speed > 0:
         raise ValueError(f"speed must be above 0, not {speed}")

@@ -14,9 +14,9 @@ from citybeat.simulator.faults.rows import OUTCOME_CODES, OUTCOMES, REASON_CODES
 from citybeat.simulator.score.labels import Labels, Names, delivered
 from citybeat.simulator.score.telling import NAMED, Findings
 
-#: What is compared of each source, in readings but for the last two.
+#: Counts that are compared for each source, in readings except the last two.
 COUNTS: Final = ("received", *ENDS, "undecodable", "lost")
-_READ, _UNREAD, _LOST = 1, 2, 4  # what became of a message
+_READ, _UNREAD, _LOST = 1, 2, 4  # outcome of a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +131,7 @@ class Expected:
         wanted = self._reasons[place]
         for reason, code in REASON_CODES.items():
             have, want = said.reasons.get(reason, 0), int(wanted[code])
-            # What found no room in quarantine is counted, and its reason is not known.
+            # Readings that found no room in quarantine are counted, and their reasons are unknown.
             if reason is not Reason.CONFLICT and not want - said.counts.overflow <= have <= want:
                 findings.tell(
                     f"quarantined as {reason}: the truth has {want:,}, the database {have:,}", source, abs(want - have), []

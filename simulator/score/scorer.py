@@ -37,7 +37,7 @@ _EPISODES: Final[Mapping[Fault, np.int16]] = {
 #: Flags that are wrong on a clean reading. LATE is scored by itself.
 _ALARMS: Final = np.int16(Flag.RANGE | Flag.SUSPECT | Flag.STEP | Flag.STUCK | Flag.FUTURE | Flag.CLOCK)
 _VALUE_FLAGS: Final = (Flag.RANGE, Flag.SUSPECT, Flag.STEP, Flag.STUCK)
-#: us. A reading that ingest received so much before the sender sent it is not that reading: clocks of one machine agree to less.
+#: us. A reading received so long before it was sent is another reading: clocks of one machine agree better than that.
 EARLY: Final = MICROSECOND
 
 
@@ -320,7 +320,7 @@ class Scorer:
 
     def _stuck(self, rows: "_Judged") -> None:
         mine = rows.of(Fault.STUCK)
-        self._kind(Fault.STUCK).left_out += len(np.unique(rows.firsts(mine)))  # until it is known which are due
+        self._kind(Fault.STUCK).left_out += len(np.unique(rows.firsts(mine)))  # until the due ones are known
         mine = mine[rows.in_order[mine]]
         if not len(mine):
             return
