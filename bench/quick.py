@@ -17,8 +17,8 @@ from bench.workload import CATCH_UP, LIVE, SINGLES, City, Traffic
 
 OUT: Final = Path(".citybeat") / "bench-quick.json"
 _MERGED: Final = "a bare COPY of the same rows, and their minutes merged"
-#: Least ratio by name of its row and its limit; "": any limit. About 0.6 of the lowest of eleven runs on two cores with a load of 5
-#: to 9, with other work on both of them; the results of these runs stand beside each.
+#: Least ratio by name of its row and its limit; "": any limit. About 0.6 of the lowest of eleven runs on two cores with a load of
+#: 5 to 9, with other work on both of them; the results of these runs stand beside each.
 BARS: Final = {
     ("hot path, messages of 100 reports of one value", ""): 0.28,  # 0.47 to 0.66
     ("hot path, messages of 10 reports of one value", ""): 0.22,  # 0.36 to 0.49

@@ -29,8 +29,8 @@ _HOUR: Final = 3600 * MICROSECOND
 #: reading after it is flagged.
 _STEP_INTERVALS: Final = 8
 _NOISE_INTERVALS: Final = 20
-#: Intervals beyond its threshold for which a stuck sensor stays stuck: more than ten, so that its past is forgotten when it works
-#: again.
+#: Intervals beyond its threshold for which a stuck sensor stays stuck: more than ten, so that its past is forgotten
+#: when it works again.
 _STUCK_INTERVALS: Final = 12
 _DIRECTION: Final = KIND_CODES[Kind.DIRECTION]
 Sample = Callable[[Int64, Int64], Float64]  # what series show at times
