@@ -1,5 +1,6 @@
 """The publisher against a real broker."""
 
+import contextlib
 import secrets
 import threading
 import time
@@ -13,6 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from citybeat import stack
+from citybeat.devices.wire.mqtt import Kind, acknowledgements, packet_end, publication
 from citybeat.simulator.city import layout as cities
 from citybeat.simulator.errors import PublishError, PublishStoppedError
 from citybeat.simulator.feed import Receipt
@@ -20,6 +22,7 @@ from citybeat.simulator.publisher import Publisher
 from citybeat.simulator.replay.files import replay
 from citybeat.simulator.replay.maps import load_map
 from citybeat.simulator.run import run
+from tests.integration.test_load_brokers import Broker
 
 
 class Listener:
@@ -212,3 +215,69 @@ def test_a_city_and_a_recording_through_the_broker(servers, source, password, li
     assert len({payload for topic, payload, _ in listener.wait_for(report.messages + 143 + 4) if "readings" in topic}) == (
         report.messages + 143
     )
+
+
+def received(link):
+    """Payloads and identifiers of PUBLISH packets, as they come; until the other end closes."""
+    data = b""
+    while more := link.recv(65_536):
+        data += more
+        at, found = 0, []
+        while at < len(data):
+            body, end = packet_end(data, at)
+            if not 0 < end <= len(data):
+                break
+            if data[at] & 0xF0 == Kind.PUBLISH:
+                read = publication(data, at, body, end)
+                found.append((read.payload, read.mid))
+            at = end
+        data = data[at:]
+        yield found
+
+
+def test_what_has_no_answer_comes_again_first_and_in_order():
+    seen = [[], []]
+
+    def silent(link):
+        for found in received(link):
+            seen[0] += [payload for payload, _ in found]
+            if b"9" in seen[0]:
+                return
+
+    def answering(link):
+        for found in received(link):
+            seen[1] += [payload for payload, _ in found]
+            link.sendall(acknowledgements([mid for _, mid in found]))
+
+    broker = Broker(silent, answering)
+    link = Publisher(url=broker.url, source="gw-01", password=None)
+    for i in range(10):
+        link.publish("readings", b"%d" % i, readings=1)
+    deadline = time.monotonic() + 10
+    while not seen[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for i in range(10, 20):
+        link.publish("readings", b"%d" % i, readings=1)
+    assert link.drain(20)
+    link.close()
+    broker.close()
+    assert [payload for payload in seen[1] if payload.isdigit()] == [b"%d" % i for i in range(20)]
+    assert (link.sent, link.acknowledged_messages, link.acknowledged_readings) == (20, 20, 20)
+
+
+def test_a_broker_that_drops_a_source_for_good_is_told():
+    def banned(link):
+        next(received(link))
+        link.sendall(b"\xe0\x01\x8a")
+        with contextlib.suppress(ConnectionResetError):
+            link.recv(65_536)
+
+    broker = Broker(banned)
+    link = Publisher(url=broker.url, source="gw-01", password=None)
+    link.publish("readings", b"{}", readings=1)
+    with pytest.raises(PublishError, match="dropped user 'gw-01': Banned"):
+        link.drain(10)
+    with pytest.raises(PublishError, match="Banned"):
+        link.publish("readings", b"{}", readings=1)
+    link.close()
+    broker.close()
