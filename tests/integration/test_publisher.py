@@ -270,7 +270,8 @@ def test_a_broker_that_drops_a_source_for_good_is_told():
         next(received(link))
         link.sendall(b"\xe0\x01\x8a")
         with contextlib.suppress(ConnectionResetError):
-            link.recv(65_536)
+            while link.recv(65_536):  # to close with unread bytes would reset the connection, and lose the answer
+                pass
 
     broker = Broker(banned)
     link = Publisher(url=broker.url, source="gw-01", password=None)
