@@ -112,10 +112,21 @@ def connected(town: Town, name: str) -> Iterator[mqtt.Client]:
         client.loop_stop()
 
 
-def wait_for(condition: Callable[[], Any], describe: Callable[[], Any] = lambda: "", patience: float = PATIENCE) -> None:
-    """Wait until a condition holds; fail with a description of what is there instead."""
-    deadline = time.monotonic() + patience
+def wait_for(
+    condition: Callable[[], Any],
+    describe: Callable[[], Any] = lambda: "",
+    patience: float = PATIENCE,
+    *,
+    progress: Callable[[], Any] = lambda: None,
+) -> None:
+    """Wait until a condition holds; fail with a description of what is there instead.
+
+    It fails when `progress` has given the same for `patience` seconds: on a loaded machine work takes longer, and still goes on.
+    """
+    last, deadline = progress(), time.monotonic() + patience
     while not condition():
+        if (now := progress()) != last:
+            last, deadline = now, time.monotonic() + patience
         assert time.monotonic() < deadline, describe()
         time.sleep(0.05)
 

@@ -122,7 +122,7 @@ def send(town, path, faults, *, sources, devices, seed, start, speed, duration, 
         def done():
             return ledger.totals(database, sources=sources) - before
 
-        wait_for(lambda: (done().received, done().undecodable) == (report.readings, unread), done)
+        wait_for(lambda: (done().received, done().undecodable) == (report.readings, unread), done, progress=done)
         return table, done()
 
 

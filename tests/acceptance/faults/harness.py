@@ -213,7 +213,11 @@ class Scene:
         self.sent = [one for publisher in self.publishers for one in publisher.finish(PATIENCE)]
         self.publishers = []
         with self.database() as connection:
-            wait_for(lambda: not self._compare(connection).differences, lambda: self._report(self._compare(connection).differences))
+            wait_for(
+                lambda: not self._compare(connection).differences,
+                lambda: self._report(self._compare(connection).differences),
+                progress=lambda: ledger.totals(connection).messages,
+            )
 
     def audit(self) -> None:
         """The books: what was sent, and the database's own."""
