@@ -1,12 +1,7 @@
-"""From an inbox to its worker: a batch at a time, acknowledged when it is committed, or when it is on disk.
+"""A partition: one worker's share of the messages, on their way from an inbox to the worker or to disk.
 
-A lane is in one of two states. *Flowing*: the worker gets the next batch from the inbox, and its messages are acknowledged when it
-answers. *Spooling*, as long as anything is in the spool: whatever waits in the inbox is appended to the spool and acknowledged, and
-the worker gets the spool's first batch. A lane begins to spool when its worker has not answered for a while, or when the inbox has
-held more than a batch for a while. So messages of a source are written in the order in which they came, whatever happens.
-
-A batch keeps its id when it is sent again, or to another worker, or goes to disk while the worker still tries to write it. So it
-does not matter whether a try that nobody heard of any more took effect: the database knows (`Transaction.committed`).
+Each partition has a thread of its own. `ingest.transport.partition_states` decides; the thread carries out what it decides, and
+tells it what came of that.
 """
 
 import logging
@@ -16,69 +11,75 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from citybeat.devices.errors import CitybeatError
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.inbox import BatchSize, Inbox
-from citybeat.ingest.transport.ipc import Answer, Committed, Ready, Request, Trouble, send
+from citybeat.ingest.transport.ipc import Answer, Committed, Request, Trouble, send
+from citybeat.ingest.transport.partition_states import (
+    Acknowledge,
+    Action,
+    Append,
+    Appended,
+    Attached,
+    Event,
+    Listen,
+    Load,
+    Loaded,
+    Lost,
+    PartitionStates,
+    Pop,
+    Popped,
+    PutBack,
+    Remove,
+    Report,
+    Send,
+    SpoolFailed,
+    Take,
+    Taken,
+    Tick,
+)
 from citybeat.ingest.transport.spool import Row, Spool, SpoolDamagedError, SpoolFullError
 
 _LOG: Final = logging.getLogger(__name__)
-#: s between two looks at inbox and worker, while one of them is waited for: how late a message may be spooled.
-_TICK: Final = 0.05
-#: s to wait for a message while there is nothing to do: how late a new worker, or the order to stop, may be noticed.
-_IDLE: Final = 0.2
-#: s between two appends of less than a batch: each becomes a transaction when the database is back.
-_SPOOL_EVERY: Final = 0.5
-#: s until a spool that was full is tried again, and between two lines that say so.
-_FULL_AGAIN: Final = 1.0
-_SAY_EVERY: Final = 10.0
+#: s between two log lines about a full spool.
+_LOG_EVERY: Final = 10.0
 
 
 class LaneError(CitybeatError):
-    """A lane's thread died or hangs; its sources would be served no more without anybody noticing."""
+    """A partition's thread died or hangs, so its sources are no longer served."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:
-    """How long what is waited for."""
+    """Timeouts of a partition."""
 
     #: s that a batch, or a filled inbox, waits for the database before it goes to disk: longer than a failover that nobody notices.
     spool_after: float = 2.0
-    #: s without a word from a worker that has a batch, until it is taken to hang: longer than any statement may take (30 s).
+    #: s without an answer from a worker that has a batch, until it is taken to hang: longer than any statement may take (30 s).
     hung_after: float = 45.0
-    #: s without a round of the lane itself: no write to a disk that works takes as long, nor does a worker that is killed when it
-    #: hangs, and does not read what it is sent.
+    #: s without a round of the partition's own thread, until it is taken to hang. Neither a write to a working disk nor a send to a
+    #: worker that no longer reads takes as long: such a worker is killed when it is taken to hang.
     dead_after: float = 90.0
-
-
-@dataclass(slots=True)
-class _Sent:
-    """The batch that the worker has, or will have when there is one."""
-
-    request: Request
-    since: float  # monotonic s
-    row: Row | None  # where it stands in the spool
-    spool: Spool | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartitionState:
-    """What a lane looks like from outside."""
+    """Figures of a partition, for metrics and complaints."""
 
     waiting: int  # messages in the inbox
-    unacknowledged: int  # those, and what the worker has of them
+    unacknowledged: int  # those, and the messages of an unacknowledged batch at the worker
     spooled: int  # messages on disk
     spooled_bytes: int
     spooled_since: float | None  # s since 1970 UTC
     full: bool  # the spool takes no more, so nothing is acknowledged
     ready: bool  # the worker has what it needs from the database
-    trouble: str  # what the worker, or the spool, complains of
+    trouble: str  # problem that worker or spool told of last; "": none
 
 
 class Partition:
-    """The thread of one worker's messages.
+    """A partition and its thread.
 
     Parameters
     ----------
@@ -86,17 +87,17 @@ class Partition:
         For names and logs.
     inbox : Inbox
     spool : Spool
-        Its own.
+        Used by this partition only.
     size : BatchSize
     patience : Timeouts
     acknowledge : callable
-        Gets messages that are committed or on disk.
+        Called with messages that are committed or on disk.
     committed : callable
-        Gets each answer to a batch, with its messages.
+        Called with each answer to a batch, and the batch's messages.
     adopted : sequence of Spool
-        Left by lanes that are no more; they are emptied before anything else. For one lane only.
+        Left by earlier partitions; they are emptied before anything else is written. Given to one partition only.
     gate : threading.Event
-        Set when all that is adopted is written: until then every lane spools.
+        Set when all adopted spools are empty; until then every partition spools.
     """
 
     def __init__(
@@ -120,44 +121,39 @@ class Partition:
         self._committed: Final = committed
         self._adopted: Final = list(adopted)
         self._gate: Final = gate
-        self._thread: Final = threading.Thread(target=self._run, name=f"lane {number}", daemon=True)
+        self._thread: Final = threading.Thread(target=self._run, name=f"partition {number}", daemon=True)
         self._failure: BaseException | None = None
-        self._sent: _Sent | None = None
+        self._states: Final = PartitionStates(spool_after=patience.spool_after)
+        self._row: Row | None = None  # on disk, of the batch at the worker
         self._line: Connection | None = None
         self._new_line: Connection | None = None
         self._new_line_there: Final = threading.Event()
         self._stop_at: float | None = None  # monotonic s
-        self._ready = False
-        self._trouble = ""
-        self._heard_at = time.monotonic()
         self._alive_at = time.monotonic()
-        self._behind_since: float | None = None
-        self._spooled_at = -_SPOOL_EVERY
-        self._full_since: float | None = None
-        self._full_said = -_SAY_EVERY
+        self._logged_at = -_LOG_EVERY
 
     # --- for other threads -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def attach(self, line: Connection) -> None:
-        """Give it the connection to a new worker; what the one before had not answered is sent again."""
+        """Use the connection to a new worker; a batch that the previous worker had not answered is sent again."""
         self._new_line = line
         self._new_line_there.set()
 
     def stop(self, within: float) -> None:
-        """Have it end: at once where the rest is on disk, else when the rest is written, at the latest after `within` seconds."""
+        """Have the thread end as soon as everything is committed or on disk, at the latest after `within` seconds."""
         self._stop_at = time.monotonic() + within
 
     def join(self, timeout: float) -> bool:
-        """Wait until it has ended; False: it has not."""
+        """Wait until the thread has ended; returns False if it has not."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def check(self) -> None:
-        """Make sure that it lives and gets on.
+        """Make sure that the thread lives and makes progress.
 
         Raises
         ------
@@ -170,194 +166,134 @@ class Partition:
 
     @property
     def worker_hangs(self) -> bool:
-        """Whether the worker has a batch and has said nothing for too long."""
-        return self._sent is not None and self._line is not None and time.monotonic() - self._heard_at > self._patience.hung_after
+        """Whether the worker has a batch and has not answered for too long."""
+        states = self._states
+        return states.batch is not None and states.connected and time.monotonic() - states.heard_at > self._patience.hung_after
 
     def state(self) -> PartitionState:
-        """What it looks like now."""
-        sent = self._sent
-        unspooled = len(sent.request.messages) if sent is not None and sent.row is None else 0
+        """Figures of this moment."""
+        states, batch, waiting = self._states, self._states.batch, len(self._inbox)
         spools = [*self._adopted, self._spool]
-        spooled = sum(spool.messages for spool in spools)
         return PartitionState(
-            waiting=len(self._inbox),
-            unacknowledged=len(self._inbox) + unspooled,
-            spooled=spooled,
+            waiting=waiting,
+            unacknowledged=waiting + (len(batch.messages) if batch is not None and not states.is_kept else 0),
+            spooled=sum(spool.messages for spool in spools),
             spooled_bytes=sum(spool.bytes for spool in spools),
             spooled_since=min((spool.oldest for spool in spools if spool.oldest is not None), default=None),
-            full=self._full_since is not None,
-            ready=self._ready,
-            trouble=self._trouble,
+            full=states.full,
+            ready=states.ready,
+            trouble=states.trouble,
         )
 
     # --- its own thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while not self._may_end():
+            while not self._states.ended:
                 self._alive_at = time.monotonic()
-                self._take_line()
-                if self._sent is None:
-                    self._send_next()
-                self._listen(0.0 if self._sent is None else _TICK)
-                if self._must_spool():
-                    self._spool_all()
+                on_disk = bool(self._adopted or len(self._spool) or not self._gate.is_set())
+                tick = Tick(waiting=len(self._inbox), full=self._has_full_batch(), on_disk=on_disk, stop_at=self._stop_at)
+                actions = self._states.on(tick, self._alive_at)
+                while actions:
+                    if (result := self._carry_out(actions.pop(0))) is not None:
+                        actions[:0] = self._states.on(result, time.monotonic())
         except BaseException as exc:  # kept for `check`
             self._failure = exc
             _LOG.exception("%s failed", self._thread.name)
         finally:
-            if self._line is not None:
-                self._line.close()  # a worker that still tries gives up
+            self._hang_up()  # a worker that still tries to write its batch gives up
             for spool in [*self._adopted, self._spool]:
                 spool.delete()
 
-    @property
-    def _spooling(self) -> bool:
-        return bool(self._adopted or len(self._spool) or not self._gate.is_set())
+    def _carry_out(self, action: Action) -> Event | None:
+        match action:
+            case Take(timeout=timeout):
+                return Taken(batch=_batch(self._inbox.take(self._size, timeout)), full=self._has_full_batch())
+            case Pop():
+                return Popped(batch=_batch(self._inbox.pop(self._size)))
+            case PutBack(batch=batch):
+                self._inbox.put_back(batch.messages)
+            case Append() | Load() | Remove():
+                return self._use_disk(action)
+            case Send(batch=batch):
+                return self._send(batch)
+            case Listen(timeout=timeout):
+                return self._listen(timeout)
+            case Acknowledge(messages=messages):
+                self._acknowledge(messages)
+            case Report(answer=answer, messages=messages):
+                self._committed(answer, messages)
+        return None
 
-    def _may_end(self) -> bool:
-        """Whether it was told to, and nothing is left that only we have; at the latest when its time is over."""
-        if self._stop_at is None:
-            return False
-        over = time.monotonic() >= self._stop_at
-        if self._spooling or over:
-            self._spool_all()
-        kept = self._sent is None or self._sent.row is not None
-        return over or (kept and not len(self._inbox))
+    def _use_disk(self, action: Append | Load | Remove) -> Event | None:
+        try:
+            match action:
+                case Append(batch=batch):
+                    row = self._spool.append(batch.id, batch.messages)
+                    self._row = row if batch is self._states.batch else self._row
+                    return Appended()
+                case Load():
+                    spool = self._turn()
+                    self._row = oldest = spool.first() if spool is not None else None
+                    return Loaded(batch=None if oldest is None else Request(id=oldest.id, messages=oldest.messages))
+                case Remove():
+                    assert self._row is not None
+                    (self._adopted[0] if self._adopted else self._spool).remove(self._row)
+        except SpoolFullError as exc:
+            if time.monotonic() - self._logged_at >= _LOG_EVERY:
+                self._logged_at = time.monotonic()
+                _LOG.error("nothing is acknowledged any more, the spool is full: %s", exc)
+            return SpoolFailed(why=str(exc), full=True)
+        except SpoolDamagedError as exc:
+            return SpoolFailed(why=str(exc), full=False)
+        return None
 
-    def _take_line(self) -> None:
-        if not self._new_line_there.is_set():
-            return
-        self._new_line_there.clear()
-        if self._line is not None:
-            self._line.close()
-        self._line, self._ready = self._new_line, False
-        self._heard_at = time.monotonic()
-        if self._sent is not None:
-            self._say(self._sent.request)
-
-    def _send_next(self) -> None:
-        """The spool's first batch, else the inbox's next one."""
-        spool = self._due()
-        row = None
-        if spool is not None:
-            try:
-                row = spool.first()
-            except (SpoolDamagedError, SpoolFullError) as exc:
-                self._trouble = str(exc)
-        if row is not None:
-            self._send(row.id, row.messages, row, spool)
-        elif self._spooling:
-            time.sleep(_TICK)
-        else:
-            batch = self._inbox.take(self._size, 0.0 if self._stop_at is not None else _IDLE)
-            self._note_backlog()
-            if batch:
-                self._send(uuid4(), batch, None, None)
-
-    def _due(self) -> Spool | None:
-        """The spool whose turn it is: what was adopted first, and our own when all that any lane adopted is written."""
+    def _turn(self) -> Spool | None:
+        """The spool whose batches are written next: the adopted ones, then this partition's own if no other has adopted ones."""
         while self._adopted:
             if len(self._adopted[0]):
                 return self._adopted[0]
             self._adopted.pop(0).delete()
             if not self._adopted:
-                _LOG.info("what earlier workers had spooled is written")
+                _LOG.info("everything that earlier workers had spooled is written")
                 self._gate.set()
         return self._spool if self._gate.is_set() and len(self._spool) else None
 
-    def _send(self, batch_id: UUID, messages: Sequence[Message], row: Row | None, spool: Spool | None) -> None:
-        request = Request(id=batch_id, messages=messages)
-        self._sent = _Sent(request, time.monotonic(), row, spool)
-        self._heard_at = time.monotonic()
-        self._say(request)
+    def _send(self, batch: Request) -> Lost | None:
+        try:
+            if self._line is not None:
+                send(self._line, batch)
+        except OSError:
+            return self._hang_up()
+        return None
 
-    def _say(self, request: Request) -> None:
-        if self._line is not None:
-            try:
-                send(self._line, request)
-            except OSError:
-                self._hang_up()
-
-    def _hang_up(self) -> None:
-        """The worker is gone; another one will be attached."""
-        if self._line is not None:
-            self._line.close()
-        self._line, self._ready = None, False
-
-    def _listen(self, timeout: float) -> None:
-        """Hear what the worker says, without a batch too: how the database is, and nothing that nobody reads may pile up."""
+    def _listen(self, timeout: float) -> Answer | Attached | Lost | None:
         if self._line is None:
             self._new_line_there.wait(timeout)
-            return
-        try:
-            while self._line.poll(timeout):
-                self._hear(self._line.recv())
-                timeout = 0.0
-        except (OSError, EOFError):
+        if self._new_line_there.is_set():
+            self._new_line_there.clear()
             self._hang_up()
+            self._line = self._new_line
+            return Attached()
+        try:
+            if self._line is None or not self._line.poll(timeout):
+                return None
+            answer: Answer = self._line.recv()
+        except (OSError, EOFError):
+            return self._hang_up()
+        if isinstance(answer, Trouble) and answer.why != self._states.trouble:
+            _LOG.warning("the worker cannot write its batch: %s", answer.why)
+        return answer
 
-    def _hear(self, answer: Answer) -> None:
-        self._heard_at = time.monotonic()
-        if isinstance(answer, Trouble):
-            if answer.why != self._trouble:
-                _LOG.warning("the database does not take what we have: %s", answer.why)
-            self._ready, self._trouble = False, answer.why
-        elif isinstance(answer, Ready):
-            self._ready, self._trouble = True, ""
-        elif self._sent is not None and answer.id == self._sent.request.id:
-            sent, self._sent = self._sent, None
-            self._ready, self._trouble, self._full_since = True, "", None  # there is room again
-            if sent.row is None:
-                self._acknowledge(sent.request.messages)
-            elif sent.spool is not None:
-                try:
-                    sent.spool.remove(sent.row)
-                except SpoolDamagedError as exc:
-                    self._trouble = str(exc)
-            self._committed(answer, sent.request.messages)
+    def _hang_up(self) -> Lost:
+        if self._line is not None:
+            self._line.close()
+        self._line = None
+        return Lost()
 
-    def _note_backlog(self) -> None:
-        if not self._is_full_batch():
-            self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = time.monotonic()
-
-    def _is_full_batch(self) -> bool:
+    def _has_full_batch(self) -> bool:
         return len(self._inbox) >= self._size.messages or self._inbox.bytes >= self._size.bytes
 
-    def _must_spool(self) -> bool:
-        """Whether messages have waited for too long, or must queue behind those on disk."""
-        now, limit = time.monotonic(), self._patience.spool_after
-        if self._spooling:
-            return self._is_full_batch() or now - self._spooled_at > _SPOOL_EVERY
-        late = self._sent is not None and self._sent.row is None and now - self._sent.since > limit
-        return late or (self._behind_since is not None and now - self._behind_since > limit)
 
-    def _spool_all(self) -> None:
-        """Put on disk, and acknowledge, what the worker has from the inbox and what waits there."""
-        if self._full_since is not None and time.monotonic() - self._full_since < _FULL_AGAIN:
-            return
-        self._spooled_at = time.monotonic()
-        try:
-            if self._sent is not None and self._sent.row is None:
-                request = self._sent.request
-                self._sent.row = self._spool.append(request.id, request.messages)
-                self._sent.spool = self._spool
-                self._acknowledge(request.messages)
-            while batch := self._inbox.pop(self._size):
-                try:
-                    self._spool.append(uuid4(), batch)
-                except BaseException:
-                    self._inbox.put_back(batch)
-                    raise
-                self._acknowledge(batch)
-            self._full_since = None
-        except SpoolFullError as exc:
-            self._full_since = time.monotonic()
-            self._trouble = str(exc)
-            if time.monotonic() - self._full_said >= _SAY_EVERY:
-                self._full_said = time.monotonic()
-                _LOG.error("nothing is acknowledged any more, the spool is full: %s", exc)
-        except SpoolDamagedError as exc:
-            self._trouble = str(exc)
+def _batch(messages: Sequence[Message]) -> Request | None:
+    return Request(id=uuid4(), messages=messages) if messages else None

@@ -43,6 +43,7 @@ ONLY_IN = {
 PURE = [
     *(ROOT / "devices").rglob("*.py"),
     *(ROOT / "ingest/judging").glob("*.py"),
+    ROOT / "ingest/transport/partition_states.py",
     ROOT / "storage/db/pgcopy.py",
     ROOT / "storage/db/packed_rows.py",
     ROOT / "api/series/aggregates.py",

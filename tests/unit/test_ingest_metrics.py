@@ -115,16 +115,16 @@ def test_what_keeps_it_from_being_ready(intake, tmp_path):
     assert len(complaints) == 3
     intake.gateway._connected.set()
     for lane in intake.lanes:
-        lane._ready = True
+        lane._states.ready = True
     assert intake.complaints() == []
     for name in ("x.spool.damaged-1", "x.spool.damaged-1-wal"):
         (tmp_path / name).touch()
     assert "x.spool.damaged-1 is damaged" in intake.complaints()[0]
     assert value(intake, "ingest_spool_damaged_files") == len(intake.complaints()) == 1
     (tmp_path / "x.spool.damaged-1").unlink()
-    intake.lanes[1]._trouble = "the disk is full"
+    intake.lanes[1]._states.trouble = "the disk is full"
     assert intake.complaints() == ["worker 1: the disk is full"]
-    intake.lanes[1]._full_since = 1.0
+    intake.lanes[1]._states.full = True
     assert "nothing is acknowledged" in intake.complaints()[0]
 
 

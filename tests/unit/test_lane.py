@@ -1,4 +1,7 @@
-"""A lane between its inbox, a real spool and the other end of its worker's line, which the test holds."""
+"""The thread of a partition between its inbox, a real spool and the other end of its worker's line, which the test holds.
+
+What it decides is tested without a thread, in test_partition_states.py.
+"""
 
 import threading
 import time
@@ -16,6 +19,8 @@ from citybeat.ingest.transport.spool import Spool, SpoolFullError
 
 SIZE = BatchSize(messages=3, linger=0.0)
 QUICK = Timeouts(spool_after=0.15, hung_after=0.3)
+#: s until a test fails: long, since only a test that fails waits for it.
+PATIENCE = 60.0
 
 
 def message(number, source="gw"):
@@ -26,8 +31,8 @@ def numbers(messages):
     return [int(m.payload) for m in messages]
 
 
-def until(condition, patience=10.0):
-    deadline = time.monotonic() + patience
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -68,7 +73,7 @@ class Bench:
         self.lane.attach(ours)
 
     def request(self):
-        assert self.line.poll(10)
+        assert self.line.poll(PATIENCE)
         return receive(self.line)
 
     def answer(self, request):
@@ -89,7 +94,7 @@ class Bench:
 
     def end(self, within=5.0):
         self.lane.stop(within)
-        assert self.lane.join(10)
+        assert self.lane.join(PATIENCE)
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def bench(tmp_path):
     yield make
     for each in made:
         each.lane.stop(0.0)
-        each.lane.join(10)
+        each.lane.join(PATIENCE)
 
 
 def test_flowing_messages_are_acknowledged_when_they_are_committed_and_not_before(bench):
@@ -171,7 +176,8 @@ def test_without_any_worker_everything_goes_to_disk(bench):
 def test_an_inbox_that_stays_full_is_spooled_although_the_worker_answers(bench):
     lane = bench()
     lane.worker()
-    stop = threading.Event()
+    stop, append, spooled = threading.Event(), lane.spool.append, []
+    lane.spool.append = lambda *batch: spooled.append(batch) or append(*batch)
 
     def slow():
         while not stop.is_set():
@@ -183,10 +189,10 @@ def test_an_inbox_that_stays_full_is_spooled_although_the_worker_answers(bench):
     thread = threading.Thread(target=slow)
     thread.start()
     lane.put(*range(60))
-    until(lambda: lane.lane.state().spooled > 0)
     until(lambda: len(lane.written) >= 60)
     stop.set()
-    thread.join(10)
+    thread.join(PATIENCE)
+    assert spooled
     assert lane.written == list(range(60))
     assert lane.acknowledged == list(range(60))
     lane.end()
@@ -234,7 +240,7 @@ def test_what_earlier_lanes_left_comes_first_and_other_lanes_spool_until_it_is_w
     until(lambda: adopting.written == [1, 2, 3, 10] and other.written == [20])
     assert not left.path.exists()
     other.lane.stop(0.0)
-    other.lane.join(10)
+    other.lane.join(PATIENCE)
     adopting.end()
 
 
@@ -244,7 +250,7 @@ def test_told_to_stop_it_ends_when_all_is_committed(bench):
     lane.put(*range(7))
     lane.lane.stop(10.0)
     assert lane.work(3) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert lane.lane.join(10)
+    assert lane.lane.join(PATIENCE)
     assert lane.acknowledged == list(range(7))
     with pytest.raises(EOFError):  # the worker is told by the end of its line
         lane.line.recv()
@@ -257,7 +263,7 @@ def test_told_to_stop_without_a_database_it_spools_and_ends(bench):
     lane.put(*range(4))
     lane.request()
     lane.lane.stop(0.3)
-    assert lane.lane.join(10)
+    assert lane.lane.join(PATIENCE)
     assert lane.acknowledged == [0, 1, 2, 3]
     assert lane.spool.messages == 4
 
@@ -267,7 +273,7 @@ def test_told_to_stop_with_a_full_spool_it_ends_and_leaves_the_rest_to_the_broke
     lane.put(1, 2, 3, 4)
     until(lambda: lane.lane.state().full)
     lane.lane.stop(0.3)
-    assert lane.lane.join(10)
+    assert lane.lane.join(PATIENCE)
     assert lane.acknowledged == []
 
 
@@ -278,9 +284,9 @@ def test_a_worker_that_says_nothing_hangs_and_one_that_complains_does_not(bench)
     lane.put(1)
     request = lane.request()
     until(lambda: lane.lane.worker_hangs)
-    lane.line.send(Trouble(why="again"))
-    until(lambda: not lane.lane.worker_hangs)
+    until(lambda: lane.line.send(Trouble(why="again")) or not lane.lane.worker_hangs)
     lane.answer(request)
+    until(lambda: lane.answered)
     time.sleep(0.4)
     assert not lane.lane.worker_hangs
     lane.line.send(Ready())
@@ -318,7 +324,7 @@ def test_a_lane_that_dies_says_why(bench):
 def test_a_lane_that_hangs_is_noticed(bench):
     lane = bench(patience=Timeouts(spool_after=0.05, dead_after=0.2))
     wait = threading.Event()
-    lane.spool.append = lambda *_: wait.wait(10) and None
+    lane.spool.append = lambda *_: wait.wait(PATIENCE) and None
     lane.put(1)
     with pytest.raises(LaneError, match="hung"):
         until(lane.lane.check)
