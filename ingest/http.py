@@ -308,7 +308,7 @@ def answers_of(written: BatchResult, m: int) -> list[IngestResult]:
         IngestResult(
             counts={name: column[i] for name, column in columns.items()},
             reasons=Counter(refusal.reason.value for refusal in refused[i]),
-            refused=[(refusal.index, refusal.reason.value, refusal.detail) for refusal in refused[i][:MAX_REFUSED]],
+            refused=[refusal.entry for refusal in refused[i][:MAX_REFUSED]],
         )
         for i in range(m)
     ]

@@ -4,7 +4,6 @@ Invariant: nothing in this package validates or stores a reading. It hands paylo
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from typing import Final, Protocol
 from citybeat.api.http.bodies import UPLOAD, too_large
 from citybeat.api.http.problems import Problem, invalid
 from citybeat.devices.errors import CitybeatError, Reason
+from citybeat.devices.wire.decoded import Refused, unknown_device
 from citybeat.storage.accounts.quarantine import Filter
 from citybeat.storage.batches.ingest_requests import (
     IngestRequest,
@@ -21,7 +21,6 @@ from citybeat.storage.batches.ingest_requests import (
     NotTakenError,
     OtherContentError,
     OutcomeUnknownError,
-    Refused,
     UnreadableError,
 )
 from citybeat.storage.registry.selection import Restriction
@@ -34,7 +33,6 @@ IN_MEMORY: Final = 4 * UPLOAD
 _WINDOW: Final = 6
 #: s after which a client may try again.
 _RETRY_AFTER: Final = "2"
-_MISMATCH: Final = re.compile(r"device (.*) belongs to another source", re.DOTALL)
 
 
 class ReadingsWriter(Protocol):
@@ -176,10 +174,11 @@ def reused(exc: CitybeatError) -> Problem:
 
 def told(refused: Sequence[Refused], within: Restriction | None) -> list[Refused]:
     """What was refused, as somebody who is restricted so may know it: devices of others are not there."""
-    if within is None:
-        return list(refused)
     return [
-        (index, told_reason(reason, within), _MISMATCH.sub(r"no device \1 is registered", text)) for index, reason, text in refused
+        entry._replace(reason=told_reason(entry.reason, within), detail=unknown_device(entry.device))
+        if within is not None and entry.reason == Reason.SOURCE_MISMATCH
+        else entry
+        for entry in refused
     ]
 
 

@@ -33,7 +33,8 @@ from citybeat.api.http.readings_writer import not_taken, offered, told, told_rea
 from citybeat.api.routes.service import ServiceDep
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.device import SOURCE_NAME
-from citybeat.storage.batches.ingest_requests import MAX_REFUSED, IngestRequest, IngestResult, Refused
+from citybeat.devices.wire.decoded import Refused
+from citybeat.storage.batches.ingest_requests import MAX_REFUSED, IngestRequest, IngestResult
 from citybeat.storage.registry import selection
 
 router: Final = APIRouter(prefix="/v1", tags=["telemetry"])
@@ -207,7 +208,7 @@ def _together(pieces: Sequence[_Piece], said: Sequence[IngestResult], caller: Ca
 
 
 def _shown(piece: _Piece, entry: Refused) -> dict[str, Any]:
-    index, reason, detail = entry
-    place = None if index is None else piece.first + index
-    # Line 1 is the header.
-    return {"index": place, "line": place + 2 if piece.lines and place is not None else None, "reason": reason, "detail": detail}
+    place = None if entry.reading is None else piece.first + entry.reading
+    # The first line is the header.
+    line = place + 2 if piece.lines and place is not None else None
+    return {"index": place, "line": line, "reason": entry.reason, "detail": entry.detail}

@@ -184,6 +184,6 @@ def _shown(row: Row, caller: Caller, most: int) -> dict[str, Any]:
         "reasons": sorted({told_reason(reason, caller.within) for reason in row.reasons}),
         "readings": row.readings,
         "bytes": row.size,
-        "refused": [{"index": index, "reason": reason, "detail": detail} for index, reason, detail in refused],
+        "refused": [{"index": entry.reading, "reason": entry.reason, "detail": entry.detail} for entry in refused],
         "refused_left_out": len(row.refused) - len(refused),
     }

@@ -61,7 +61,7 @@ def show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
             "received_at": row.received_at.isoformat(),
             "source": row.source,
             "topic": row.topic,
-            "refused": [{"index": index, "reason": reason, "detail": detail} for index, reason, detail in row.refused],
+            "refused": [{"index": entry.reading, "reason": entry.reason, "detail": entry.detail} for entry in row.refused],
             "readings": row.readings,
             "resolved_at": row.resolved_at.isoformat() if row.resolved_at else None,
             "payload": (row.payload or b"").decode("utf-8", "backslashreplace"),

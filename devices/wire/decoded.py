@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,27 @@ class Refusal:
     message: int  # position of the message among the decoded ones
     index: int | None  # position of the reading in the message; None: the whole message
     reason: Reason
-    detail: str  # for people; at most a line
+    detail: str  # for people; never longer than a line
+    device: str = ""  # the device that it is about, as sent; "": it is not about a device
+
+    @property
+    def entry(self) -> "Refused":
+        """The refusal as it is stored beside its message."""
+        return Refused(self.index, self.reason.value, self.detail, self.device)
+
+
+class Refused(NamedTuple):
+    """A refusal as it is stored beside its message, in quarantine and in answers over HTTP."""
+
+    reading: int | None  # its index in the message; None: all of the message
+    reason: str
+    detail: str  # for people
+    device: str = ""  # as in `Refusal`; entries of version 0.1.0 have none
+
+
+def unknown_device(device: str) -> str:
+    """Detail of a refusal for people to whom a device does not exist."""
+    return f"no device {device!r} is registered" if device else "the device is not registered"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Messages to readings: topics, channels, and the wire formats of `devices`. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
@@ -98,7 +98,7 @@ def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refu
         received[which], seq[which] = part.received, part.seq
         for i, name in zip(which.tolist(), part.boot, strict=True):
             boot[i] = name
-        refused += [Refusal(message=int(which[r.message]), index=r.index, reason=r.reason, detail=r.detail) for r in part.refused]
+        refused += [replace(refusal, message=int(which[refusal.message])) for refusal in part.refused]
     rows = [part for part, _ in parts]
     message: Int32 = joined([which[part.message] for part, which in parts], np.int32)
     units = any(part.unit for part in rows)

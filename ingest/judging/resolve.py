@@ -13,7 +13,7 @@ import numpy as np
 from citybeat.devices.batch import Bools, Int32
 from citybeat.devices.errors import Reason
 from citybeat.devices.registry.snapshot import Registry
-from citybeat.devices.wire.decoded import Decoded, Refusal, joined
+from citybeat.devices.wire.decoded import Decoded, Refusal, joined, unknown_device
 from citybeat.devices.wire.names import Names, flat
 
 #: Messages whose names are kept, and characters of the names of one. A message of 100 readings takes some 3 kB, so that 10,000 of
@@ -21,6 +21,8 @@ from citybeat.devices.wire.names import Names, flat
 #: is still being sent comes back. As many are remembered to have come once, which takes 1 MB.
 _KEPT: Final = 10_000
 _LONGEST: Final = 8_000
+#: Characters of a device's name that a refusal has; registered ones have no more.
+_SHOWN: Final = 128
 
 
 def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[Int32, list[Refusal]]:
@@ -82,12 +84,13 @@ def _keep(text: str, series: Int32, registry: Registry) -> None:
 
 
 def _refusal(decoded: Decoded, row: int, device: str, metric: str, registry: Registry, known: Bools, source: int) -> Refusal:
+    shown = device[:_SHOWN]
     if device not in registry.devices:
-        reason, detail = Reason.UNKNOWN_DEVICE, f"no device {device[:128]!r} is registered"
-    elif registry.devices[device] != source:  # whatever its sensors are: that is nothing for somebody else's source to learn
-        reason, detail = Reason.SOURCE_MISMATCH, f"device {device[:128]!r} belongs to another source"
+        reason, detail = Reason.UNKNOWN_DEVICE, unknown_device(shown)
+    elif registry.devices[device] != source:  # first: another source must not learn which sensors the device has
+        reason, detail = Reason.SOURCE_MISMATCH, f"device {shown!r} belongs to another source"
     elif not known[row]:
-        reason, detail = Reason.UNKNOWN_METRIC, f"device {device[:128]!r} has no sensor {metric[:64]!r}"
+        reason, detail = Reason.UNKNOWN_METRIC, f"device {shown!r} has no sensor {metric[:64]!r}"
     else:
-        reason, detail = Reason.RETIRED, f"device {device!r} was taken out of service"
-    return Refusal(message=int(decoded.message[row]), index=int(decoded.index[row]), reason=reason, detail=detail)
+        reason, detail = Reason.RETIRED, f"device {shown!r} was taken out of service"
+    return Refusal(message=int(decoded.message[row]), index=int(decoded.index[row]), reason=reason, detail=detail, device=shown)

@@ -197,7 +197,7 @@ def _quarantined(prepared: PreparedBatch, refused: Sequence[Refusal]) -> list[Qu
                 source=int(prepared.source_ids[i]),
                 topic=message.topic,
                 payload=evidence(message, refusals[0].reason),
-                refused=[(refusal.index, refusal.reason.value, refusal.detail) for refusal in refusals],
+                refused=[refusal.entry for refusal in refusals],
                 readings=sum(refusal.index is not None and refusal.reason is not Reason.CONFLICT for refusal in refusals),
             )
         )

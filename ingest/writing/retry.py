@@ -16,7 +16,7 @@ from citybeat.devices.batch import Bools, Int64
 from citybeat.devices.catalogue import Catalogue
 from citybeat.devices.errors import Reason
 from citybeat.devices.registry.snapshot import Registry
-from citybeat.devices.wire.decoded import Refusal
+from citybeat.devices.wire.decoded import Refusal, Refused
 from citybeat.ingest.judging.decode import decode
 from citybeat.ingest.judging.history import History
 from citybeat.ingest.judging.judge import PreparedBatch, judge
@@ -24,9 +24,8 @@ from citybeat.ingest.judging.message import Message
 from citybeat.ingest.judging.validate import Limits
 from citybeat.ingest.writing.commit import conflicts_of, roll_up, tallies_of
 from citybeat.storage.accounts import quarantine
-from citybeat.storage.accounts.quarantine import Entry, Filter, Held
+from citybeat.storage.accounts.quarantine import Filter, Held
 from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW
-from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, RefusedDataError
 from citybeat.storage.registry import records as registry_store
@@ -134,7 +133,7 @@ def _transact(store: BatchWriter, connection: Connection, ids: Sequence[int], kn
 
 def _can_be_tried(row: Held) -> bool:
     """Not what lost a conflict: it would lose again. Not what was too large: only its head was kept."""
-    reasons = {reason for _, reason, _ in row.refused}
+    reasons = {entry.reason for entry in row.refused}
     return Reason.TOO_LARGE not in reasons and bool(reasons - {Reason.CONFLICT})
 
 
@@ -151,12 +150,12 @@ def _try(
     roll_up(transaction, batch.take(new), prepared.same_since[new], registry, history.time)
     # Whatever its source's policy: what comes from quarantine is older than what is stored, and replaces nothing.
     lost = conflicts_of(batch, np.flatnonzero(inserted.outcome == CONFLICT), inserted.kept, np.empty(0, np.int64))
-    whole = np.array([any(index is None for index, _, _ in row.refused) for row in held], np.bool_)
+    whole = np.array([any(entry.reading is None for entry in row.refused) for row in held], np.bool_)
     unreadable = np.zeros(m, np.bool_)
     unreadable[[r.message for r in prepared.refused if r.index is None]] = True
     again = _count([r.message for r in prepared.refused if r.index is not None], m)
     before = np.array(
-        [sum(index is not None and reason != Reason.CONFLICT for index, reason, _ in row.refused) for row in held], np.int64
+        [sum(entry.reading is not None and entry.reason != Reason.CONFLICT for entry in row.refused) for row in held], np.int64
     )
     columns = {
         "undecodable": -(whole & ~unreadable).astype(np.int64),
@@ -179,12 +178,12 @@ def _try(
 def _only(prepared: PreparedBatch, held: Sequence[Held]) -> tuple[PreparedBatch, Int64]:
     """Of each message, what was refused of it; and how many of those are missing now."""
     asked = {
-        (i, index)
+        (i, entry.reading)
         for i, row in enumerate(held)
-        for index, reason, _ in row.refused
-        if index is not None and reason != Reason.CONFLICT
+        for entry in row.refused
+        if entry.reading is not None and entry.reason != Reason.CONFLICT
     }
-    whole = {i for i, row in enumerate(held) if any(index is None for index, _, _ in row.refused)}
+    whole = {i for i, row in enumerate(held) if any(entry.reading is None for entry in row.refused)}
 
     def wanted(message: int, index: int | None) -> bool:
         return message in whole or (message, index) in asked
@@ -206,11 +205,11 @@ def _only(prepared: PreparedBatch, held: Sequence[Held]) -> tuple[PreparedBatch,
     return only, np.where(readable, total - found, 0)
 
 
-def _entries(row: Held, left: Sequence[Refusal]) -> list[Entry]:
+def _entries(row: Held, left: Sequence[Refusal]) -> list[Refused]:
     """What a row still says: conflicts that were lost when the message came, and what is refused or lost now."""
-    lost_before = [entry for entry in row.refused if entry[1] == Reason.CONFLICT]
-    now: list[Entry] = [(refusal.index, refusal.reason.value, refusal.detail) for refusal in left]
-    return sorted(lost_before + now, key=lambda entry: -1 if entry[0] is None else entry[0])
+    lost_before = [entry for entry in row.refused if entry.reason == Reason.CONFLICT]
+    now = [refusal.entry for refusal in left]
+    return sorted(lost_before + now, key=lambda entry: -1 if entry.reading is None else entry.reading)
 
 
 def _count(messages: Sequence[int] | np.typing.NDArray[np.int32], m: int) -> Int64:

@@ -13,14 +13,13 @@ from psycopg.types.json import Jsonb
 
 from citybeat.devices.clock import to_us
 from citybeat.devices.errors import Reason
+from citybeat.devices.wire.decoded import Refused
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
 from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry.selection import Restriction, seen_sources
 
 _SQL: Final = sql.load("quarantine")
-
-Entry = tuple[int | None, str, str]  # index of the reading (None: the message), reason, detail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +49,7 @@ class Row:
     received_at: datetime
     source: str
     topic: str
-    refused: Sequence[Entry]
+    refused: Sequence[Refused]
     reasons: Sequence[str]
     readings: int  # number of them that the ledger counts as quarantined
     size: int  # bytes of payload
@@ -67,7 +66,7 @@ class Held:
     source: int  # id
     topic: str
     payload: bytes
-    refused: Sequence[Entry]
+    refused: Sequence[Refused]
 
 
 def listed(connection: Connection, wanted: Filter, *, after: int = 0, limit: int = 100) -> list[Row]:
@@ -121,24 +120,24 @@ def hold(connection: Connection, ids: Sequence[int]) -> list[Held]:
             source=source,
             topic=topic,
             payload=bytes(payload),
-            refused=[(entry[0], entry[1], entry[2]) for entry in refused],
+            refused=[Refused(*entry) for entry in refused],
         )
         for number, received_at, source, topic, payload, refused in rows
     ]
 
 
-def leave(connection: Connection, row: Held, refused: Sequence[Entry]) -> None:
+def leave(connection: Connection, row: Held, refused: Sequence[Refused]) -> None:
     """Record the readings of a row that are still refused, in the transaction that has locked it.
 
     A row without any is resolved, and its bytes no longer count against the source's quota. Readings that lost a conflict stay.
     """
-    quarantined = sum(index is not None and reason != Reason.CONFLICT for index, reason, _ in refused)
+    quarantined = sum(entry.reading is not None and entry.reason != Reason.CONFLICT for entry in refused)
     connection.execute(
         _SQL["leave"],
         {
             "id": row.id,
             "refused": Jsonb([list(entry) for entry in refused]),
-            "reasons": sorted({reason for _, reason, _ in refused}),
+            "reasons": sorted({entry.reason for entry in refused}),
             "readings": quarantined,
             "open": bool(refused),
         },
@@ -154,7 +153,7 @@ def _row(row: Sequence[Any]) -> Row:
         received_at=received_at,
         source=source,
         topic=topic,
-        refused=[(entry[0], entry[1], entry[2]) for entry in refused],
+        refused=[Refused(*entry) for entry in refused],
         reasons=reasons,
         readings=readings,
         size=size,

@@ -13,6 +13,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from citybeat.devices.errors import CitybeatError, Reason
+from citybeat.devices.wire.decoded import Refused
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, translated
 
@@ -21,9 +22,6 @@ _SQL: Final = sql.load("answers")
 KEPT: Final = timedelta(days=1)
 #: Maximum number of refused readings in a result; all refused readings are in quarantine.
 MAX_REFUSED: Final = 100
-
-#: Index of the reading (None: the message), reason, detail.
-Refused = tuple[int | None, str, str]
 
 
 class NotTakenError(CitybeatError):
@@ -98,5 +96,5 @@ def _written(answer: IngestResult) -> dict[str, Any]:
 
 
 def _read(answer: Mapping[str, Any]) -> IngestResult:
-    refused = [(index, reason, detail) for index, reason, detail in answer["refused"]]
+    refused = [Refused(*entry) for entry in answer["refused"]]
     return IngestResult(counts=answer["counts"], reasons=answer["reasons"], refused=refused, repeated=True)

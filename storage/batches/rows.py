@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from citybeat.devices.batch import Batch, Float64, Int64
 from citybeat.devices.ledger import Counts
+from citybeat.devices.wire.decoded import Refused
 from citybeat.storage.db.pgcopy import RowFormat, Type
 
 #: A message number that has not come counts as lost once higher numbers have been there for this long. A restart of ingest or
@@ -68,7 +69,7 @@ class Quarantined:
     source: int  # id
     topic: str
     payload: bytes
-    refused: Sequence[tuple[int | None, str, str]]  # index of the reading (None: the message), reason, detail
+    refused: Sequence[Refused]
     readings: int  # number of them that the ledger counts as quarantined
 
 

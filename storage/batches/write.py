@@ -254,7 +254,7 @@ class BatchTransaction:
                     "topic": row.topic,
                     "payload": row.payload,
                     "refused": Jsonb([list(entry) for entry in row.refused]),
-                    "reasons": sorted({entry[1] for entry in row.refused}),
+                    "reasons": sorted({entry.reason for entry in row.refused}),
                     "readings": row.readings,
                 }
             )

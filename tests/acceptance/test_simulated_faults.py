@@ -161,7 +161,7 @@ def check(town, truth, done, sources, *, since):
     # What was refused, by the number of its message and its place in it; whole messages by their reason.
     refused, unread = Counter(), Counter()
     for source, payload, listed in kept:
-        for index, reason, _ in listed:
+        for index, reason, *_ in listed:
             if index is None:
                 unread[source, reason] += 1
             else:

@@ -12,6 +12,7 @@ import pytest
 
 from citybeat.devices.device import Device, Sensor
 from citybeat.devices.ledger import NAMES, Counts
+from citybeat.devices.wire.decoded import Refused
 from citybeat.storage.accounts import ledger
 from citybeat.storage.batches.rows import Numbers, Quarantined, Tally
 from citybeat.storage.batches.writer import BatchWriter
@@ -82,7 +83,9 @@ def test_a_reading_without_an_outcome_is_found(city):
 def test_quarantine_is_accounted(database, city):
     source = records.ensure_sources(city, ["gw-1"])["gw-1"]
     refused = [
-        Quarantined(received_at=T0, source=source, topic="t", payload=b"x" * size, refused=[(0, "too_old", "")], readings=count)
+        Quarantined(
+            received_at=T0, source=source, topic="t", payload=b"x" * size, refused=[Refused(0, "too_old", "")], readings=count
+        )
         for size, count in [(10, 3), (1000, 4)]
     ]
     with closing(BatchWriter(database, quarantine_quota=100)) as store, store.batch(uuid4(), [source]) as transaction:

@@ -49,7 +49,7 @@ def test_the_last_value_wins(pipeline, connection):
     assert values(connection) == [7.0, 6.0]
     assert connection.execute("SELECT vmin, vmax, s1, n FROM readings_1m").fetchall() == [(6.0, 7.0, 13.0, 2)]
     (row,) = quarantine.listed(connection, Filter())
-    assert row.refused == [(0, "conflict", "5.0 was stored at that time, 7.0 replaced it")]
+    assert row.refused == [(0, "conflict", "5.0 was stored at that time, 7.0 replaced it", "")]
     assert right(connection)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from citybeat.devices.batch import NEVER, Batch
 from citybeat.devices.catalogue import KIND_CODES, Kind, builtin
 from citybeat.devices.device import Device, Sensor
+from citybeat.devices.wire.decoded import Refused
 from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW, Quarantined, Tally
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import connect
@@ -161,7 +162,7 @@ def test_quarantine_keeps_within_the_quota_and_counts_what_it_drops(store, city)
             source=source,
             topic="t",
             payload=b"x" * n,
-            refused=[(0, "unknown_device", "d"), (1, "conflict", "c")],
+            refused=[Refused(0, "unknown_device", "d"), Refused(1, "conflict", "c")],
             readings=1,
         )
 
