@@ -1,4 +1,5 @@
-"""MQTT to rows: gateway -> inbox -> decode -> resolve -> judge -> commit -> acknowledge; housekeeping and replays beside it.
+"""Ingest: gateway -> inbox -> decode -> resolve -> judge -> commit -> acknowledge; beside it housekeeping and retries.
 
-The core (decode, resolve, convert, validate, history, judge) does no I/O and reads no clock; gateway, pipeline, worker are shells.
+The core (decode, resolve, convert, validate, history, judge, the states of a partition) does no I/O and reads no clock; gateway,
+pipeline, worker and the other modules are shells around it.
 """

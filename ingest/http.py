@@ -1,9 +1,10 @@
-"""Readings that do not come over MQTT: payloads of this process, through the same pipeline, each with an answer of its own.
+"""Ingest over HTTP: payloads that the API received, through the same pipeline, each with a result of its own.
 
-A thread with a pipeline takes what waits, many offers to a transaction. There is no spool: whoever offers is told only when his
-readings are committed, or that nothing was taken, or that nobody knows (`storage.batches.ingest_requests`). An offer is in one of
-three states, which are those of its future: *pending*, it waits, and can be cancelled without a trace; *running*, it may be
-committed at any moment; *done*. A second offer of the same id, while the first is on its way, gets the same answer.
+A thread with a pipeline takes waiting requests, many to a transaction. There is no spool: a request's result is that its readings
+are committed, that nothing was taken, or that the outcome is unknown (`storage.batches.ingest_requests`). A request is in one of
+three states, those of its future: *pending*, it waits, and can be cancelled without a trace; *running*, it may be committed at any
+moment;
+*done*. A second request of the same id, while the first is pending or running, gets the same result.
 """
 
 import logging
@@ -37,43 +38,43 @@ from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError
 
 _LOG: Final = logging.getLogger(__name__)
-#: s that a batch waits for a database that is away while nothing of it can have been committed: a client can wait better than we.
+#: s that a batch waits for the database while nothing of it can have been committed; after that, it is the client that should wait.
 _AWAY: Final = 2.0
-#: s between two looks at the registry's notifications while nothing is offered.
+#: s between two checks of the registry's notifications while there are no requests.
 _IDLE: Final = 0.2
-#: s that a stopping process waits for the batch under way.
+#: s that a stopping process waits for the present batch.
 _LEAVE: Final = 10.0
 
 
 class HttpIngestError(CitybeatError):
-    """The thread died; nothing that is offered would be taken any more."""
+    """The thread died, so requests are no longer taken."""
 
 
 class _AnsweredMeanwhileError(CitybeatError):
-    """Another process has answered one of the batch's offers."""
+    """Another process has stored a result of one of the batch's requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An offer on its way."""
+    """A request that is pending or running."""
 
     offer: IngestRequest
     message: Message
     future: Future[IngestResult]
-    until: float  # monotonic s; nobody waits for the answer any longer
+    until: float  # monotonic s; nobody waits for the result any longer
 
 
 class HttpIngest:
-    """The thread. Offers come from any thread.
+    """The thread that stores payloads. `take` may be called from any thread.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Not open yet; its own.
+        Not open yet; used by this object only.
     size : BatchSize
-        Of a transaction.
+        Limits of a transaction.
     max_bytes : int
-        Of one payload.
+        Size of the largest payload.
     room : int
         Bytes of payload that may wait.
     """
@@ -82,22 +83,22 @@ class HttpIngest:
         self._pipeline: Final = pipeline
         self._size: Final = size
         self._room: Final = room
-        #: Of one payload.
+        #: Size of the largest payload.
         self.max_bytes: Final = max_bytes
         self._lock: Final = threading.Condition()
         self._queue: Final[deque[_Entry]] = deque()
         self._bytes = 0  # of payload in the queue
-        self._pending: Final[dict[UUID, _Entry]] = {}  # waiting or under way
+        self._pending: Final[dict[UUID, _Entry]] = {}  # pending or running, by id
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: Final = threading.Thread(target=self._run, name="direct ingest", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the batch under way; what waits is not taken."""
+        """End the thread after its present batch; waiting requests are not taken."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
@@ -115,28 +116,28 @@ class HttpIngest:
             raise HttpIngestError(f"the thread that takes readings {why}") from self._failure
 
     def take(self, offer: IngestRequest, within: float) -> Future[IngestResult]:
-        """Offer a payload.
+        """Queue a payload.
 
         Parameters
         ----------
         offer : IngestRequest
         within : float
-            s after which nobody waits for the answer any more.
+            s after which nobody waits for the result any more.
 
         Returns
         -------
         Future
-            An answer when it is committed; or `NotTakenError`, `OutcomeUnknownError`, `OtherContentError`, `StorageError`. As
-            long as it can be cancelled, nothing has happened.
+            A result when it is committed; or `NotTakenError`, `OutcomeUnknownError`, `OtherContentError`, `StorageError`. As long
+            as it can be cancelled, nothing has been stored.
 
         Raises
         ------
         UnreadableError
-            Nothing of the payload can be read. It leaves no trace: nobody was told that it was taken.
+            Nothing of the payload can be decoded. It is not quarantined, since its sender learns of it here.
         NotTakenError
-            There is no room for it now.
+            There is no room for it at present.
         OtherContentError
-            The same id is on its way for something else.
+            A request with the same id and other content is pending or running.
         HttpIngestError
         """
         message = Message(f"city/v1/{offer.source}/{offer.channel}", offer.payload, time.time_ns() // 1000, False, 1, 0, 0)
@@ -150,7 +151,7 @@ class HttpIngest:
             other = self._pending.get(offer.id)
             if other is not None:
                 if other.offer.digest != offer.digest:
-                    raise OtherContentError("the same key is on its way for something else")
+                    raise OtherContentError("the same key is being used for other content")
                 return _following(other.future)
             if self._bytes and self._bytes + len(offer.payload) > self._room:
                 raise NotTakenError("more is waiting to be stored than there is room for")
@@ -185,13 +186,13 @@ class HttpIngest:
                 _fail(entries, NotTakenError("the server is stopping"))
 
     def _next(self) -> list[_Entry]:
-        """The next batch, in order of arrival; empty after a while without an offer."""
+        """Take the next batch, in order of arrival; empty after a while without a request."""
         with self._lock:
             if not self._queue:
                 self._lock.wait(_IDLE)
             if not self._queue or self._stopping:
                 return []
-        time.sleep(self._size.linger)  # for company
+        time.sleep(self._size.linger)  # so that more requests share the transaction
         return self._pop()
 
     def _pop(self) -> list[_Entry]:
@@ -207,7 +208,7 @@ class HttpIngest:
 
     def _serve(self, entries: list[_Entry]) -> None:
         try:
-            # An id of ours cannot have been answered yet; one of a client's may have been, at an earlier try of its own.
+            # An id made here cannot have a result yet; a client's id may have one, of an earlier request of that client.
             asked = [entry for entry in entries if entry.offer.lasting]
             while entries := self._unanswered(entries, asked):
                 asked = entries
@@ -219,7 +220,7 @@ class HttpIngest:
         except (NotTakenError, OutcomeUnknownError) as exc:
             _fail(entries, exc)
         except StorageError as exc:
-            _LOG.exception("the database refuses what was posted")
+            _LOG.exception("the database refuses readings that came over HTTP")
             self._pipeline.close()
             _fail(entries, exc)
         except BaseException as exc:
@@ -227,34 +228,34 @@ class HttpIngest:
             raise
 
     def _unanswered(self, entries: list[_Entry], asked: Sequence[_Entry]) -> list[_Entry]:
-        """Give those their answers that have some already; the others."""
+        """Set the results of entries that have one already; returns the others."""
         if not asked:
             return entries
         known = _Attempt(self._pipeline, entries).find(asked)
         for entry in asked:
-            said = known.get(entry.offer.id)
-            if isinstance(said, IngestResult):
-                entry.future.set_result(said)
-            elif said is not None:
-                entry.future.set_exception(said)
+            result = known.get(entry.offer.id)
+            if isinstance(result, IngestResult):
+                entry.future.set_result(result)
+            elif result is not None:
+                entry.future.set_exception(result)
         return [entry for entry in entries if entry.offer.id not in known]
 
 
 class _Attempt:
-    """One batch, tried until it is committed or nobody waits for it any more."""
+    """One batch, which is tried until it is committed or nobody waits for it any more."""
 
     def __init__(self, pipeline: Pipeline, entries: Sequence[_Entry]) -> None:
         self._pipeline: Final = pipeline
         self._entries: Final = entries
         self._began: Final = time.monotonic()
         self._until: Final = max(entry.until for entry in entries)
-        self._written = False  # this try has come to its commit
-        self._unknown = False  # whether a commit took effect is unknown
+        self._written = False  # this attempt has reached its commit
+        self._unknown = False  # it is unknown whether a commit took effect
         self._why: CitybeatError | None = None
-        self._said: list[tuple[IngestRequest, IngestResult]] = []
+        self._results: list[tuple[IngestRequest, IngestResult]] = []
 
     def make(self) -> None:
-        """Store the batch and give the answers."""
+        """Store the batch and set the results."""
         messages = [entry.message for entry in self._entries]
         try:
             written = self._pipeline.process(messages, self._give_up, batch_id=uuid4(), trouble=self._trouble, within=self._within)
@@ -262,12 +263,12 @@ class _Attempt:
             raise self._given_up() if self._unknown else exc from exc
         if written is None:
             raise self._given_up()
-        # Of the last try that came to its commit: that is the one that took effect, even if this one found it done.
-        for entry, (_, answer) in zip(self._entries, self._said, strict=True):
+        # `_results` are of the last attempt that reached its commit: that one took effect, even if a later one found it committed.
+        for entry, (_, answer) in zip(self._entries, self._results, strict=True):
             entry.future.set_result(answer)
 
     def find(self, asked: Sequence[_Entry]) -> dict[UUID, IngestResult | OtherContentError]:
-        """Answers that there are."""
+        """Find stored results, by id."""
         offers = [entry.offer for entry in asked]
         found = self._pipeline.ask(lambda connection: ingest_requests.find(connection, offers), self._give_up, self._trouble)
         if found is None:
@@ -275,12 +276,12 @@ class _Attempt:
         return found
 
     def _within(self, transaction: BatchTransaction, written: BatchResult) -> None:
-        said = answers_of(written, len(self._entries))
-        self._said = [(entry.offer, answer) for entry, answer in zip(self._entries, said, strict=True)]
-        lasting = [(offer, answer) for offer, answer in self._said if offer.lasting]
+        results = answers_of(written, len(self._entries))
+        self._results = [(entry.offer, answer) for entry, answer in zip(self._entries, results, strict=True)]
+        lasting = [(offer, answer) for offer, answer in self._results if offer.lasting]
         if lasting and not ingest_requests.keep(transaction.connection, lasting):
             raise _AnsweredMeanwhileError
-        self._written, self._unknown = True, False  # had a try before been committed, this one would not have come here
+        self._written, self._unknown = True, False  # had an earlier attempt been committed, this one would not reach this line
 
     def _trouble(self, exc: CitybeatError) -> None:
         if self._written and isinstance(exc, DatabaseUnavailableError):
@@ -293,13 +294,15 @@ class _Attempt:
 
     def _given_up(self) -> CitybeatError:
         if self._unknown:
-            return OutcomeUnknownError("the database went away in the moment of storing; whether it has the readings is unknown")
-        _LOG.warning("not taken, the database is away: %s", self._why)
+            return OutcomeUnknownError(
+                "the database connection was lost during a commit; whether the readings are stored is unknown"
+            )
+        _LOG.warning("not taken, the database is unavailable: %s", self._why)
         return NotTakenError("the database cannot be reached at the moment")
 
 
 def answers_of(written: BatchResult, m: int) -> list[IngestResult]:
-    """What became of each of the m messages of one transaction."""
+    """Result of each of the m messages of one transaction."""
     refused: list[list[Refusal]] = [[] for _ in range(m)]
     for refusal in sorted(written.refusals, key=lambda refusal: -1 if refusal.index is None else refusal.index):
         refused[refusal.message].append(refusal)
@@ -315,7 +318,7 @@ def answers_of(written: BatchResult, m: int) -> list[IngestResult]:
 
 
 def _following(first: Future[IngestResult]) -> Future[IngestResult]:
-    """The same answer for somebody else, who cannot take the offer back."""
+    """A future with the same result for a second request, which cannot be cancelled."""
     second: Future[IngestResult] = Future()
     second.set_running_or_notify_cancel()
 

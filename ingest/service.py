@@ -1,8 +1,8 @@
-"""One ingest: a connection to the broker, a lane and a worker process for each part of the sources, and who watches them all.
+"""The ingest service: a connection to the broker, and a partition with a worker process for each share of the sources.
 
-The broker's network thread fills the inboxes; each lane's thread brings its messages to its worker, or to disk, and acknowledges
-them; this thread starts workers, watches every thread, and reports. One session for all workers: whatever their number, every
-source is heard from its first message on, and no session is left behind when the number changes (ARCHITECTURE.md).
+The network thread fills the inboxes; the thread of each partition sends its messages to its worker, or puts them on disk, and
+acknowledges them; the main thread starts workers, checks every thread, and reports. All workers share one session: whatever their
+number, every source is heard from its first message on, and no session is left behind when the number changes (ARCHITECTURE.md).
 """
 
 import logging
@@ -26,17 +26,17 @@ from citybeat.ingest.transport.spool import SUFFIX, Spool, SpoolInUseError, left
 from citybeat.ingest.transport.supervisor import Spawn, Worker
 
 _LOG: Final = logging.getLogger(__name__)
-#: s between two looks at threads, processes and the stop signal.
+#: s between two checks of threads, processes and the stop signal.
 _TICK: Final = 0.1
-#: s that a stopping intake takes for the messages it already has; what remains is on disk, or delivered again.
+#: s that a stopping service takes for the messages that it has; the rest is on disk, or will be delivered again.
 _DRAIN: Final = 6.0
-#: s for a worker to end when its line is closed: a statement under way, at the most.
+#: s for a worker to end when its connection is closed: at most the rest of a statement.
 _LEAVE: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestConfig:
-    """How large everything is."""
+    """Sizes and time-outs of the service."""
 
     workers: int = 1
     size: BatchSize
@@ -44,18 +44,18 @@ class IngestConfig:
     #: bytes of payload that may wait in memory.
     inbox_bytes: int = 64 * 1024 * 1024
     spool: Path
-    #: bytes of payload that may wait on disk, all lanes together.
+    #: bytes of payload that may wait on disk, all partitions together.
     spool_bytes: int = 1024 * 1024 * 1024
 
 
 class IngestService:
-    """Everything but the loop that watches it; see `run`."""
+    """Connection, partitions and workers; the loop that checks them is `run`."""
 
     def __init__(self, session: Session, layout: IngestConfig, spawn: Spawn, counters: Counters) -> None:
         self._counters: Final = counters
         self._directory: Final = layout.spool
         self._lock: Final = threading.Lock()  # of the counters
-        self._quiet = False  # nothing waited at the last look
+        self._quiet = False  # no message was unacknowledged at the last check
         self.metrics: Final = Metrics(layout.workers, self.gauges)
         count = layout.workers
         self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
@@ -81,25 +81,25 @@ class IngestService:
         self.workers: Final = [Worker(number, lane, spawn) for number, lane in enumerate(self.lanes)]
 
     def start(self) -> None:
-        """Begin."""
+        """Start partitions, workers and the connection."""
         for lane in self.lanes:
             lane.start()
         self.tend()
         self.gateway.start()
 
     def tend(self) -> None:
-        """See to it that everything lives.
+        """Check every thread, and start workers that do not run.
 
         Raises
         ------
         GatewayError
-            The broker refuses us, or the network thread died.
+            The broker refuses the connection, or the network thread died.
         LaneError
-            A lane's thread died or hangs.
+            A partition's thread died or hangs.
         """
         self.gateway.check()
         if self.gateway.shedding and not any(lane.state().unacknowledged for lane in self.lanes):
-            # Twice in a row, since a batch is nowhere for a moment when it goes from the inbox to the worker.
+            # At two checks in a row: a batch that moves from the inbox to the worker is counted nowhere for a moment.
             if self._quiet:
                 self.gateway.renew()
             self._quiet = not self._quiet
@@ -111,7 +111,7 @@ class IngestService:
             worker.tend()
 
     def stop(self) -> None:
-        """Take nothing more, commit or spool what is here, acknowledge it, and end everything."""
+        """Take no more messages, commit or spool those that were taken, acknowledge them, and end everything."""
         self.gateway.pause()
         for lane in self.lanes:
             lane.stop(_DRAIN)
@@ -124,7 +124,7 @@ class IngestService:
             worker.wait(_LEAVE)
 
     def report(self) -> dict[str, Any]:
-        """What is to be seen: totals since the start, and how things stand."""
+        """Totals since the start, and the present state, for people."""
         states = [lane.state() for lane in self.lanes]
         with self._lock:
             totals = self._counters.as_dict(waiting=sum(state.waiting for state in states))
@@ -140,16 +140,16 @@ class IngestService:
         }
 
     def complaints(self) -> list[str]:
-        """What keeps us from being ready, each as a sentence; empty: messages are taken and written."""
-        found = [] if self.gateway.wait_connected(0) else ["the broker does not serve us"]
+        """Reasons why the service is not ready, each as a sentence; empty: messages are taken and written."""
+        found = [] if self.gateway.wait_connected(0) else ["not connected to the broker"]
         found += [
-            f"{path} is damaged, and was set aside: what is in it was acknowledged and is not stored; look at it, remove it"
+            f"{path} is damaged and was set aside: its messages were acknowledged and are not stored; examine it, then remove it"
             for path in set_aside(self._directory)
         ]
         return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
 
     def gauges(self) -> list[Gauges]:
-        """How things stand, for `Metrics`."""
+        """Gauges and process counters, for `Metrics`."""
         states = [lane.state() for lane in self.lanes]
         now = time.time()
 
@@ -165,16 +165,16 @@ class IngestService:
             gauge("spooled_bytes", "Payload on disk, waiting for the database.", lambda s: s.spooled_bytes),
             gauge(
                 "spooled_oldest_seconds",
-                "Age of the oldest batch on disk; 0: none.",
+                "Age of the oldest batch on disk; 0: there is none.",
                 lambda s: 0.0 if s.spooled_since is None else max(0.0, now - s.spooled_since),
             ),
             gauge("spool_full", "1: the spool takes no more, and nothing is acknowledged.", lambda s: s.full),
-            gauge("database_up", "1: the last thing asked of the database was done.", lambda s: s.ready),
+            gauge("database_up", "1: the worker's last access to the database succeeded.", lambda s: s.ready),
             gauges("ingest_worker_up", "1: the process runs.", up),
             gauges("ingest_worker_restarts", "Times that the process was started again.", restarts, kind="counter"),
             gauges(
                 "ingest_spool_damaged_files",
-                "Spool files that were set aside and are there still.",
+                "Damaged spool files that were set aside and not removed yet.",
                 [({}, float(len(set_aside(self._directory))))],
             ),
             gauges("ingest_broker_connected", "1: subscribed at the broker.", [({}, float(self.gateway.wait_connected(0)))]),
@@ -207,7 +207,7 @@ def run(
     report: Callable[[dict[str, Any]], None] | None = None,
     report_every: float = 1.0,
 ) -> Counters:
-    """Take messages, commit or spool them, acknowledge; until `stop` is set.
+    """Take messages, commit or spool them, and acknowledge them, until `stop` is set.
 
     Parameters
     ----------
@@ -215,20 +215,20 @@ def run(
     layout : IngestConfig
     spawn : Spawn
     stop : threading.Event
-        When set: nothing more is taken, the rest is committed or spooled and acknowledged, and the function returns.
+        Once set, no more messages are taken, the rest is committed or spooled and acknowledged, and the function returns.
     endpoint : (str, int)
         Host and port of `/metrics`, `/healthz` and `/readyz`.
     report : callable, optional
-        Gets `IngestService.report` as soon as we are subscribed, then every `report_every` seconds, and at the end.
+        Called with `IngestService.report` once subscribed, then every `report_every` seconds, and at the end.
 
     Raises
     ------
     GatewayError, LaneError
         See `IngestService.tend`.
     SpoolInUseError, SpoolFullError
-        There is no spool to fall back on.
+        A spool file cannot be opened.
     EndpointError
-        The port is taken.
+        The port is in use.
     """
     counters = Counters()
     intake = IngestService(session, layout, spawn, counters)
@@ -241,7 +241,7 @@ def run(
 def _watch(
     intake: IngestService, stop: threading.Event, report: Callable[[dict[str, Any]], None] | None, report_every: float
 ) -> None:
-    """Until `stop` is set, or something is wrong for good."""
+    """Run the service until `stop` is set or it fails."""
     ready = False
     reported = time.monotonic()
     try:
@@ -260,12 +260,12 @@ def _watch(
 
 
 def _spools(layout: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spool]]:
-    """A spool for each lane, and those that must be written before anything else, in the order in which they were filled.
+    """A spool for each partition, and spools to be emptied before anything else, in the order in which they were filled.
 
-    What was left under our lanes' names goes on in them. Where another number of workers, or another client id, left something too,
-    a source's messages may be in several files: then all of them are written first, the oldest first, and our lanes begin new
-    files. Else what is older than those others, or newer, would be written on the wrong side of them. What somebody has open is
-    not ours.
+    If all files with messages have the names of these partitions, each partition continues its file. If another number of workers,
+    or another client id, has left files too, a source's messages may be in several of them: then all of them are emptied first,
+    the oldest first, and the partitions begin new files. Otherwise a source's messages would be written out of order. Files that
+    another process has open are left alone.
     """
     together: list[Spool] = []
     left = [spool for path in leftovers(layout.spool) if (spool := _left(path, together)) is not None]
@@ -277,14 +277,14 @@ def _spools(layout: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spo
         left = []
     else:
         for spool in left:
-            _LOG.info("%s has %d messages of earlier workers; they are written first", spool.path, spool.messages)
+            _LOG.info("%s has %d messages of earlier workers, which are written first", spool.path, spool.messages)
         names = [f"{name}.{time.time_ns()}" for name in names]
     own = [Spool(layout.spool / f"{name}{SUFFIX}", max_bytes=layout.spool_bytes, together=together) for name in names]
     return own, sorted(left, key=lambda spool: spool.oldest or 0.0)
 
 
 def _left(path: Path, together: list[Spool]) -> Spool | None:
-    """A file that has something; None: it is another process's, or was empty and is gone."""
+    """Open a file that has messages; None: another process has it open, or it was empty and is deleted."""
     try:
         spool = Spool(path, max_bytes=0, together=together)
     except SpoolInUseError:

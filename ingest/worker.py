@@ -1,7 +1,6 @@
-"""A worker process: takes batches over its line, writes them, and answers; until the line is closed.
+"""A worker process: receives batches over its connection, writes them, and answers, until the connection is closed.
 
-It has the pipeline, with all that is known of the sources whose lane it serves, and does the housekeeping behind it. It knows
-neither broker nor spool.
+It has the pipeline, with the state of the sources of its partition, and runs housekeeping. It knows neither broker nor spool.
 """
 
 import logging
@@ -23,33 +22,33 @@ from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.storage.db.connection import DatabaseUnavailableError, StorageError, TransientError
 
 _LOG: Final = logging.getLogger(__name__)
-#: s. How soon an idle worker looks at the registry's notifications and its threads.
+#: s between two checks of the registry's notifications and of threads, while no batch comes.
 _IDLE: Final = 0.2
-#: s between two tries to reach a database that is away.
+#: s between two attempts to reach the database.
 _AGAIN: Final = 0.5
-#: s between two lines about what was refused, and sources that are named in one go: a city of wrong clocks must not fill a disk.
-_SAY_EVERY: Final = 10.0
+#: s between two rounds of log lines about refusals, and sources named in one round: a city of wrong clocks must not fill a disk.
+_LOG_EVERY: Final = 10.0
 _SOURCES: Final = 20
-#: Readings of a batch whose delay is told: enough for percentiles.
+#: Readings of a batch whose delay is reported: enough for percentiles.
 _SAMPLE: Final = 20
 
 
 class Remarks:
-    """What was refused, told now and then: of each source how much, and why. Never what it was: that is in quarantine."""
+    """Log lines about refusals: for each source how many, and why. The refused content is not logged; it is in quarantine."""
 
     def __init__(self) -> None:
         self._refused: Counter[tuple[str, str]] = Counter()
-        self._said = -_SAY_EVERY
+        self._logged_at = -_LOG_EVERY
 
     def note(self, written: BatchResult) -> None:
-        """Take in what a batch came to."""
+        """Count the refusals of a batch."""
         self._refused.update(written.refused)
 
     def say(self, now: float) -> None:
-        """Log what has come together, unless that was done a moment ago; `now` is in s, of any clock that only goes on."""
-        if not self._refused or now - self._said < _SAY_EVERY:
+        """Log the refusals counted so far, unless the last log is recent; `now` is in s of any monotonic clock."""
+        if not self._refused or now - self._logged_at < _LOG_EVERY:
             return
-        self._said = now
+        self._logged_at = now
         sources: dict[str, Counter[str]] = {}
         for (source, reason), count in self._refused.items():
             sources.setdefault(source, Counter())[reason] += count
@@ -59,8 +58,8 @@ class Remarks:
             _LOG.warning("refused", extra={"source": source, "count": reasons.total(), "reasons": _listed(reasons)})
         if len(ordered) > _SOURCES:
             rest = sum((reasons for _, reasons in ordered[_SOURCES:]), Counter[str]())
-            told = {"sources": len(ordered) - _SOURCES, "count": rest.total(), "reasons": _listed(rest)}
-            _LOG.warning("refused of more sources", extra=told)
+            others = {"sources": len(ordered) - _SOURCES, "count": rest.total(), "reasons": _listed(rest)}
+            _LOG.warning("refused from more sources", extra=others)
 
 
 def _listed(reasons: Counter[str]) -> str:
@@ -68,12 +67,12 @@ def _listed(reasons: Counter[str]) -> str:
 
 
 def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> None:
-    """Write what comes over the line, until it is closed.
+    """Write the batches that come over a connection, until it is closed.
 
     Parameters
     ----------
     line : Connection
-        To the intake; see `ingest.transport.ipc`.
+        To the worker's partition; see `ingest.transport.ipc`.
     pipeline : Pipeline
         Not open yet.
     housekeeper : Housekeeper
@@ -82,15 +81,15 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
     Raises
     ------
     HousekeepingError
-        Its thread died.
+        One of its threads died.
     StorageError
-        The database refuses us, for a reason that trying again does not remove.
+        The database refuses a batch for a reason that trying again does not remove.
     """
     spare_the_collector()
     keep_freed_memory()
 
     def closed() -> bool:
-        return line.poll(0)  # nothing is sent while a batch is under way
+        return line.poll(0)  # nothing is sent before a batch is answered, so this is the end of the connection
 
     def trouble(exc: CitybeatError) -> None:
         line.send(Trouble(why=str(exc)))
@@ -123,28 +122,28 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
                 )
             )
     except StorageError as exc:
-        line.send(Trouble(why=str(exc)))  # for whoever asks why nothing is stored
+        line.send(Trouble(why=str(exc)))  # shown by /readyz
         raise
     except (EOFError, ConnectionError):
-        _LOG.debug("the intake has closed the line")
+        _LOG.debug("the connection to the partition is closed")
     finally:
         housekeeper.stop()
         pipeline.close()
 
 
 def _open(pipeline: Pipeline, line: Connection) -> None:
-    """Try to open the pipeline, and tell."""
+    """Try to open the pipeline, and report the outcome."""
     try:
         pipeline.open()
     except (DatabaseUnavailableError, TransientError) as exc:
         line.send(Trouble(why=str(exc)))
-        line.poll(_AGAIN)  # a batch, or the end, is not kept waiting
+        line.poll(_AGAIN)  # returns early for a batch, or at the end of the connection
     else:
         line.send(Ready())
 
 
 def _delays(written: BatchResult) -> list[float]:
-    """How long after their times readings were committed: of some that are not late, and have times of their own."""
+    """Seconds from a reading's time to its commit, of a sample of the readings that are not late and have a time."""
     stored = written.stored
     if stored is None or len(stored) == 0:
         return []

@@ -1,10 +1,9 @@
-"""As sent, to the metric's unit: which values mean "missing", conversion of units, and calibration. Pure.
+"""From values as sent to the metric's unit: which values mean "missing", conversion of units, and calibration. Pure.
 
-The order is: sentinels (as sent), unit, calibration (in the metric's unit), bounds. The first is `missing`, the next two are
-`convert`; bounds are for `validate`. Nothing here loops over readings, and what needs no conversion is not even copied.
+The order is: sentinels (as sent), unit, calibration (in the metric's unit), bounds. `missing` does the first, `convert` the next
+two, `ingest.judging.validate` the last. Nothing here loops over readings, and values that need no conversion are not even copied.
 
-`names` says what the senders' names of units are in UCUM, where they differ (SenML's `%` is 1); a name that it lacks is taken for
-UCUM.
+`names` maps senders' names of units to UCUM where they differ (SenML's `%` is 1 in UCUM); a name that it lacks is taken for UCUM.
 """
 
 from collections.abc import Mapping
@@ -24,14 +23,14 @@ _UCUM: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def missing(decoded: Decoded, series: Int32, registry: Registry, names: Mapping[str, str] = _UCUM) -> Bools:
-    """Which readings have no value: NaN, and sentinels.
+    """Find readings without a value: NaN, and sentinels.
 
     Parameters
     ----------
     decoded : Decoded, n readings
         Values as sent. Where the sender named a unit, a default sentinel means "missing" if the value is implausible in that unit.
     series : (n,) int32
-        0: of no series; not missing.
+        0: the reading has no series; it is not missing.
     registry : Registry
     names : mapping
 
@@ -41,7 +40,7 @@ def missing(decoded: Decoded, series: Int32, registry: Registry, names: Mapping[
     """
     value = decoded.value
     found: Bools = np.isnan(value)
-    # Few readings have a value that means "missing" for any series at all; only these are looked at one series at a time.
+    # Few readings have a value that means "missing" for any series at all; only these are compared by series.
     rows = np.flatnonzero(np.isin(value, registry.codes))
     if rows.size:
         of, code = series[rows], value[rows]
@@ -51,7 +50,7 @@ def missing(decoded: Decoded, series: Int32, registry: Registry, names: Mapping[
             rows, of, code = rows[own], of[own], code[own]
             scale, offset = _linear(decoded, rows, of, registry, names)
             with np.errstate(over="ignore"):
-                plain = code * scale + offset  # NaN where the unit cannot be converted: neither, so that it is refused and kept
+                plain = code * scale + offset  # NaN where the unit cannot be converted: not missing, so that the reading is refused
             implausible = (plain < registry.low[of]) | (plain > registry.high[of])
             declared = (code[:, None] == registry.declared[of]).any(axis=1)
             found[rows] = declared | (implausible & np.isin(code, DEFAULT_SENTINELS))
@@ -61,26 +60,26 @@ def missing(decoded: Decoded, series: Int32, registry: Registry, names: Mapping[
 def convert(
     decoded: Decoded, series: Int32, wanted: Bools, registry: Registry, names: Mapping[str, str] = _UCUM
 ) -> tuple[Float64, Int64, list[Refusal]]:
-    """Values in the units of their metrics, calibrated.
+    """Convert values to the units of their metrics, and calibrate them.
 
     Parameters
     ----------
     decoded : Decoded, n readings
-        A unit that the sender named wins over the registered one.
+        A unit that the sender named takes precedence over the registered one.
     series : (n,) int32
     wanted : (n,) bool
-        Which readings; the others (of no series, missing) stay as they are. Every wanted one has a series.
+        Readings to convert; the others (without a series, or missing) stay as they are. Every wanted one has a series.
     registry : Registry
     names : mapping
 
     Returns
     -------
     value : (n,) float64
-        `decoded.value` itself where nothing had to be done. Infinite where it was, or where a result is beyond float64.
+        `decoded.value` itself if nothing had to be done. Infinite where it was, or where a result is beyond float64.
     rows : (k,) int64
         Wanted readings whose unit cannot be converted; their values are as sent.
     refused : list of Refusal, k
-        Why: UNIT_MISMATCH, with both units.
+        UNIT_MISMATCH for each of these rows, with both units.
     """
     if not _named(decoded) and not registry.converted.any():
         return decoded.value, np.empty(0, np.int64), []
@@ -103,17 +102,17 @@ def convert(
 
 
 def _named(decoded: Decoded) -> bool:
-    """Whether a sender named any unit."""
+    """Return True if a sender named any unit."""
     return any(decoded.unit)
 
 
 def _linear(decoded: Decoded, rows: Int64, of: Int32, registry: Registry, names: Mapping[str, str]) -> tuple[Float64, Float64]:
-    """Scale and offset of each of these rows, of these series; NaN where the unit cannot be converted."""
+    """Scale and offset for these rows, of these series; NaN where the unit cannot be converted."""
     scale = np.where(registry.convertible[of], registry.scale[of], np.nan)
     offset = registry.offset[of]
     if not _named(decoded):
         return scale, offset
-    # A batch has many readings, but few different pairs of units: what was sent, and what the metric has.
+    # A batch has many readings, but few different pairs of units (as sent, of the metric).
     numbers = {name: i for i, name in enumerate(dict.fromkeys(decoded.unit))}
     sent = np.fromiter(map(numbers.__getitem__, decoded.unit), np.int64, len(decoded.unit))[rows]
     pair = sent * len(registry.units) + registry.unit[of]
@@ -132,7 +131,7 @@ def _linear(decoded: Decoded, rows: Int64, of: Int32, registry: Registry, names:
 
 
 def _calibrate(value: Float64, time: Int64, rows: Int64, of: Int32, registry: Registry) -> None:
-    """Correct these rows in place, each by the calibration that is valid at its time. Every series here has at least one."""
+    """Calibrate these rows in place, each by the calibration valid at its time. Every series here has at least one calibration."""
     which = in_force(registry.calibration_start, registry.calibration_from, of, time[rows])
     rows, which = rows[which >= 0], which[which >= 0]
     value[rows] = value[rows] * registry.calibration_scale[which] + registry.calibration_offset[which]

@@ -1,4 +1,4 @@
-"""Messages to readings: topics, channels, and the wire formats of `devices`. Pure."""
+"""Decodes messages to readings: topics, channels, and the wire formats of `devices`. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +16,17 @@ from citybeat.devices.wire.names import Names, flat
 from citybeat.ingest.judging.message import Message, address
 
 STATUSES: Final = {b"online": "online", b"offline": "offline"}
-#: Who reads what: payloads, sources and times of receipt to `Decoded`.
+#: Decoder of each channel: from payloads, sources and times of receipt to `Decoded`.
 FORMATS: Final[Mapping[str, Callable[[Sequence[bytes], Sequence[str], Int64], Decoded]]] = MappingProxyType(
     {"readings": reports.decode, "senml": senml.decode, "senml-cbor": senml.decode_cbor}
 )
-#: Bytes of a too large payload that are kept: enough to see what it was.
+#: Bytes of a too large payload that are kept: enough to recognise it.
 _HEAD_OF_TOO_LARGE: Final = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedBatch:
-    """m messages and what was read of them. A message is either refused as a whole, or a status, or has readings."""
+    """m messages and their readings. A message is refused as a whole, or is a status, or has readings."""
 
     messages: Sequence[Message]
     sources: Sequence[str | None]  # (m,) name; None: the topic names none
@@ -36,13 +36,13 @@ class DecodedBatch:
 
 
 def decode(messages: Sequence[Message], *, max_bytes: int) -> DecodedBatch:
-    """Read messages of any channel.
+    """Decode messages of any channel.
 
     Parameters
     ----------
     messages : sequence of Message, length m
     max_bytes : int
-        A larger payload is refused unread.
+        A larger payload is refused without being decoded.
     """
     known = {topic: address(topic) for topic in {message.topic for message in messages}}
     addresses = [known[message.topic] for message in messages]
@@ -73,7 +73,7 @@ def decode(messages: Sequence[Message], *, max_bytes: int) -> DecodedBatch:
 
 
 def evidence(message: Message, reason: Reason) -> bytes:
-    """What is kept of a refused payload: all of it, or the head of one that was too large."""
+    """The part of a refused payload that is kept: all of it, or the head of one that was too large."""
     return message.payload[:_HEAD_OF_TOO_LARGE] if reason is Reason.TOO_LARGE else message.payload
 
 
@@ -83,14 +83,14 @@ def _refusal(i: int, message: Message, channel: str | None, max_bytes: int) -> R
     elif channel == "status":
         reason, detail = Reason.BAD_STATUS, f"expected online or offline, not {message.payload[:40]!r}"
     elif channel in FORMATS:
-        reason, detail = Reason.TOO_LARGE, f"{len(message.payload)} bytes; at most {max_bytes} are read"
+        reason, detail = Reason.TOO_LARGE, f"{len(message.payload)} bytes; at most {max_bytes} are accepted"
     else:
-        reason, detail = Reason.UNKNOWN_CHANNEL, f"no channel {channel[:64]!r}; known are {', '.join(FORMATS)}, status"
+        reason, detail = Reason.UNKNOWN_CHANNEL, f"no channel {channel[:64]!r}; channels are {', '.join(FORMATS)}, status"
     return Refusal(message=i, index=None, reason=reason, detail=detail)
 
 
 def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refusal]) -> Decoded:
-    """What was decoded of m messages, channel by channel, as one, in order of arrival. Each part says which messages it is of."""
+    """Join the parts of m messages that were decoded channel by channel, in order of arrival; each comes with its messages."""
     received = np.zeros(m, np.int32)
     seq = np.full(m, -1, np.int64)
     boot = [""] * m
@@ -120,8 +120,8 @@ def _together(parts: Sequence[tuple[Decoded, Int32]], m: int, refused: list[Refu
 
 
 def _in_order(names: list[Names], message: Int32, order: Int64) -> list[Names]:
-    """Names of rows, in another order of their messages."""
-    if all(piece.text for piece in names):  # each is of one message
+    """Names of rows, reordered as their messages."""
+    if all(piece.text for piece in names):  # each belongs to one message
         starts = np.cumsum([0, *(piece.count for piece in names)])[:-1]
         return [names[i] for i in np.argsort(message[starts], kind="stable").tolist()]
     device, metric = flat(names)

@@ -1,14 +1,14 @@
-"""What a series' past says of its new readings: STEP and STUCK. Pure; the past is arrays by series id.
+"""Flags that depend on a series' past: STEP and STUCK. Pure; the past is arrays by series id.
 
-Both are judged in time order, and only for readings newer than everything known of their series: an older one would be judged by a
-future that its sensor had not seen.
+Both are judged in time order, and only for readings newer than all known ones of their series: an older one would be judged by
+readings that came after it.
 
-**Memory.** A past older than ten expected intervals says nothing: no step is judged from it, and a repeated value starts anew. So a
-gap (a sensor that was off, values that were missing) makes no step and no stuck sensor, and a genuine new level is accepted, at
-the latest, ten intervals after the last good reading.
+**Memory.** A past older than ten expected intervals is disregarded: no step is judged from it, and a repeated value begins a new
+run. So a gap (a sensor that was off, values that were missing) causes neither STEP nor STUCK, and a genuine new level is accepted
+at the latest ten intervals after the last good reading.
 
 **STEP.** The value differs from the series' last good reading by more than `step_floor + step_rate * dt`. For a counter only an
-increase can be too large: a decrease is a reset. A reading that is bad already is not judged, and none that is bad is judged from.
+increase can be too large: a decrease is a reset. A reading that is bad already is not judged, nor is any judged from it.
 
 **STUCK.** The value has been the same for longer than `stuck_after`. Values that may repeat (`may_repeat`: no rain, an empty road)
 are never stuck.
@@ -27,33 +27,33 @@ from citybeat.devices.flags import Flag, is_bad
 from citybeat.devices.registry.snapshot import Registry
 
 _COUNTER: Final = KIND_CODES[Kind.COUNTER]
-#: Series whose readings are judged at once, one of each. A turn of a few series takes longer than a loop over their readings does.
+#: Least number of series of which one reading each is judged at once: for fewer, a loop over their readings is faster.
 _MANY: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """What is known of each series: arrays by series id."""
+    """Newest readings of each series: arrays by series id."""
 
-    time: Int64  # us, of its newest reading; NEVER: none
+    time: Int64  # us, of the newest reading; NEVER: there is none
     value: Float64  # of that reading
-    same_since: Int64  # us, since when the value has been that; NEVER: none
-    good_at: Int64  # us, of its last good reading; NEVER: none
+    same_since: Int64  # us, since when the value has been the same; NEVER: there is none
+    good_at: Int64  # us, of the last good reading; NEVER: there is none
     good_value: Float64
 
     @classmethod
     def empty(cls, size: int) -> Self:
-        """Nothing known of `size` series."""
+        """A history of `size` series without readings."""
         never, zero = np.full(size, NEVER, np.int64), np.zeros(size)
         return cls(time=never, value=zero, same_since=never.copy(), good_at=never.copy(), good_value=zero.copy())
 
     @classmethod
     def loaded(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
-        """From arrays by series id, as the store has them."""
+        """A history from arrays by series id, as storage returns them."""
         return cls(**{name: columns[name] for name in cls.__slots__})
 
     def grown(self, size: int) -> Self:
-        """With room for series up to `size`; itself where there is room."""
+        """A history with room for `size` series; itself if it has room."""
         more = size - len(self.time)
         if more <= 0:
             return self
@@ -61,13 +61,13 @@ class History:
         return type(self)(**{name: np.concatenate([getattr(self, name), getattr(new, name)]) for name in self.__slots__})
 
     def put(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Know these series anew: ids in `series`, and what is known of each, as the store has it; in place."""
+        """Replace the history of some series in place: their ids in `series`, the other columns as storage returns them."""
         ids = columns["series"]
         for name in self.__slots__:
             getattr(self, name)[ids] = columns[name]
 
     def advance(self, stored: Batch, same_since: Int64) -> None:
-        """Take in what was stored and committed; in place, since the arrays are as long as the city.
+        """Take in readings that were committed; in place, since the arrays have an entry for every series of the city.
 
         Parameters
         ----------
@@ -92,12 +92,12 @@ class History:
 
 
 def changes(batch: Batch, history: History, registry: Registry) -> tuple[Int16, Int64]:
-    """Judge readings by their series' past.
+    """Judge readings by the past of their series.
 
     Parameters
     ----------
     batch : Batch, n readings
-        Sorted by series, then time; of several of one series and time the first is judged. Its flags say what is bad already.
+        Sorted by series, then time; of several of one series and time the first is judged. Flags tell which are bad already.
     history : History
     registry : Registry
         Thresholds, by series id.
@@ -137,7 +137,7 @@ def changes(batch: Batch, history: History, registry: Registry) -> tuple[Int16, 
 
 
 def _before(column: NDArray[Any], heads: Int64, past: NDArray[Any]) -> NDArray[Any]:
-    """The value of the row before each; of a series' first row, the past's."""
+    """The previous row's value for each row; for a series' first row, that of the past."""
     out = np.empty_like(column)
     out[1:] = column[:-1]
     out[heads] = past
@@ -145,24 +145,24 @@ def _before(column: NDArray[Any], heads: Int64, past: NDArray[Any]) -> NDArray[A
 
 
 def _same_since(judged: Batch, of: Int64, heads: Int64, memory: Int64, history: History) -> Int64:
-    """Since when each value has been the same, as far as memory reaches."""
+    """Time since which each value has been the same, as far as memory reaches."""
     value, time = (_before(getattr(judged, name), heads, getattr(history, name)[of[heads]]) for name in ("value", "time"))
     same = (judged.value == value) & (time != NEVER)
     same &= judged.time - np.where(same, time, 0) <= memory
     if not same.any():
         return judged.time
-    # A row that is the same as the one before began when the run began: at the last row that was not, or in the past.
+    # A run of equal values begins at the last row that differs from the one before it, or in the past.
     begins = ~same
     begins[heads] = True
     runs = np.flatnonzero(begins)
     past = history.same_since[of[runs]]
-    since = np.where(same[runs] & (past != NEVER), past, judged.time[runs])  # the same: a head that continues the past
+    since = np.where(same[runs] & (past != NEVER), past, judged.time[runs])  # same[runs]: a first row that continues the past
     return np.repeat(since, np.diff(np.append(runs, len(judged))))
 
 
 def _steps(judged: Batch, of: Int64, heads: Int64, bad: Bools, memory: Int64, history: History, registry: Registry) -> Bools:
-    """Which readings differ too much from the last good one."""
-    # As if none were a step: the last good row before each, if it is of the same series; else the past.
+    """Find readings that differ too much from the last good one."""
+    # As if none were a step: the last good row before each one in its series, else the past.
     if not bad.any():
         value = _before(judged.value, heads, history.good_value[of[heads]])
         time = _before(judged.time, heads, history.good_at[of[heads]])
@@ -175,7 +175,7 @@ def _steps(judged: Batch, of: Int64, heads: Int64, bad: Bools, memory: Int64, hi
     step = ~bad & _exceeds(judged.value - value, judged.time, time, memory, of, registry)
     if not step.any():
         return step
-    # Each first step is one for certain; what follows it in its series must be judged from another reading.
+    # The first step of a series is certain; readings after it have to be judged from another reading.
     stepping = np.zeros(len(history.time), np.bool_)
     stepping[of[step]] = True
     rows = np.flatnonzero(stepping[of])
@@ -192,14 +192,14 @@ def _exceeds(change: Float64, at: Int64, before: Int64, memory: Int64, of: Int64
 
 
 def _steps_in_turn(judged: Batch, of: Int64, bad: Bools, memory: Int64, history: History, registry: Registry) -> Bools:
-    """The same for series that have a step, each reading after the one before: the first of every series, then the second, ..."""
+    """As `_steps`, reading after reading, for series that have a step: the first of every series, then the second, ..."""
     step = np.zeros(len(judged), np.bool_)
     starts = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
     sizes = np.diff(np.append(starts, len(of)))
     good_at, good_value = history.good_at[of[starts]], history.good_value[of[starts]]
     trusted = (judged.flags & np.int16(Flag.MANUAL_GOOD)) != 0
     turn = 0
-    left = np.arange(len(starts))  # series that have not had all their turns
+    left = np.arange(len(starts))  # series that have readings left
     while len(left) >= _MANY:
         rows = starts[left] + turn
         value, at = judged.value[rows], judged.time[rows]
@@ -224,7 +224,7 @@ def _steps_of_one(
     number: int,
     registry: Registry,
 ) -> list[bool]:
-    """The same for one series: time, value, whether it is bad already, and whether an operator declared it good."""
+    """As `_steps` for one series; a reading is its time, value, whether it is bad already, and whether it was declared good."""
     floor, rate, counter = float(registry.step_floor[number]), float(registry.step_rate[number]), registry.kind[number] == _COUNTER
     out = []
     for at, value, bad, sure in readings:

@@ -1,4 +1,4 @@
-"""What becomes of decoded readings, as far as can be said without the database. Pure."""
+"""Judges decoded readings, as far as that is possible without the database. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,26 +18,26 @@ from citybeat.ingest.judging.validate import Limits, ValidatedBatch, validate
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedBatch:
-    """A batch of m messages, judged, and ready to be written."""
+    """A batch of m messages, judged and ready to be written."""
 
     read: DecodedBatch
     source_ids: Int32  # (m,)
     judged: ValidatedBatch  # its batch is sorted by series, then time
     refused: Sequence[Refusal]  # of messages and readings, from every step
     numbered: Int64  # messages that have a seq
-    same_since: Int64  # of each reading of the batch, as ingest.judging.history.changes has it
+    same_since: Int64  # of each reading of the batch, as from `ingest.judging.history.changes`
 
 
 def withheld(prepared: PreparedBatch, rows: Bools, reason: Reason, detail: str) -> PreparedBatch:
-    """The same batch, but for readings that are refused after all.
+    """Refuse some readings of a prepared batch after all.
 
     Parameters
     ----------
     prepared : PreparedBatch
     rows : (n,) bool
-        Which rows of its batch.
+        Rows of its batch that are refused.
     reason, detail
-        Why, of all of them.
+        Reason and detail of all of these refusals.
     """
     batch = prepared.judged.batch
     refused = [
@@ -53,7 +53,7 @@ def withheld(prepared: PreparedBatch, rows: Bools, reason: Reason, detail: str) 
 
 
 def declared(batch: Batch, registry: Registry) -> Int16:
-    """What operators declared of these readings: (n,) int16, MANUAL_GOOD, MANUAL_BAD or 0."""
+    """Flags that operators declared for these readings: (n,) int16, MANUAL_GOOD, MANUAL_BAD or 0."""
     flags = np.zeros(len(batch), np.int16)
     if not len(registry.declared_from):
         return flags
@@ -65,10 +65,11 @@ def declared(batch: Batch, registry: Registry) -> Int16:
 
 
 def in_order(batch: Batch) -> Int64:
-    """Rows by series, then time; equal ones in order of arrival: (n,) int64.
+    """Order of rows by series, then time; equal ones in order of arrival: (n,) int64.
 
-    As one number where it has room, which it has for all but broken clocks: 2.7 ms for 50,000 readings in no order at all, of
-    `lexsort`'s 6.6; 0.1 ms by either for what gateways send in order. (An unstable sort takes 0.4 ms for both.)
+    Series and time are sorted as one number where both fit into it, which they do unless a clock is broken: 2.7 ms for 50,000
+    readings in random order, where `lexsort` takes 6.6; either takes 0.1 ms for readings in order, as gateways send them. (An
+    unstable sort takes 0.4 ms for both.)
     """
     if len(batch) == 0:
         return np.empty(0, np.int64)
@@ -80,7 +81,7 @@ def in_order(batch: Batch) -> Int64:
 
 
 def judge(read: DecodedBatch, source_ids: Int32, registry: Registry, limits: Limits, history: History) -> PreparedBatch:
-    """Everything before the database: resolve, validate, and look back.
+    """Do everything before the database: resolve, validate, and compare with the past.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A message as the broker delivered it, and what its topic says."""
+"""A message as the broker delivered it, and the meaning of its topic."""
 
 import re
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from typing import Final
 
 from citybeat.devices.device import RESERVED_SOURCES, SOURCE_NAME
 
-#: What we subscribe to: more than the contract has, so that a message outside it is quarantined and not overlooked.
+#: Subscription: wider than the contract, so that a message outside the contract is quarantined and not overlooked.
 SUBSCRIPTION: Final = "city/v1/#"
 _TOPIC: Final = re.compile(r"city/v1/([^/]*)/([^/]*)")
 
 
 @dataclass(slots=True)
 class Message:
-    """One PUBLISH. Nothing of it changes but the connection over which it may be acknowledged."""
+    """One PUBLISH packet. Only `epoch` changes, the connection over which it may be acknowledged."""
 
     topic: str
     payload: bytes
-    received_at: int  # us since 1970 UTC, our clock
+    received_at: int  # us since 1970 UTC, by the clock of ingest
     redelivered: bool  # the broker's DUP flag
     qos: int
     mid: int  # packet identifier, for the acknowledgement
-    epoch: int  # connection that it came over last: an acknowledgement is good for that one only
+    epoch: int  # number of the connection that delivered it last: an acknowledgement is valid for that one only
 
 
 def address(topic: str) -> tuple[str, str] | None:

@@ -1,8 +1,8 @@
-"""Names to series: which series a reading belongs to, and whether its source may send it. Pure.
+"""Resolves names to series: the series of each reading, and whether its source may write it. Pure.
 
-What a message's names came to is kept, with the snapshot that it came from (`devices.wire.names` says why), when they come for the
-second time: gateways that put every message together anew would fill memory with what never comes again. 50,000 readings in
-messages of 100 take 0.5 ms so, and 4 ms one by one.
+The series of a message's names are cached in the snapshot of the registry (`devices.wire.names` says why) when the names come for
+the second time: gateways that compose every message differently would fill memory with names that never come again. 50,000 readings
+in messages of 100 take 0.5 ms so, and 4 ms one by one.
 """
 
 from itertools import repeat
@@ -16,9 +16,9 @@ from citybeat.devices.registry.snapshot import Registry
 from citybeat.devices.wire.decoded import Decoded, Refusal, joined, unknown_device
 from citybeat.devices.wire.names import Names, flat
 
-#: Messages whose names are kept, and characters of the names of one. A message of 100 readings takes some 3 kB, so that 10,000 of
-#: them, the messages of a million series, take 30 MB; whatever is sent, they take 100 MB. When it is full it is emptied, and what
-#: is still being sent comes back. As many are remembered to have come once, which takes 1 MB.
+#: Messages whose names are cached, and most characters of the names of one. A message of 100 readings takes some 3 kB, so 10,000
+#: of them, the messages of a million series, take 30 MB; whatever is sent, the cache takes at most 100 MB. A full cache is emptied,
+#: and names that are still being sent return to it. As many hashes of names that came once are kept, which takes 1 MB.
 _KEPT: Final = 10_000
 _LONGEST: Final = 8_000
 #: Characters of a device's name that a refusal has; registered ones have no more.
@@ -38,9 +38,9 @@ def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[In
     Returns
     -------
     series : (n,) int32
-        0 where there is none that this source may write.
+        0 where there is no series that this source may write.
     refused : list of Refusal
-        One for each such reading.
+        One for each of those readings.
     """
     series = joined([_look_up(names, registry) for names in decoded.names], np.int32)
     of = series.astype(np.int64)  # NumPy looks up by its own integer at twice the speed
@@ -57,7 +57,7 @@ def resolve(decoded: Decoded, source_ids: Int32, registry: Registry) -> tuple[In
 
 
 def _look_up(names: Names, registry: Registry) -> Int32:
-    """The series of each reading; 0: none."""
+    """The series of each reading; 0: there is none."""
     if names.text:
         kept = registry.known.get(names.text)
         if kept is not None:
@@ -70,7 +70,7 @@ def _look_up(names: Names, registry: Registry) -> Int32:
 
 
 def _keep(text: str, series: Int32, registry: Registry) -> None:
-    """Keep what a text came to, if it was heard before; a text of the same hash counts, which does no harm."""
+    """Cache the series of a text if it has come before. A text of the same hash counts as the same here, which does no harm."""
     number = hash(text)
     if number in registry.heard:
         if len(registry.known) >= _KEPT:

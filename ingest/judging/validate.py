@@ -1,4 +1,4 @@
-"""What a reading is worth: missing, refused, or stored with flags. Pure: the clock is the time of receipt."""
+"""Validates readings: each is missing, refused, or stored with flags. Pure: the time of receipt serves as the clock."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,22 +20,22 @@ MAX_MAGNITUDE: Final = 1e100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What times are accepted."""
+    """Limits of the times of readings."""
 
-    #: us since 1970 UTC. Clocks that lost power restart at 1970 (Unix), 1980 (DOS, GPS) or 2000 (clock chips): before this a time
-    #: is a fault, not history.
+    #: us since 1970 UTC. Clocks that lost power restart at 1970 (Unix), 1980 (DOS, GPS) or 2000 (clock chips): an earlier time is a
+    #: fault, not history.
     oldest: int = 978_307_200 * MICROSECOND  # 2001-01-01
     #: us. A reading that arrives later than this after its time is LATE: five minutes is a gateway's outage, not its buffering.
     late_after: int = 300 * MICROSECOND
-    #: us. A synchronised clock is off by milliseconds; from five seconds on the reading says that its clock is ahead: FUTURE.
+    #: us. A synchronised clock is off by milliseconds; a reading whose time is further ahead of its receipt is FUTURE.
     future_after: int = 5 * MICROSECOND
-    #: us. Beyond it the time is a fault: it would make chunks that no retention ever drops.
+    #: us. A time further ahead of its receipt is a fault: it would create chunks that no retention ever drops.
     future_limit: int = 600 * MICROSECOND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidatedBatch:
-    """What became of the readings of m messages."""
+    """Result for the readings of m messages."""
 
     batch: Batch  # to be stored, in order of arrival
     missing: Int32  # (m,) readings without a value
@@ -43,15 +43,15 @@ class ValidatedBatch:
 
 
 def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Registry, limits: Limits) -> ValidatedBatch:
-    """Judge resolved readings.
+    """Validate resolved readings.
 
     Parameters
     ----------
     decoded : Decoded, n readings of m messages
-        As sent: sentinels, units and calibration are dealt with here (`ingest.judging.convert`). NaN is missing; an infinite value
-        is refused.
+        As sent: sentinels, units and calibration are applied here (`ingest.judging.convert`). NaN is missing; an infinite value is
+        refused.
     series : (n,) int32
-        0: refused already, left out.
+        0: refused already, and left out here.
     received_at : (m,) int64
         Time of receipt of each message, us since 1970 UTC.
     registry : Registry
@@ -61,7 +61,7 @@ def validate(decoded: Decoded, series: Int32, received_at: Int64, registry: Regi
     Returns
     -------
     ValidatedBatch
-        A missing reading is missing whatever its time says.
+        A reading without a value is missing whatever its time is.
     """
     gone = missing(decoded, series, registry, UCUM)
     open_ = (series > 0) & ~gone

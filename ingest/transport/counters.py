@@ -1,4 +1,4 @@
-"""Running totals of one ingest process, for people who watch; the ledger in the database is what counts."""
+"""Running totals of one ingest process, for display; the ledger in the database is authoritative."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Counters:
     totals: Counter[str] = field(default_factory=Counter)  # the ledger's columns
     batches: int = 0
     lag: float = 0.0  # s from receipt to commit of the last batch's oldest message
-    commit: float = 0.0  # s that the last batch took
+    commit: float = 0.0  # s that the last batch took in its worker
 
     def add(self, counts: Counter[str], *, lag: float, commit: float) -> None:
         """Count a committed batch."""
@@ -21,7 +21,7 @@ class Counters:
         self.lag, self.commit = lag, commit
 
     def as_dict(self, *, waiting: int) -> dict[str, Any]:
-        """One JSON object; `waiting` is the number of messages in the inbox."""
+        """The totals as a JSON object; `waiting` is the number of messages in the inboxes."""
         return {
             **self.totals,
             "batches": self.batches,

@@ -1,7 +1,7 @@
-"""Ingest over HTTP, for those who watch it: `/metrics`, `/healthz`, `/readyz`. The standard library's server, in a thread.
+"""Monitoring endpoint of ingest: `/metrics`, `/healthz`, `/readyz`, by the standard library's HTTP server in a thread.
 
-Law: it only tells what it is told by two functions, and never ends or blocks the process that it speaks for. It has no access
-control, so it listens on the machine itself unless told otherwise.
+Invariant: it only shows the results of two functions, and never ends or blocks the process. It has no access control, so by default
+it listens on the loopback address.
 """
 
 import json
@@ -17,16 +17,16 @@ from typing import Any, Final, Self
 from citybeat.devices.errors import CitybeatError
 
 _LOG: Final = logging.getLogger(__name__)
-#: s that a client may keep a connection without asking anything.
+#: s that a client may keep a connection without sending a request.
 _PATIENCE: Final = 10.0
-#: s in which `stop` is noticed.
+#: s within which the server notices `stop`.
 _POLL: Final = 0.1
 _PLAIN: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 
 #: Media type and text, for a header `Accept`: `ingest.transport.metrics.Metrics.exposition`.
 Exposition = Callable[[str], tuple[str, bytes]]
-#: What keeps us from being ready, each as a sentence; empty: ready.
+#: Returns the reasons why ingest is not ready, each as a sentence; empty: it is ready.
 Complaints = Callable[[], list[str]]
 
 
@@ -35,12 +35,12 @@ class EndpointError(CitybeatError):
 
 
 class Endpoint:
-    """Listens from `start` to `stop`.
+    """The server, which listens from `start` to `stop`.
 
     Parameters
     ----------
     host, port : str, int
-        Where; port 0 takes any free one.
+        Address to listen on; port 0 chooses a free one.
     metrics : callable
     ready : callable
         Both are called in the server's threads, at each request.
@@ -54,12 +54,12 @@ class Endpoint:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to listen.
+        """Start listening.
 
         Raises
         ------
         EndpointError
-            The address or port cannot be had; the message names the setting.
+            The address or port is not available; the message names the setting.
         """
         host, port = self._place
         try:
@@ -71,7 +71,7 @@ class Endpoint:
         _LOG.info("listening", extra={"host": host, "port": self.port})
 
     def stop(self) -> None:
-        """Listen no more; does nothing the second time."""
+        """Stop listening; a second call does nothing."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -80,7 +80,7 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """Where it listens; after `start`."""
+        """Port that it listens on; to be read after `start`."""
         assert self._server is not None
         return int(self._server.server_address[1])
 
@@ -102,12 +102,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(place, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks the name service for our name, which can take seconds.
+        # HTTPServer's own method resolves the host's name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, *_: Any) -> None:
-        """A client that went away is nobody's error."""
+        """Log at debug level: a client that disconnected is no error."""
         _LOG.debug("a request to the endpoint failed", exc_info=True)
 
 
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+    do_HEAD = do_GET  # noqa: N815 - http.server looks for this name
 
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         try:
@@ -140,13 +140,13 @@ class _Handler(BaseHTTPRequestHandler):
                     return 503, _JSON, _json({"status": "not ready", "complaints": complaints})
                 return 200, _JSON, _json({"status": "ok", "complaints": []})
         except Exception:
-            # Whatever it is, it is told, and the process that we speak for goes on.
+            # A failure here must not end the process.
             _LOG.exception("the endpoint cannot answer", extra={"path": path})
-            return 500, _PLAIN, b"something went wrong on our side; the log says what\n"
-        return 404, _PLAIN, b"/metrics, /healthz and /readyz are here\n"
+            return 500, _PLAIN, b"internal error; see the log of ingest\n"
+        return 404, _PLAIN, b"not found; this server has /metrics, /healthz and /readyz\n"
 
     def log_message(self, *_: Any) -> None:
-        """Requests are not logged: a probe a second would bury what matters."""
+        """Log nothing: a probe every second would bury everything else."""
 
     def version_string(self) -> str:
         """The header `Server`."""

@@ -1,8 +1,8 @@
-"""The MQTT connection: messages in, acknowledgements out. The only module of this room that knows paho.
+"""The MQTT connection: messages in, acknowledgements out. The only module of this package that uses paho.
 
-paho connects, subscribes and keeps the connection; messages and acknowledgements go by the socket beneath it
-(`ingest/transport/mqtt_socket.py`). A message is acknowledged when the pipeline says so, which is after its readings are committed.
-What goes wrong with acknowledgements otherwise is listed where each precaution stands.
+paho connects, subscribes and keeps the connection alive; messages and acknowledgements pass through the socket beneath it
+(`ingest/transport/mqtt_socket.py`). A message is acknowledged when its partition says so: its readings are committed, or it is on
+disk. Each precaution about acknowledgements says, where it stands, what goes wrong without it.
 """
 
 import logging
@@ -33,39 +33,39 @@ from citybeat.ingest.transport.mqtt_socket import MqttSocket
 _LOG: Final = logging.getLogger(__name__)
 _REFUSED: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})  # protocol, client id, credentials, authorisation, banned, method
 _TAKEN_OVER: Final = 0x8E
-#: s between two tries to connect; the broker of a city restarts in seconds.
+#: s between two attempts to connect, at least and at most; the broker of a city restarts in seconds.
 _RECONNECT: Final = (1, 5)
-#: s between two lines that say the same.
-_SAY_EVERY: Final = 10.0
-#: Mosquitto's count of messages that it threw away for want of room in a queue; other brokers publish none.
+#: s between two log lines about failing connections.
+_LOG_EVERY: Final = 10.0
+#: Mosquitto's count of messages that it dropped because a queue was full; other brokers publish none.
 _DROPPED: Final = "$SYS/broker/publish/messages/dropped"
-#: Topics whose text is remembered: more than a city has sources. They may be any number, which is bounded so.
+#: Topics whose text is cached: more than a city has sources. Senders may use any number of topics; this bounds the cache.
 _TOPICS: Final = 10_000
 
 
 class GatewayError(CitybeatError):
-    """The broker will not serve us, or the connection's thread died; waiting would not help."""
+    """The broker refuses this client for good, or the network thread died; waiting does not help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """How we present ourselves to the broker."""
+    """Settings of the MQTT session."""
 
     url: str  # mqtt://user:password@host:port, or mqtts://
-    #: Stable, or the broker would keep our queue under a name that nobody comes back to.
+    #: Must stay the same: the broker keeps the session's queue under this name.
     client_id: str = "citybeat-ingest"
-    #: s the broker keeps our queue while we are away: a week, longer than any holiday nobody looks.
+    #: s that the broker keeps the session's queue while ingest is away: a week, longer than any holiday on which nobody looks.
     expiry: int = 7 * 86_400
-    #: Unacknowledged messages the broker may send us: twice the largest batch, so that the next comes in while one is committed.
+    #: Unacknowledged messages that the broker may send: twice the largest batch, so that one arrives while another is committed.
     receive_maximum: int = 10_000
-    #: s between pings on a silent connection; one that is half open is noticed within twice that.
+    #: s between pings on a silent connection; a half-open connection is noticed within twice that.
     keepalive: int = 30
-    #: Certificates of authorities that may vouch for the broker; None: those of the system.
+    #: File of certificate authorities that are trusted for the broker; None: those of the system.
     ca: Path | None = None
 
 
 class Gateway:
-    """One connection with a persistent session, in a thread of its own."""
+    """One connection with a persistent session, in paho's thread."""
 
     def __init__(self, session: Session, inboxes: Inboxes) -> None:
         self._session: Final = session
@@ -75,31 +75,31 @@ class Gateway:
             raise GatewayError("CITYBEAT_MQTT_URL must look like mqtt://user:password@host:1883 (or mqtts://)")
         self._failure: GatewayError | None = None
         self._threads: list[threading.Thread] = []
-        #: Counts connections.
+        #: Number of the current connection.
         self._epoch = 0
-        #: Of this one. Acknowledgements go by it, not by whatever paho has when they are sent: that may be the next one already.
+        #: Its socket. Acknowledgements are sent through it, not through paho's current socket, which may be the next one already.
         self._line: MqttSocket | None = None
         self._topics: Final[dict[bytes, str]] = {}
         self._received_at = 0  # us since 1970 UTC, of the last message
-        #: What was taken and is not acknowledged, by packet identifier.
+        #: Messages that were taken and are not acknowledged, by packet identifier.
         self._open: Final[dict[int, Message]] = {}
-        #: Of both. Held while acknowledging, so that no acknowledgement of an old connection slips into a new one.
+        #: Protects `_epoch`, `_line` and `_open`. So no acknowledgement for an old connection goes out over a new one.
         self._lock: Final = threading.Lock()
         self._connected: Final = threading.Event()
-        #: Nothing is taken any more until the connection is renewed. The broker delivers it again.
+        #: No message is taken until the connection is renewed; then the broker delivers what was left out.
         self.shedding = False
         self._paused = False
-        self._renewed = 0  # the connection that was given up last
+        self._renewed = 0  # number of the connection that `renew` ended last
         self._subscription = 0  # packet id
-        self._said = -_SAY_EVERY
-        #: Messages of QoS 0 that there was no room for: they do not come again.
+        self._logged_at = -_LOG_EVERY
+        #: Messages of QoS 0 that found no room: the broker does not deliver them again.
         self.lost = 0
-        #: What the broker says it has thrown away; None: it does not say.
+        #: Messages that the broker has dropped, by its own count; None: it publishes none.
         self.dropped: int | None = None
         self._client: Final = self._new_client()
 
     def start(self) -> None:
-        """Begin to connect, and to receive once connected."""
+        """Start connecting; messages are received once connected."""
         connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho types all but this
         connect.SessionExpiryInterval = self._session.expiry
         connect.ReceiveMaximum = self._session.receive_maximum  # absent, delivery stops at 20
@@ -107,21 +107,22 @@ class Gateway:
             self._url.hostname or "",
             self._url.port or (8883 if self._url.scheme == "mqtts" else 1883),
             keepalive=self._session.keepalive,
-            clean_start=False,  # the default wipes the session at every start of the process
+            clean_start=False,  # the default discards the session at every start of the process
             properties=connect,
         )
         self._client.loop_start()
-        # paho names its thread after the client, and does not hand it out. Others may begin at the same moment.
+        # paho names its thread after the client and does not expose it. Other threads may start at the same moment.
         name = f"paho-mqtt-client-{self._session.client_id}"
         self._threads = [thread for thread in threading.enumerate() if thread.name == name]
 
     def check(self) -> None:
-        """Raise what went wrong for good.
+        """Make sure that the connection works, or is being re-established.
 
         Raises
         ------
         GatewayError
-            The broker refuses us, another client took our session, or the network thread is dead (`is_connected()` stays true).
+            The broker refuses this client, another client took over its session, or the network thread is dead (paho's
+            `is_connected()` stays true then).
         """
         if self._failure is not None:
             raise self._failure
@@ -129,15 +130,15 @@ class Gateway:
             raise GatewayError("the MQTT network thread died")
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait until subscribed; False after `timeout` seconds without."""
+        """Wait until subscribed; returns False after `timeout` seconds."""
         return self._connected.wait(timeout)
 
     def acknowledge(self, messages: Sequence[Message]) -> int:
-        """Acknowledge messages that are committed or on disk, in order; how many.
+        """Acknowledge messages that are committed or on disk, in order; returns how many.
 
-        Those that came over an earlier connection, and not again over this one, will be delivered again if the broker still has
-        them. A lost session may give a message's identifier to another one: an acknowledgement over the wrong connection would
-        lose that.
+        Messages that came over an earlier connection, and were not delivered again over this one, are skipped: the broker delivers
+        them again if it still has them. After a lost session the broker may use a message's identifier for another message, which
+        an acknowledgement over the wrong connection would lose.
         """
         with self._lock:
             current = [message for message in messages if message.epoch == self._epoch]
@@ -146,30 +147,30 @@ class Gateway:
                     del self._open[message.mid]
             line = self._line
         if line is not None:
-            with suppress(OSError):  # the connection is lost, and what is not acknowledged comes again over the next
+            with suppress(OSError):  # the connection is lost; the next one brings unacknowledged messages again
                 line.acknowledge([message.mid for message in current if message.qos > 0])
         return len(current)
 
     def pause(self) -> None:
-        """Take no more messages; those that come now are delivered again to whoever connects next."""
+        """Take no more messages; those that arrive from now on are delivered again over the session's next connection."""
         self._paused = True
 
     def renew(self) -> None:
-        """Have the broker deliver again what was left out: it does so over a new connection only.
+        """Have the broker deliver again the messages that were left out, which it does over a new connection only.
 
-        For when everything that was taken is acknowledged; the rest would come again as well.
+        To be called when every message that was taken is acknowledged, since the others would be delivered again as well.
         """
         if self._renewed != self._epoch and self._line is not None and not self._client.want_write():
             self._renewed = self._epoch
             self._line.shutdown()
 
     def stop(self) -> None:
-        """Send what is still to be sent, and disconnect; the session stays."""
+        """Send pending packets and disconnect; the session stays."""
         self._client.disconnect()
         self._client.loop_stop()
         self._threads = []
 
-    # --- callbacks: on the network thread; an exception here would kill it silently ---------------------------------------------
+    # --- callbacks, on the network thread: an exception would end it silently ---------------------------------------------------
 
     def _new_client(self) -> Client:
         client = _Client(self._session.client_id, self._guarded(self._receive))
@@ -202,37 +203,38 @@ class Gateway:
     ) -> None:
         if code.is_failure:
             if code.value in _REFUSED:
-                self._fail(f"the broker at {self._place} refuses us: {code}; check user and password in CITYBEAT_MQTT_URL")
+                why = f"the broker at {self._place} refused the connection: {code}"
+                self._fail(f"{why}; check user and password in CITYBEAT_MQTT_URL")
             else:
-                _LOG.warning("the broker at %s does not take us now: %s", self._place, code)
+                _LOG.warning("the broker at %s refused the connection, will retry: %s", self._place, code)
             return
         with self._lock:
             self._epoch += 1
-            line: Any = client.socket()  # which `_Client` made
+            line: Any = client.socket()  # made by `_Client`
             self._line = line
             waiting = len(self._open)
         self.shedding = False
         session = "session resumed" if flags.session_present else "new session"
         _LOG.info("connected to %s, %s; %d messages are not acknowledged yet", self._place, session, waiting)
-        # Retained messages only when the subscription is new: otherwise each reconnect would bring every source's status again.
+        # Retained messages only with a new subscription: otherwise each reconnect would deliver every source's status again.
         _, mid = client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
         self._subscription = mid or 0
-        client.subscribe(_DROPPED, options=SubscribeOptions(qos=0))  # whether we may is no matter
+        client.subscribe(_DROPPED, options=SubscribeOptions(qos=0))  # a refusal of this one does not matter
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
-        exc = sys.exc_info()[1]  # paho calls this where it caught it
+        exc = sys.exc_info()[1]  # paho calls this inside its `except`
         if isinstance(exc, ssl.SSLCertVerificationError):
-            why = f"the certificate of the broker at {self._place} is not to be trusted: {exc.verify_message}"
-            self._fail(f"{why}; CITYBEAT_MQTT_CA names the authority that vouches for it")
-        elif time.monotonic() - self._said >= _SAY_EVERY:
-            self._said = time.monotonic()
+            why = f"the certificate of the broker at {self._place} cannot be verified: {exc.verify_message}"
+            self._fail(f"{why}; CITYBEAT_MQTT_CA names the file of the authority that issued it")
+        elif time.monotonic() - self._logged_at >= _LOG_EVERY:
+            self._logged_at = time.monotonic()
             _LOG.warning("no connection to %s: %s", self._place, exc)
 
     def _on_subscribe(self, _client: Client, _data: Any, mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         if mid != self._subscription:
             return
         if any(code.is_failure for code in codes):
-            self._fail(f"the broker at {self._place} does not let us subscribe to {SUBSCRIPTION}: {codes[0]}")
+            self._fail(f"the broker at {self._place} refuses the subscription to {SUBSCRIPTION}: {codes[0]}")
             return
         self._connected.set()
 
@@ -246,8 +248,8 @@ class Gateway:
             _LOG.warning("connection to %s lost: %s", self._place, code)
 
     def _receive(self, found: Sequence[Publication]) -> None:
-        """What one read of the network brought."""
-        # No two messages at one time: readings without a time of their own get their message's, and are told apart by it.
+        """Take in the messages of one read of the network."""
+        # Times of receipt are unique: a reading without a time gets its message's, and series and time identify a reading.
         first, epoch = max(time.time_ns() // 1000, self._received_at + 1), self._epoch
         self._received_at = first + len(found) - 1
         messages = [
@@ -269,9 +271,9 @@ class Gateway:
         left = fresh if closed else fresh[self._take(fresh) :]
         self.lost += sum(message.qos == 0 for message in left)
         if left and not closed:
-            # Whatever comes after it is left out as well, or a source's messages would change places.
+            # Everything that arrives after a message that was left out is left out too: a source's messages must stay in order.
             self.shedding = True
-            _LOG.warning("%d bytes of messages wait; no more are taken until they are committed or spooled", self._inboxes.bytes)
+            _LOG.warning("%d bytes of messages wait; no more are taken until all are committed or spooled", self._inboxes.bytes)
 
     def _topic(self, topic: bytes) -> str:
         text = self._topics.get(topic)
@@ -288,10 +290,10 @@ class Gateway:
         return True
 
     def _has(self, again: Message) -> bool:
-        """Whether a message that is delivered again is on its way already; then it can be acknowledged over this connection.
+        """Return True if a redelivered message was taken already; then it is acknowledged over this connection.
 
-        Were those that wait thrown away when the connection is new, in trust that they come again, a broker that lost its memory
-        would lose them; were they taken twice, a reading without a time would be stored twice.
+        Waiting messages are kept when a connection is new: a broker that lost its memory would not deliver them again. They are
+        not taken twice either: a reading without a time would be stored twice.
         """
         waiting = self._open.get(again.mid)
         if waiting is None or (waiting.topic, waiting.payload) != (again.topic, again.payload):
@@ -300,10 +302,10 @@ class Gateway:
         return True
 
     def _take(self, messages: Sequence[Message]) -> int:
-        """Put messages into their inboxes, as long as there is room; how many."""
+        """Put messages into their inboxes, as long as there is room; returns how many."""
         with self._lock:
             before = [self._open.get(message.mid) for message in messages]
-            self._open.update((message.mid, message) for message in messages if message.qos > 0)  # first: a lane may be quick
+            self._open.update((message.mid, message) for message in messages if message.qos > 0)  # before an acknowledgement
         taken = self._inboxes.put(messages)
         with self._lock:
             for message, other in zip(messages[taken:], before[taken:], strict=True):
@@ -327,7 +329,7 @@ class Gateway:
 
 
 class _Client(Client):
-    """paho over a socket of ours. It has such a socket of its own for WebSockets, made in the same place."""
+    """paho's client over an `MqttSocket`. paho wraps the socket in the same place for WebSockets."""
 
     def __init__(self, client_id: str, deliver: Callable[[Sequence[Publication]], None]) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv5, manual_ack=True)

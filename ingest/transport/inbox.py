@@ -1,4 +1,4 @@
-"""Messages that wait for their worker: filled by the network thread, emptied in batches by a lane's."""
+"""Messages that wait for their worker: queued by the network thread, taken in batches by a partition's thread."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ from typing import Final
 from citybeat.devices.batch import MICROSECOND
 from citybeat.ingest.judging.message import Message
 
-#: Topics whose inbox is remembered: more than a city has sources. It may be any number, which is bounded so.
+#: Topics whose inbox is cached: more than a city has sources. Senders may use any number of topics; this bounds the cache.
 _TOPICS: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSize:
-    """When a batch is full."""
+    """Limits of a batch."""
 
     #: messages. At one reading each, a transaction of 5,000 rows costs little more than its fixed part.
     messages: int = 5_000
@@ -25,15 +25,15 @@ class BatchSize:
     #: index that a batch touches whatever its size, take an eighth of the speed of live traffic, and a fifth of that of catching
     #: up. With twice as much acknowledgements come later, and a batch needs more memory.
     bytes: int = 8 * 1024 * 1024
-    #: s that a batch's first message waits for company: invisible on a dashboard, and enough to spare a commit for each message.
-    #: What came while the batch before was being written has waited already.
+    #: s that a batch's first message waits for others: invisible on a dashboard, and enough to avoid a commit for each message.
+    #: Time that it waited while the previous batch was being written counts.
     linger: float = 0.03
 
 
 class Inbox:
     """A queue of one producer and one consumer, in order of arrival.
 
-    Putting never blocks, for a blocked network thread would stop answering pings. Who puts sees to the bounds (`Inboxes`).
+    Putting never blocks, for a blocked network thread would stop answering pings. `Inboxes` enforces the bound in bytes.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Inbox:
 
     @property
     def bytes(self) -> int:
-        """Of payload that wait."""
+        """Bytes of payload that wait."""
         return self._bytes
 
     def put(self, messages: Sequence[Message]) -> None:
@@ -59,27 +59,27 @@ class Inbox:
             self._ready.set()
 
     def take(self, size: BatchSize, timeout: float) -> list[Message]:
-        """The next batch, in order of arrival; empty after `timeout` seconds without a message."""
+        """Take the next batch, in order of arrival; empty after `timeout` seconds without a message."""
         deadline = time.monotonic() + timeout
         while self._ready.wait(max(0.0, deadline - time.monotonic())):
             if len(self._queue) < size.messages and self._bytes < size.bytes:
                 time.sleep(self._wanting(size.linger))
-            self._ready.clear()  # before looking: a message that comes from here on sets it again
+            self._ready.clear()  # before `pop`: a message that arrives from here on sets it again
             batch = self.pop(size)
             if self._queue:
                 self._ready.set()
-            if batch:  # else the last batch took the message that had set the event
+            if batch:  # else the previous batch took the message that had set the event
                 return batch
         return []
 
     def _wanting(self, linger: float) -> float:
-        """How long (s) the oldest message has still to wait; clocks may be set."""
+        """Seconds that the oldest message has still to wait; between 0 and `linger`, even if the clock was set."""
         with self._lock:
             received = self._queue[0].received_at if self._queue else 0
         return min(max(0.0, linger - (time.time_ns() // 1000 - received) / MICROSECOND), linger)
 
     def pop(self, size: BatchSize) -> list[Message]:
-        """What is there, without waiting: a batch at most."""
+        """Take what is there, at most a batch, without waiting."""
         batch: list[Message] = []
         total = 0
         with self._lock:
@@ -91,7 +91,7 @@ class Inbox:
         return batch
 
     def put_back(self, batch: Sequence[Message]) -> None:
-        """Return what was taken last, to be taken next."""
+        """Return the batch that was taken last to the front of the queue."""
         with self._lock:
             self._queue.extendleft(reversed(batch))
             self._bytes += sum(len(message.payload) for message in batch)
@@ -99,14 +99,14 @@ class Inbox:
 
 
 class Inboxes:
-    """One inbox a worker, and which source belongs to which: order, state and numbers are a source's, so it has one worker.
+    """One inbox for each worker; a source's messages all go to the same one, since order, state and numbers belong to a source.
 
     Parameters
     ----------
     count : int
-        Workers.
+        Number of workers.
     max_bytes : int
-        Of payload that may wait in all of them together.
+        Bytes of payload that may wait in all inboxes together.
     """
 
     def __init__(self, count: int, *, max_bytes: int) -> None:
@@ -119,16 +119,16 @@ class Inboxes:
 
     @property
     def bytes(self) -> int:
-        """Of payload that wait."""
+        """Bytes of payload that wait."""
         return sum(inbox.bytes for inbox in self.each)
 
     def put(self, messages: Sequence[Message]) -> int:
-        """Add messages to the inboxes of their sources' workers, in order, as long as there is room; how many were added."""
+        """Add messages to the inboxes of their sources, in order, as long as there is room; returns how many were added."""
         parts: list[list[Message]] = [[] for _ in self.each]
         waiting, taken = self.bytes, 0
         for message in messages:
             size = len(message.payload)
-            # A message larger than all room must not wait for ever: it may come alone.
+            # A message larger than the limit must not wait for ever: it is taken when nothing else waits.
             if waiting and waiting + size > self._max_bytes:
                 break
             waiting += size
@@ -140,7 +140,7 @@ class Inboxes:
         return taken
 
     def _place(self, topic: str) -> int:
-        """Which inbox a topic's source has."""
+        """Number of the inbox of a topic's source."""
         if len(self.each) == 1:
             return 0
         place = self._places.get(topic)

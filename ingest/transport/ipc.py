@@ -1,7 +1,7 @@
-"""What an intake and its workers say to each other, over a socket pair: pickled, since both ends are ours.
+"""Protocol between a partition and its worker over a socket pair: pickled objects, since both ends are this program.
 
-Messages go as columns: as objects they take 1.7 us each to be pickled and read, and so 0.4. A batch goes in parts: in one piece its
-pickle would take as much memory as the batch itself, once more at either end.
+Messages are sent as columns: to pickle and to read one takes 0.4 us so, and 1.7 us as an object. A batch is sent in parts: in one
+piece its pickle would take as much memory as the batch itself, once more at either end.
 """
 
 from collections import Counter
@@ -18,18 +18,18 @@ from citybeat.ingest.judging.message import Message
 class Request:
     """A batch to be written. The next one is sent when this one is answered."""
 
-    id: UUID  # the same at every try
+    id: UUID  # the same at every attempt
     messages: Sequence[Message]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The worker is there, and has what it needs from the database."""
+    """The worker runs and has loaded what it needs from the database."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """The worker tries again; said at each try, so that silence means that it hangs."""
+    """An attempt failed and the worker tries again. It is sent after each attempt, so that silence means that the worker hangs."""
 
     why: str
 
@@ -39,26 +39,26 @@ class Committed:
     """The batch is in the database."""
 
     id: UUID
-    counts: Counter[str]  # as the ledger's columns
+    counts: Counter[str]  # the ledger's columns
     reasons: Counter[str] = field(default_factory=Counter)  # refused readings and messages, by reason
-    took: float  # s, of the try that succeeded
-    delays: Sequence[float] = ()  # s from the times of some of its readings, which have their own, to the commit
+    took: float  # s from receipt by the worker to the commit
+    delays: Sequence[float] = ()  # s from the sender's time to the commit, of a sample of readings
 
 
 Answer = Ready | Trouble | Committed
 
 _COLUMNS: Final = tuple(field.name for field in fields(Message))
-#: Bytes of payload of a part: so much that a call for each costs nothing, and so little that it is no matter what memory it takes.
+#: Bytes of payload in a part: large enough that the number of calls costs nothing, small enough that its memory does not matter.
 _PART: Final = 512 * 1024
 
 
 def send(line: Connection, request: Request) -> None:
-    """Say a request. Nobody else may write to the line meanwhile.
+    """Send a request. No other thread may write to the connection meanwhile.
 
     Raises
     ------
     OSError
-        The worker is gone.
+        The worker has closed the connection, or its process has ended.
     """
     parts = list(_parts(request.messages))
     line.send((request.id, len(parts)))
@@ -67,12 +67,12 @@ def send(line: Connection, request: Request) -> None:
 
 
 def receive(line: Connection) -> Request:
-    """Wait for a request, and take all of it off the line.
+    """Wait for a request, and read all of it.
 
     Raises
     ------
     EOFError, OSError
-        The intake has closed the line, or is gone.
+        The other end has closed the connection, or its process has ended.
     """
     batch_id, parts = line.recv()
     messages: list[Message] = []

@@ -1,8 +1,8 @@
-"""What Prometheus sees of ingest: each metric's name, help and labels stand here and nowhere else.
+"""Prometheus metrics of ingest: counters and histograms are declared here, gauges beside their values (`IngestService.standing`).
 
-Law: called once a batch or once a look, never once a reading; and nothing here decides anything. The account is the ledger in the
-database; these figures are for watching, and begin with the intake. They live in its process: what a worker has to tell comes with
-its answers.
+Invariant: called once for each batch or scrape, never for each reading; nothing depends on these figures. The ledger in the
+database is the account of readings; these figures are for monitoring, and start at 0 with the process of the service. Figures of
+a worker come with its answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,22 +22,22 @@ _FAST: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 3
 #: s. From a sensor beside us to a gateway that was cut off for days.
 _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0)
 
-# A series beside each counter that says when it began: twice as many of them, and rate() does without.
+# No series with the time at which each counter began: it would double their number, and rate() does not need it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types all but this
 
-#: What holds at the moment of a scrape: name, help, kind, and (labels, value) of each series.
+#: A metric whose values are read at each scrape: name, help, kind, and (labels, value) of each series.
 Gauges = tuple[str, str, str, Sequence[tuple[dict[str, str], float]]]
 
 
 class Metrics:
-    """Figures of one intake and its workers.
+    """Metrics of one service and its workers.
 
     Parameters
     ----------
     workers : int
-        How many: every series is there from the beginning, at 0.
+        Number of workers: every series exists from the beginning, at 0.
     gauges : callable
-        Says how things stand (`Intake.standing`); asked at each scrape.
+        Returns the gauges (`IngestService.standing`); called at each scrape.
     """
 
     def __init__(self, workers: int, gauges: Callable[[], Sequence[Gauges]]) -> None:
@@ -50,11 +50,11 @@ class Metrics:
             if each.sort is not Sort.OUTCOME
         }
         self._outcomes: Final = Counter(
-            "citybeat_ingest_readings", "What became of the readings received.", ["worker", "outcome"], registry=own
+            "citybeat_ingest_readings", "Readings received, by outcome.", ["worker", "outcome"], registry=own
         )
         self._reasons: Final = Counter(
             "citybeat_ingest_quarantined",
-            "What went to quarantine: readings, or whole messages, by reason.",
+            "Readings, or whole messages, that went to quarantine, by reason.",
             ["worker", "reason"],
             registry=own,
         )
@@ -68,7 +68,7 @@ class Metrics:
         )
         self._commit: Final = Histogram(
             "citybeat_ingest_commit_seconds",
-            "What a batch took, from the first look at it to its commit.",
+            "Duration of a batch, from its arrival at the worker to its commit.",
             by_worker,
             buckets=_FAST,
             registry=own,
@@ -103,10 +103,10 @@ class Metrics:
         self._lag.labels(label).observe(max(lag, 0.0))
         self._commit.labels(label).observe(answer.took)
         for seconds in answer.delays:
-            self._delay.labels(label).observe(max(seconds, 0.0))  # a clock ahead of ours
+            self._delay.labels(label).observe(max(seconds, 0.0))  # negative: the sender's clock is ahead
 
     def exposition(self, accept: str = "") -> tuple[str, bytes]:
-        """Everything, as Prometheus reads it.
+        """All metrics in a format of Prometheus.
 
         Parameters
         ----------
@@ -135,5 +135,5 @@ class _Standings(Collector):
 
 
 def gauges(name: str, text: str, each: Sequence[tuple[dict[str, str], float]], *, kind: str = "gauge") -> Gauges:
-    """One metric of how things stand."""
+    """Declare a metric whose values are read at each scrape."""
     return f"citybeat_{name}", text, kind, each

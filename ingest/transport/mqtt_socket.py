@@ -1,12 +1,12 @@
-"""The socket beneath paho: takes PUBLISH packets out of the stream before paho sees them, and puts acknowledgements into it.
+"""The socket beneath paho: takes PUBLISH packets out of the stream before paho sees them, and sends acknowledgements.
 
 paho reads a packet in three calls, makes objects for its properties, and sends each PUBACK by itself: 21 us of a processor for a
-message of one reading, and as much again to acknowledge it (docs/performance.md). Here a read takes what the network has, whatever
-PUBLISH packets are in it are taken apart at once, and acknowledgements go out together. All other packets are paho's: it connects,
-subscribes, pings, and reads what the broker says to that, through this object, in the order in which it came. So nothing of a new
-connection is delivered before paho knows that it stands.
+message of one reading, and as much again to acknowledge it (docs/performance.md). Here one read takes all bytes that have arrived,
+all PUBLISH packets in them are parsed at once, and acknowledgements are sent together. All other packets are paho's: it connects,
+subscribes and pings through this object, and reads the broker's answers from it in their order. So no message of a new connection
+is delivered before paho knows that the connection is established.
 
-paho was made for a socket that is more than one: it has such an object for WebSockets, and asks it for `pending`.
+paho supports such a wrapped socket: it has one for WebSockets, and asks it for `pending`.
 """
 
 import select
@@ -22,42 +22,42 @@ from citybeat.devices.wire.mqtt import Kind, Publication, acknowledgements, pack
 
 #: Bytes of one read: some 1,500 messages of one reading, or 40 of a hundred.
 _READ: Final = 256 * 1024
-#: s until a broker must have taken what we send. What is on its way are 4 bytes for each message that it sent us.
+#: s until the broker must have taken what is sent, which is 4 bytes for each message that it delivered.
 _SEND_TIMEOUT: Final = 10.0
 _PUBLISH: Final = Kind.PUBLISH.value >> 4  # without its flags
 
 
 class MqttSocket:
-    """One connection's socket, for paho's network thread; `acknowledge` and `shutdown` are for any.
+    """One connection's socket, for paho's network thread; `acknowledge` and `shutdown` may be called from any thread.
 
     Parameters
     ----------
     plain : socket
         Connected; TLS or not.
     deliver : callable
-        Gets what one read brought, in order; must not raise.
+        Called with the messages of one read, in order; must not raise.
     """
 
     def __init__(self, plain: socket.socket, deliver: Callable[[Sequence[Publication]], None]) -> None:
         self._socket: Final = plain
         self._deliver: Final = deliver
-        self._data = b""  # read, and not taken apart
-        self._at = 0  # what is before it was
-        self._own = 0  # where paho's packet at `_at` ends; 0: there is none
-        self._parts: list[bytes] = []  # of a packet that is larger than a read
-        self._lacking = 0  # bytes of it
-        self._sending: Final = threading.Lock()  # packets do not mix
-        self._calls: Final = threading.Lock()  # of TLS: OpenSSL does not want two threads in one connection
+        self._data = b""  # bytes that were read
+        self._at = 0  # start of the bytes that are not parsed yet
+        self._own = 0  # end of the packet at `_at`, which is paho's; 0: there is none
+        self._parts: list[bytes] = []  # reads of a packet that is larger than one read
+        self._lacking = 0  # bytes of that packet that have not arrived
+        self._sending: Final = threading.Lock()  # held for a whole packet, so that packets do not mix
+        self._calls: Final = threading.Lock()  # held for a call of TLS: OpenSSL allows one thread at a time in a connection
 
-    # --- what paho calls -----------------------------------------------------------------------------------------------------
+    # --- called by paho ------------------------------------------------------------------------------------------------------
 
     def recv(self, size: int) -> bytes:
-        """The next bytes of a packet that is no PUBLISH; on the way to it, PUBLISH packets are delivered.
+        """The next bytes of a packet other than PUBLISH; PUBLISH packets before it are delivered.
 
         Raises
         ------
         BlockingIOError
-            There is none now.
+            No such packet has arrived.
         OSError
             The connection is lost.
         """
@@ -78,17 +78,17 @@ class MqttSocket:
         return piece
 
     def pending(self) -> int:
-        """Bytes that can be had without waiting for the network."""
+        """Bytes that can be read without waiting for the network."""
         behind = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
         return behind + (self._own - self._at if self._own else self._whole())
 
     def send(self, data: bytes) -> int:
-        """Send all of it; the number of bytes.
+        """Send all of the data; returns the number of bytes.
 
         Raises
         ------
         OSError
-            The connection is lost, or the broker takes nothing.
+            The connection is lost, or the broker reads nothing for too long.
         """
         view, until = memoryview(data), time.monotonic() + _SEND_TIMEOUT
         with self._sending:
@@ -98,19 +98,19 @@ class MqttSocket:
                         sent = self._socket.send(view)
                 except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                     if time.monotonic() > until:
-                        self.shutdown()  # half a packet may be out
-                        raise TimeoutError("the broker takes nothing") from None
+                        self.shutdown()  # part of a packet may have been sent
+                        raise TimeoutError("the broker does not read what is sent to it") from None
                     select.select([], [self._socket], [], 0.1)
                     continue
                 view = view[sent:]
         return len(data)
 
     def fileno(self) -> int:
-        """For select."""
+        """File descriptor, for `select`."""
         return self._socket.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        """As a socket has it."""
+        """As `socket.setblocking`."""
         self._socket.setblocking(flag)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class MqttSocket:
     # --- for any thread ------------------------------------------------------------------------------------------------------
 
     def acknowledge(self, mids: Sequence[int]) -> None:
-        """Send a PUBACK for each, in this order.
+        """Send a PUBACK for each packet identifier, in this order.
 
         Raises
         ------
@@ -131,8 +131,8 @@ class MqttSocket:
             self.send(acknowledgements(mids))
 
     def shutdown(self) -> None:
-        """Have the connection end, as if the broker had ended it."""
-        with suppress(OSError):  # it has ended
+        """End the connection, as if the broker had ended it."""
+        with suppress(OSError):  # it has ended already
             self._socket.shutdown(socket.SHUT_RDWR)
 
     # --- steps of recv -------------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class MqttSocket:
             return self._socket.recv(_READ)
 
     def _add(self, chunk: bytes) -> None:
-        """Put what was read behind what is left; a packet that takes many reads is put together once."""
+        """Append what was read to what is left; a packet that takes many reads is joined once, at its end."""
         self._parts.append(chunk)
         self._lacking -= len(chunk)
         if self._lacking <= 0:
@@ -151,14 +151,14 @@ class MqttSocket:
             self._parts.clear()
 
     def _whole(self) -> int:
-        """Bytes behind `_at`, if they begin with a packet that is all there."""
+        """Number of bytes from `_at` on, if they begin with a complete packet; else 0."""
         if self._parts or self._at == len(self._data):
             return 0
         end = packet_end(self._data, self._at)[1]
         return len(self._data) - self._at if 0 < end <= len(self._data) else 0
 
     def _take_apart(self) -> bool:
-        """Deliver PUBLISH packets up to the first other one, which becomes `_own`; whether there is one."""
+        """Deliver PUBLISH packets up to the first other packet, which becomes `_own`; returns whether there is one."""
         if self._parts:
             return False
         data, at, size = self._data, self._at, len(self._data)

@@ -75,7 +75,7 @@ class PartitionState:
     spooled_since: float | None  # s since 1970 UTC
     full: bool  # the spool takes no more, so nothing is acknowledged
     ready: bool  # the worker has what it needs from the database
-    trouble: str  # problem that worker or spool told of last; "": none
+    trouble: str  # problem that worker or spool reported last; "": none
 
 
 class Partition:
@@ -166,7 +166,7 @@ class Partition:
 
     @property
     def worker_hangs(self) -> bool:
-        """Whether the worker has a batch and has not answered for too long."""
+        """True if the worker has a batch and has not answered for too long."""
         states = self._states
         return states.batch is not None and states.connected and time.monotonic() - states.heard_at > self._patience.hung_after
 

@@ -223,7 +223,7 @@ class PartitionStates:
         self.connected = False
         #: The worker has what it needs from the database.
         self.ready = False
-        #: Problem that worker or disk told of last; "": none.
+        #: Problem that worker or disk reported last; "": none.
         self.trouble = ""
         #: Monotonic s of the last sign of life of the worker, or of the last batch that it was given.
         self.heard_at = 0.0
@@ -305,7 +305,7 @@ class PartitionStates:
         return [*(spooling or [Take(timeout=0.0 if stopping else _TAKE)]), Listen(timeout=0.0)]
 
     def _must_spool(self, tick: Tick, now: float) -> bool:
-        """Whether messages have waited for too long, or must queue behind those on disk."""
+        """Return True if messages have waited for too long, or must queue behind those on disk."""
         if self._on_disk:
             return tick.full or tick.stop_at is not None or now - self._appended_at > _APPEND_EVERY
         late = self.state is State.SENT and now - self._sent_at > self._spool_after

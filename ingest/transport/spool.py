@@ -1,10 +1,11 @@
-"""Messages on disk, for as long as the database cannot take them: a file a lane, in order, each row a batch as it will be written.
+"""The spool: messages on disk while the database cannot take them. One file for each partition, one row for each batch, in order.
 
-An append is on disk when it returns (SQLite, WAL, synchronous=FULL); only then are its messages acknowledged. A row carries the id
-of its batch: whether an earlier try to write it took effect, the database knows by that id. So a row that is written, and not yet
-removed when the process dies, is not written twice.
+An append is on disk when it returns (SQLite, WAL, synchronous=FULL); only then are its messages acknowledged. A row has the id of
+its batch, by which the database knows whether an earlier attempt to write it took effect. So a batch that was committed and not yet
+removed from the spool when the process died is not written twice.
 
-A file that is damaged is set aside whole, under a name that says so, and a new one begun: half of it would look like all of it.
+A damaged file is renamed, so that its name says so, and a new one is begun. It is set aside whole: the readable half of it would
+look like all of it.
 """
 
 import logging
@@ -26,23 +27,23 @@ from citybeat.storage.db import sql
 
 _LOG: Final = logging.getLogger(__name__)
 SUFFIX: Final = ".spool"
-#: What a damaged file's name goes on with; operators find it by that, and nothing opens it again.
+#: Appended to the name of a damaged file, so that operators find it; no program opens it again.
 DAMAGED: Final = ".damaged"
 _SQL: Final = sql.load("spool", room="citybeat.ingest")
-#: What SQLite says when the disk, and not the file, is the matter.
+#: Error codes of SQLite that mean a problem of the disk, not of the file.
 _DISK: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 class SpoolFullError(CitybeatError):
-    """There is no room for a batch, in the spool or on its disk; it must not be acknowledged."""
+    """The spool or its disk has no room for a batch; it must not be acknowledged."""
 
 
 class SpoolInUseError(CitybeatError):
-    """Another process has the file."""
+    """Another process has opened the file."""
 
 
 class SpoolDamagedError(CitybeatError):
-    """The file was damaged, and has been set aside; the message names it."""
+    """The file was damaged and has been set aside; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,21 +52,21 @@ class Row:
 
     number: int
     id: UUID
-    messages: Sequence[Message]  # without what a broker's acknowledgement needs: they were acknowledged
-    file: int  # which of the files that were begun under this name
+    messages: Sequence[Message]  # without the fields for acknowledgement, since they were acknowledged
+    file: int  # number of files that had been set aside when the row was written or read: a row of one of those is gone
 
 
 class Spool:
-    """One file. For one thread, after it was made.
+    """One file. Once constructed, it is used by one thread.
 
     Parameters
     ----------
     path : Path
-        Made where there is none.
+        Created if it does not exist.
     max_bytes : int
-        Of payload.
+        Bytes of payload.
     together : list of Spool, optional
-        Those that share that limit; this one is added.
+        Spools that share the limit; this one is added.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class Spool:
         self._together: Final = [] if together is None else together
         self._together.append(self)
         self._max_bytes: Final = max_bytes
-        #: Files that were set aside, since this object was made.
+        #: Files that this object has set aside.
         self.damaged: Final[list[Path]] = []
         self.messages = 0
         self.bytes = 0  # of payload
@@ -89,18 +90,18 @@ class Spool:
         self._file = self._opened()
 
     def __len__(self) -> int:
-        """Batches that wait."""
+        """Number of batches that wait."""
         return self._rows
 
     def append(self, batch_id: UUID, messages: Sequence[Message]) -> Row:
-        """Keep a batch. When this returns it is on disk.
+        """Append a batch. When this returns it is on disk.
 
         Raises
         ------
         SpoolFullError
-            It was not kept; nothing of it is on disk.
+            Nothing of the batch is on disk.
         SpoolDamagedError
-            It was not kept; another try goes to a new file.
+            Nothing of the batch is on disk; the next append goes to a new file.
         """
         size = sum(len(message.payload) for message in messages)
         used = sum(spool.bytes for spool in self._together)
@@ -126,7 +127,7 @@ class Spool:
         return Row(number=number, id=batch_id, messages=messages, file=len(self.damaged))
 
     def first(self) -> Row | None:
-        """The batch that has waited longest; None: none waits.
+        """Read the oldest batch; None: none waits.
 
         Raises
         ------
@@ -138,36 +139,36 @@ class Spool:
             return None
         number, batch_id, body, checksum = row
         if zlib.crc32(body) != checksum:
-            raise self._set_aside(f"batch {number} is not what was written")
+            raise self._set_aside(f"the checksum of batch {number} does not match")
         messages = [Message(topic, payload, at, again, 0, 0, 0) for topic, payload, at, again in cbor2.loads(body)]
         return Row(number=number, id=UUID(bytes=batch_id), messages=messages, file=len(self.damaged))
 
     def remove(self, row: Row) -> None:
-        """Forget the batch that has waited longest: it is committed.
+        """Remove the oldest batch, which is committed.
 
-        Where the disk has no room to note that, the row is passed over until there is; after a crash it would be found once more,
-        and by its id found to be committed.
+        If the disk has no room to record that, the row is skipped until there is room. After a crash it would be read again, and
+        the database would know by its id that it is committed.
 
         Raises
         ------
         SpoolDamagedError
         """
         if row.file != len(self.damaged):
-            return  # it was set aside with its file
+            return  # the row was set aside with its file
         self._done = row.number
         self._rows -= 1
         self.messages -= len(row.messages)
         self.bytes -= sum(len(message.payload) for message in row.messages)
         with suppress(SpoolFullError), self._guarded():
             self._file.execute(_SQL["remove"], {"done": row.number})
-            if self._rows == 0:  # give the disk back what an outage took
+            if self._rows == 0:  # free the disk space that an outage took
                 self._file.execute("VACUUM")
                 self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with self._guarded():
             (self.oldest,) = self._file.execute(_SQL["oldest"], {"done": row.number}).fetchone()
 
     def close(self) -> None:
-        """Close the file; rows stay."""
+        """Close the file; its rows stay."""
         self._file.close()
 
     def delete(self) -> None:
@@ -180,7 +181,7 @@ class Spool:
 
     def _opened(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit: each statement is a transaction. Made in one thread, used in another.
+        # isolation_level=None is autocommit: each statement is a transaction. The opening thread is not the one that uses the file.
         file = sqlite3.connect(self.path, isolation_level=None, timeout=0.0, check_same_thread=False)
         try:
             file.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -205,7 +206,7 @@ class Spool:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """SQLite's errors in our words."""
+        """Translate SQLite's errors."""
         try:
             yield
         except sqlite3.Error as exc:
@@ -226,18 +227,18 @@ class Spool:
                 name.rename(aside.with_name(name.name.replace(self.path.name, aside.name, 1)))
         self.damaged.append(aside)
         _LOG.error(
-            "%s is damaged (%s) and set aside as %s; its messages were acknowledged and are not stored", self.path, why, aside
+            "%s is damaged (%s) and was set aside as %s; its messages were acknowledged and are not stored", self.path, why, aside
         )
         return aside
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """Spools in a directory, in order of name; those of a process that runs as well."""
+    """Spool files in a directory, in order of name, including those that a process has open."""
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 
 def set_aside(directory: Path) -> list[Path]:
-    """Damaged files in a directory that nobody has removed yet."""
+    """Damaged files in a directory that have not been removed yet."""
     return sorted(path for path in directory.glob(f"*{DAMAGED}-*") if not path.name.endswith(("-wal", "-shm")))
 
 

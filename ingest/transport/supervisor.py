@@ -1,4 +1,4 @@
-"""Worker processes, seen from the intake: started, tied to their lanes, and started again when they die or hang."""
+"""Supervision of worker processes: each is started, connected to its partition, and started again when it dies or hangs."""
 
 import logging
 import socket
@@ -10,14 +10,14 @@ from typing import Final, Protocol
 from citybeat.ingest.transport.partition import Partition
 
 _LOG: Final = logging.getLogger(__name__)
-#: s until a worker that died is started again: at once after an accident, slowly while something is wrong for long.
+#: s until a worker that ended is started again: at once after a single failure, slowly while it keeps failing.
 _BACK_OFF: Final = (0.0, 0.5, 2.0, 5.0, 15.0)
-#: s that a worker must have lived for its death to be an accident.
+#: s after which the end of a worker counts as a single failure.
 _ACCIDENT: Final = 60.0
 
 
 class Process(Protocol):
-    """What is needed of a `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that is used."""
 
     pid: int
 
@@ -26,12 +26,12 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
 
 
-#: Starts a worker that finds its line at this file descriptor.
+#: Starts a worker process whose connection is at this file descriptor.
 Spawn = Callable[[int], Process]
 
 
 class Worker:
-    """The process of one lane. For the main thread: the kernel ties a child to the thread that started it."""
+    """The process of one partition. For the main thread: the kernel ends a child with the thread that started it."""
 
     def __init__(self, number: int, lane: Partition, spawn: Spawn) -> None:
         self._number: Final = number
@@ -41,20 +41,20 @@ class Worker:
         self._started_at = 0.0
         self._next_at = 0.0
         self._failures = 0
-        #: How often it was started again.
+        #: Number of times that the process was started again.
         self.restarts = 0
 
     @property
     def is_up(self) -> bool:
-        """Whether its process runs."""
+        """True while the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def tend(self) -> None:
-        """See to it that it runs."""
+        """Start the process if it does not run; kill it first if it hangs."""
         now = time.monotonic()
         if self._process is not None:
             if self._lane.worker_hangs:
-                _LOG.error("worker %d (process %d) has not said a word for long; it is killed", self._number, self._process.pid)
+                _LOG.error("worker %d (process %d) does not answer; it is killed", self._number, self._process.pid)
                 self._process.kill()
                 self._process.wait()
             status = self._process.poll()
@@ -65,18 +65,18 @@ class Worker:
             pause = _BACK_OFF[min(self._failures, len(_BACK_OFF) - 1)]
             self._next_at = now + pause
             self.restarts += 1
-            _LOG.error("worker %d ended with status %d; it is started again in %.1f s", self._number, status, pause)
+            _LOG.error("worker %d ended with status %d; it will be started again in %.1f s", self._number, status, pause)
         if now >= self._next_at:
             self._start()
 
     def wait(self, timeout: float) -> None:
-        """Wait until it has ended, after its lane closed the line; kill it if it does not."""
+        """Wait until the process has ended, after its partition closed the connection; kill it after `timeout` seconds."""
         if self._process is None:
             return
         try:
             self._process.wait(timeout)
-        except Exception:  # of whatever kind a process that does not end in time is
-            _LOG.warning("worker %d is killed in the middle of a batch; the broker or the spool still has it", self._number)
+        except Exception:  # the time-out of whatever `Process` this is
+            _LOG.warning("worker %d did not end and is killed; the broker or the spool still has its batch", self._number)
             self._process.kill()
             self._process.wait()
         self._process = None

@@ -1,4 +1,4 @@
-"""One batch's transaction, step by step (DESIGN, "one batch is one transaction")."""
+"""The steps of a batch's transaction: everything that a batch changes is committed together, or nothing of it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ from citybeat.storage.registry.records import NO_SOURCE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchResult:
-    """What a batch came to."""
+    """Result of a batch."""
 
-    counts: Counter[str]  # as the ledger's columns
-    stored: Batch | None  # None: an earlier try had committed it
+    counts: Counter[str]  # the ledger's columns
+    stored: Batch | None  # None: an earlier attempt had committed the batch
     same_since: Int64  # of each stored reading
-    replaced: int = 0  # stored readings that got another value
-    #: What went to quarantine: readings, or whole messages, by name of the source ("?": none) and reason.
+    replaced: int = 0  # stored readings whose value was replaced
+    #: Readings, or whole messages, that went to quarantine, by name of the source ("?": the topic names none) and reason.
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     columns: Mapping[str, Int64] = field(default_factory=dict)  # the counts of each message; empty: not known
-    refusals: Sequence[Refusal] = ()  # what went to quarantine, conflicts included
+    refusals: Sequence[Refusal] = ()  # as they went to quarantine, conflicts included
 
     @property
     def reasons(self) -> Counter[str]:
-        """The same by reason."""
+        """`refused` by reason, of all sources."""
         total = Counter[str]()
         for (_, reason), count in self.refused.items():
             total[reason] += count
@@ -41,7 +41,7 @@ class BatchResult:
 
 
 def write(transaction: BatchTransaction, prepared: PreparedBatch, registry: Registry, newest: Int64) -> BatchResult:
-    """The steps of one batch's transaction (DESIGN, "one batch is one transaction").
+    """Write a batch within its transaction.
 
     Parameters
     ----------
@@ -50,20 +50,20 @@ def write(transaction: BatchTransaction, prepared: PreparedBatch, registry: Regi
     prepared : PreparedBatch
     registry : Registry
     newest : (s,) int64
-        Hint for `BatchTransaction.insert`.
+        us. Time of each series' newest reading, a hint for `BatchTransaction.insert`.
     """
     read, batch = prepared.read, prepared.judged.batch
     m = len(read.messages)
     numbers = _numbers(prepared)
     repeated = _repeated(prepared, transaction.seen(numbers))
-    # A reading without a time of its own cannot be recognised by it: of a message that was committed before it is a duplicate.
+    # A reading without a time cannot be recognised by series and time: in a message that was committed before it is a duplicate.
     skipped = repeated[batch.message] & ((batch.flags & Flag.CLOCK) != 0)
     inserted = transaction.insert(batch.take(~skipped), newest)
     outcome = np.full(len(batch), DUPLICATE, np.int8)
     outcome[~skipped] = inserted.outcome
     kept = batch.value.copy()
     kept[~skipped] = inserted.kept
-    # What lost a conflict, or was refused, when the message came first is in quarantine and counted; this time it is a repeat.
+    # Readings that lost a conflict, or were refused, when the message came first are in quarantine and counted; now duplicates.
     outcome[repeated[batch.message] & (outcome == CONFLICT)] = DUPLICATE
     stored, same_since = batch.take(outcome == NEW), prepared.same_since[outcome == NEW]
     roll_up(transaction, stored, same_since, registry, newest)
@@ -110,7 +110,7 @@ def write(transaction: BatchTransaction, prepared: PreparedBatch, registry: Regi
 
 
 def roll_up(transaction: BatchTransaction, stored: Batch, same_since: Int64, registry: Registry, newest: Int64) -> None:
-    """Bring everything up to date that hangs on readings: rollups, and the newest of each series; and tell streams."""
+    """Update everything that depends on stored readings: rollups, the newest reading of each series, and the outbox of streams."""
     transaction.merge_rollups(stored, registry.kind, newest)
     transaction.merge_latest(stored, same_since, newest)
     transaction.announce(stored)
@@ -127,10 +127,10 @@ def _numbers(prepared: PreparedBatch) -> Numbers:
 
 
 def _repeated(prepared: PreparedBatch, seen: Bools) -> Bools:
-    """Which of the m messages were received before, in an earlier batch or earlier in this one.
+    """Find which of the m messages were received before, in an earlier batch or earlier in this one.
 
-    A number alone does not prove it: a source that has no `boot` and starts again at 0 would be taken for its own past. So the
-    source must name its boot, or the broker must say that it delivers again.
+    A known number alone is no proof: a source without `boot` that starts again at 0 would be taken for a repetition. So the source
+    must name its boot, or the broker must mark the message as redelivered.
     """
     decoded, messages = prepared.read.decoded, prepared.read.messages
     repeated = np.zeros(len(messages), np.bool_)
@@ -143,9 +143,9 @@ def _repeated(prepared: PreparedBatch, seen: Bools) -> Bools:
 
 
 def _winners(batch: Batch, lost: Int64, repeated: Bools, prepared: PreparedBatch, registry: Registry) -> Int64:
-    """Of the rows that met another value, those that replace it, if the source's policy is so: the last of each series and time.
+    """Rows in conflict that replace the stored value, where the source's policy is to replace: the last of each series and time.
 
-    If the last to arrive brought what is stored, it is not among `lost`, and nothing replaces it. Repeated messages do not count.
+    If the last one to arrive has the stored value, it is not among `lost`, and nothing is replaced. Repeated messages do not count.
     """
     if not registry.replacing or len(lost) == 0:
         return np.empty(0, np.int64)
@@ -156,17 +156,17 @@ def _winners(batch: Batch, lost: Int64, repeated: Bools, prepared: PreparedBatch
 
 
 def conflicts_of(batch: Batch, lost: Int64, kept: Float64, winners: Int64) -> list[Refusal]:
-    """What quarantine says of rows that met another value.
+    """Refusals of rows in conflict with a stored value.
 
     Parameters
     ----------
     batch : Batch, n readings
     lost : (c,) int64
-        Those rows.
+        Rows in conflict.
     kept : (n,) float64
-        What was stored when they came.
+        Values that were stored when the rows came.
     winners : (w,) int64
-        Those of them that replaced it.
+        Rows in conflict that replaced the stored value.
     """
     won = set(winners.tolist())
     return [
@@ -205,7 +205,7 @@ def _quarantined(prepared: PreparedBatch, refused: Sequence[Refusal]) -> list[Qu
 
 
 def tallies_of(prepared: PreparedBatch, columns: dict[str, Int64]) -> list[Tally]:
-    """Columns of counts a message, summed by minute of receipt and source."""
+    """Sum columns of counts of each message by minute of receipt and source."""
     minute = prepared.read.received_at // MINUTE * MINUTE
     keys, which = np.unique(np.stack([minute, prepared.source_ids.astype(np.int64)]), axis=1, return_inverse=True)
     sums = {name: np.bincount(which.ravel(), weights=column).astype(np.int64) for name, column in columns.items()}

@@ -1,7 +1,8 @@
-"""What has to be done behind the batches, in threads with connections of their own: quarter-hours, chunks, retention; watching.
+"""Background tasks of the database, in threads with connections of their own: quarter-hours, chunks, retention, sensor states.
 
-Every ingest has them; the database's locks see to it that one at a time works. Sensors are watched, and the outbox is trimmed, in a
-thread apart: that somebody fell silent has to be known in seconds, and dropping a month of readings may take longer.
+Every worker runs them; locks in the database ensure that one of them works at a time. Sensor states are updated, and the outbox is
+trimmed, in a separate thread: a sensor that fell silent has to be noticed in seconds, and dropping a month of readings may take
+longer.
 """
 
 import logging
@@ -21,31 +22,31 @@ from citybeat.storage.rollups.chunks import Sizing
 from citybeat.storage.rollups.retention import Policy
 
 _LOG: Final = logging.getLogger(__name__)
-#: s between two looks for marked quarter-hours: nobody waits for one, since readers take a marked one from the minutes.
+#: s between two searches for marked quarter-hours. Nothing waits for one, since readers compute a marked one from the minutes.
 _EVERY: Final = 1.0
 _REST: Final = rollup.SettleTime()
-#: s between two looks at which chunks are to be made ahead: much less than the shortest one, and a look takes some 20 ms.
+#: s between two checks of which chunks are to be created ahead: much less than the shortest chunk; a check takes some 20 ms.
 _CHUNKS_EVERY: Final = 60.0
-#: s between two rounds of retention and of forgetting what is only needed for a short while. Horizons move once a day.
+#: s between two rounds of retention and of deleting short-lived rows. Horizons of retention move once a day.
 _TIDY_EVERY: Final = 3600.0
-#: s until a round that somebody stood in the way of is tried again.
+#: s until a failed round is tried again.
 _TIDY_AGAIN: Final = 60.0
-#: s between two looks at the sensors' states, and how many times longer than a look itself the pause is at least. 60,000 sensors
-#: take some 0.2 s, so that a state is noticed within 2 s, by a tenth of a core.
+#: s between two updates of sensor states, and the least ratio of that pause to the duration of an update. 60,000 sensors take
+#: some 0.2 s, so that a state is noticed within 2 s, at the cost of a tenth of a core.
 _WATCH_EVERY: Final = 1.5
 _WATCH_SHARE: Final = 10.0
-#: s between two rounds of dropping what streams need no more.
+#: s between two rounds of trimming the outbox.
 _TRIM_EVERY: Final = 10.0
 #: s that a stopping process waits for the transactions under way.
 _PATIENCE: Final = 5.0
 
 
 class HousekeepingError(CitybeatError):
-    """A thread died; what it does would be left undone without anybody noticing."""
+    """A thread died, so its tasks are no longer done."""
 
 
 class Housekeeper:
-    """The threads. `check` tells whether they live."""
+    """The threads of housekeeping."""
 
     def __init__(self, url: str, policy: Policy, bounds: Bounds, sizing: Sizing) -> None:
         self._url: Final = url
@@ -62,12 +63,12 @@ class Housekeeper:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def check(self) -> None:
-        """Make sure that they live.
+        """Make sure that the threads live.
 
         Raises
         ------
@@ -78,7 +79,7 @@ class Housekeeper:
                 raise HousekeepingError(f"the {thread.name} thread died: {self._failure!r}") from self._failure
 
     def stop(self) -> None:
-        """End after the transactions under way."""
+        """End the threads after their present transactions."""
         self._stop.set()
         until = time.monotonic() + _PATIENCE
         for thread in self._threads:
@@ -91,10 +92,10 @@ class Housekeeper:
                     with connect(self._url, application=f"ingest {name}") as connection:
                         keep(connection)
                 except TransientError as exc:
-                    _LOG.info("%s, once more: %s", name, exc)
+                    _LOG.info("%s will be tried again: %s", name, exc)
                     self._stop.wait(_EVERY)
                 except DatabaseUnavailableError as exc:
-                    _LOG.debug("%s waits for the database: %s", name, exc)  # the pipeline says so louder
+                    _LOG.debug("%s waits for the database: %s", name, exc)  # the pipeline logs it as a warning
                     self._stop.wait(_EVERY)
         except BaseException as exc:  # kept for `check`
             self._failure = exc
@@ -105,7 +106,7 @@ class Housekeeper:
             done = rollup.advance(connection, rest=_REST)
             if time.monotonic() >= self._chunks_at:
                 for table, (count, length) in chunks.make_ahead(connection, self._sizing).items():
-                    _LOG.info("made %d chunks of %s ahead, %s long", count, table, length)
+                    _LOG.info("created %d chunks of %s ahead, %s long", count, table, length)
                 self._chunks_at = time.monotonic() + _CHUNKS_EVERY
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_AGAIN

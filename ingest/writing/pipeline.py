@@ -1,10 +1,10 @@
-"""A batch of messages through the hot path: judged by the pure core, written in one transaction.
+"""The hot path of a batch of messages: judged by the pure core, written in one transaction.
 
-`judge` is everything before the database, `write` one try at the transaction; `Pipeline` holds what lasts from one batch to the
-next (the registry's snapshot, what is known of each series) and tries again until the outcome is known.
+`judge` is everything before the database, `write` one attempt at the transaction. `Pipeline` keeps the state between batches (the
+registry's snapshot, the history of each series) and tries again until the outcome of a batch is known.
 
-Others may write for the same sources. When somebody has (`BatchTransaction.moved`), what is known of their series is loaded anew
-under the locks, and the batch judged again. So whoever writes, readings are judged in the order in which they are committed.
+Other processes may write for the same sources. If one has (`BatchTransaction.moved`), the history of their series is loaded again
+under the locks, and the batch is judged again. So readings are always judged in the order in which they are committed.
 """
 
 import logging
@@ -33,39 +33,39 @@ from citybeat.storage.registry import records as registry_store
 
 _LOG: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
-#: s. Between tries: at once for a hiccup, never so often that a starting server is hammered.
+#: s between attempts: short after a single failure, long enough not to flood a server that is starting.
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
-
-
-#: Transactions that are tried to find what the database refuses of a message; what is not told apart by then is refused together.
+#: Transactions that search for the readings that the database refuses; readings not told apart by then are refused together.
 _MAX_SEARCH: Final = 200
+#: Reasons that a newer snapshot of the registry may remove.
+_REGISTRY_REASONS: Final = frozenset({Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_METRIC, Reason.SOURCE_MISMATCH, Reason.RETIRED})
 
 
 class _RehearsedError(CitybeatError):
-    """The database would have taken a transaction."""
+    """The transaction would have been committed, had it not been a rehearsal."""
 
 
 class RegistryMovedError(CitybeatError):
-    """The registry changed between judging a batch and writing it."""
+    """The registry changed after a batch was judged and before it was written."""
 
 
-#: Something more to be done in a batch's transaction, when what came of it is known.
+#: Called in a batch's transaction, with the result of the batch.
 Within = Callable[[BatchTransaction, BatchResult], None]
 
 
 class Pipeline:
-    """Not thread-safe: one thread writes.
+    """Judges and writes batches. Not thread-safe.
 
     Parameters
     ----------
     url : str
-        The database.
+        URL of the database.
     catalogue : Catalogue
     limits : Limits
     max_bytes : int
-        Largest payload that is read.
+        Size of the largest payload that is decoded.
     quarantine_quota : int
-        Bytes a source may have in quarantine.
+        Bytes that a source may have in quarantine.
     """
 
     def __init__(self, url: str, *, catalogue: Catalogue, limits: Limits, max_bytes: int, quarantine_quota: int) -> None:
@@ -80,7 +80,7 @@ class Pipeline:
         self._history = History.empty(0)
 
     def open(self) -> None:
-        """Connect and load what is known: registry and newest times.
+        """Connect, and load the registry and the history of each series.
 
         Raises
         ------
@@ -102,11 +102,11 @@ class Pipeline:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has connections."""
+        """True while the connections are open."""
         return self._store is not None
 
     def poll_registry(self) -> None:
-        """Take in changes of the registry that the database has told of; costs a system call when there are none."""
+        """Load the registry if the database has notified of a change; costs one system call if it has not."""
         if self._lookup is None:
             return
         try:
@@ -120,10 +120,10 @@ class Pipeline:
         try:
             self.refresh()
         except DatabaseUnavailableError:
-            self.close()  # and everything is loaded anew
+            self.close()  # opening loads everything again
 
     def refresh(self) -> None:
-        """Take in changes of the registry, if there are any; with it what is known of the past, which a declaration changes too."""
+        """Load the registry if it has changed, and with it the history of each series, which a declaration changes too."""
         assert self._lookup is not None
         assert self._registry is not None
         if registry_store.version(self._lookup) != self._registry.version:
@@ -147,24 +147,24 @@ class Pipeline:
         ----------
         messages : sequence of Message
         give_up : callable
-            Asked between tries; if true, the batch is left to whoever has it.
+            Called between attempts; if it returns true, there is no other one.
         batch_id : UUID, optional
-            The one that it had at an earlier try, if there may have been one; a new one, unless given.
+            Id of the batch at an earlier attempt, if there may have been one; by default a new one.
         trouble : callable, optional
-            Gets what went wrong with a try before the next one.
+            Called with the error of each failed attempt.
         within : callable, optional
-            Called in the transaction, when all is written. Such a batch is one transaction, whatever the database refuses of it.
+            Called in the transaction, after everything is written. A batch with it is one transaction even if the database refuses
+            some of its readings.
 
         Returns
         -------
         BatchResult or None
-            None: given up, and nothing of the batch may be acknowledged.
+            None: `give_up` returned true; nothing of the batch may be acknowledged.
 
         Raises
         ------
         StorageError
-            The database refuses us for a reason that trying again does not remove. What it refuses of the batch itself is
-            quarantined.
+            The database refuses access for a reason that trying again does not remove. Readings that it refuses are quarantined.
         """
         batch_id = batch_id or uuid4()
         refused: RefusedDataError | None = None
@@ -178,14 +178,14 @@ class Pipeline:
                 return self._try(messages, batch_id, within=within)
             except RefusedDataError as exc:
                 if refused is not None:
-                    raise  # though all readings were left out
+                    raise  # although all refused readings were left out
                 if within is None and len(messages) > 1:
                     return self._divided(messages, batch_id, give_up, trouble)
                 _LOG.warning("the database refuses readings: %s", exc)
                 refused = exc
                 continue
             except RegistryMovedError:
-                # Judged by what no longer holds: a declaration waits for this batch, or has been applied to what is stored.
+                # The batch was judged by an outdated registry: a declaration waits for it, or has been applied to stored readings.
                 self._refresh_or_close()
                 continue
             except TransientError as exc:
@@ -205,7 +205,7 @@ class Pipeline:
         give_up: Callable[[], bool],
         trouble: Callable[[CitybeatError], None] | None = None,
     ) -> _T | None:
-        """What a function finds on a connection in autocommit mode, tried until it finds it; None: given up. See `process`."""
+        """Call a function with a connection in autocommit mode, and try again as `process` does; None: given up."""
         tries = 0
         while True:
             try:
@@ -229,12 +229,12 @@ class Pipeline:
         give_up: Callable[[], bool],
         trouble: Callable[[CitybeatError], None] | None,
     ) -> BatchResult | None:
-        """Write a batch of which the database refuses something, in halves, so that only what it refuses is kept out."""
+        """Write a batch in halves, since the database refuses some of its readings, so that only these are left out."""
         middle = len(messages) // 2
         total = Counter[str]()
         named = Counter[tuple[str, str]]()
         for half, name in ((messages[:middle], "first"), (messages[middle:], "second")):
-            # The same ids at another try: if we die in between, what was committed is found to be.
+            # The ids are the same at another attempt, so that a half that was committed before the process died is recognised.
             written = self.process(half, give_up, batch_id=uuid5(batch_id, name), trouble=trouble)
             if written is None:
                 return None
@@ -245,8 +245,8 @@ class Pipeline:
     def _without_what_is_refused(
         self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError, within: Within | None
     ) -> BatchResult:
-        """Write messages without the readings that the database refuses, which are found by trying halves."""
-        poison: list[int] = []  # places in all messages together
+        """Write messages without the readings that the database refuses, which are found by bisection."""
+        poison: list[int] = []  # positions among the readings of all messages
         tries = 0
 
         def search(places: list[int]) -> None:
@@ -265,7 +265,7 @@ class Pipeline:
         return self._try(messages, batch_id, without=poison, why=str(refused), within=within)
 
     def _is_taken(self, messages: Sequence[Message], places: Sequence[int]) -> bool:
-        """Whether the database would take these readings of messages, and no others."""
+        """Return True if the database would take these readings of the messages without the others."""
         chosen = set(places)
         size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
         others = [place for place in range(size) if place not in chosen]
@@ -287,25 +287,25 @@ class Pipeline:
         rehearsal: bool = False,
         within: Within | None = None,
     ) -> BatchResult:
-        """One transaction. `without`: readings, counted through all messages, that are refused as `why` says."""
+        """Attempt the transaction. `without`: positions, counted through all messages, of readings to refuse because of `why`."""
         assert self._store is not None
         assert self._registry is not None
         read = decode(messages, max_bytes=self._max_bytes)
         prepared = self._judge(read, without, why)
         if any(refusal.reason in _REGISTRY_REASONS for refusal in prepared.refused):
-            # A device that was registered just before it spoke must not be refused because we had not heard of it yet.
+            # A device that was registered just before it sent must not be refused because the notification has not arrived.
             before = self._registry.version
             self.refresh()
             if self._registry.version != before:
                 prepared = self._judge(read, without, why)
         with self._store.batch(batch_id, prepared.source_ids.tolist()) as transaction:
             if transaction.committed:
-                _LOG.info("a batch of %d messages had been committed by the try before", len(messages))
+                _LOG.info("a batch of %d messages had been committed by the attempt before", len(messages))
                 return BatchResult(counts=Counter(), stored=None, same_since=np.empty(0, np.int64))
             if transaction.registry_version != self._registry.version:
                 raise RegistryMovedError
             if transaction.moved:
-                # Under the locks nobody else writes for them: what is loaded now holds to the end of the transaction.
+                # Under the locks no other process writes for these sources: the history stays valid until the transaction ends.
                 self._history.put(transaction.catch_up())
                 prepared = self._judge(read, without, why)
             written = write(transaction, prepared, self._registry, self._history.time)
@@ -313,7 +313,7 @@ class Pipeline:
                 within(transaction, written)
             if rehearsal:
                 raise _RehearsedError
-        # Only now: had the commit failed, the next try would have to judge by the state before.
+        # After the commit: had it failed, the next attempt would have to judge by the history before.
         if written.stored is not None:
             self._history.advance(written.stored, written.same_since)
         if written.replaced:
@@ -332,7 +332,7 @@ class Pipeline:
         return withheld(prepared, np.isin(places, without), Reason.REFUSED_BY_DATABASE, why)
 
     def _source_ids(self, read: DecodedBatch) -> Int32:
-        """Id of each message's source. A source that nobody registered gets an id, so that its messages can be accounted."""
+        """Id of each message's source. An unregistered source gets an id, so that the ledger can count its messages."""
         assert self._lookup is not None
         assert self._registry is not None
         names = [registry_store.NO_SOURCE if name is None else name for name in read.sources]
@@ -346,13 +346,10 @@ class Pipeline:
 def _again(
     problem: CitybeatError, tries: int, give_up: Callable[[], bool], trouble: Callable[[CitybeatError], None] | None
 ) -> bool:
-    """Tell of a problem, and wait before the next try; False: there is to be none."""
+    """Report a problem, and wait before the next attempt. Returns False if the caller gives up."""
     if trouble is not None:
         trouble(problem)
     if give_up():
         return False
     time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
     return True
-
-
-_REGISTRY_REASONS: Final = frozenset({Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_METRIC, Reason.SOURCE_MISMATCH, Reason.RETIRED})

@@ -1,4 +1,4 @@
-"""Flags of a past period, judged again by today's bounds and in time order."""
+"""Judges the flags of a past period again, by today's bounds and in time order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,17 +15,17 @@ from citybeat.ingest.judging.validate import bounds
 from citybeat.storage.batches import flagging
 from citybeat.storage.db.connection import Connection
 
-#: What hangs on the time of receipt, and is not judged again.
+#: Flags that depend on the time of receipt, and are not judged again.
 _KEPT = np.int16(Flag.LATE | Flag.FUTURE | Flag.CLOCK)
 
 
 def reflag(
     connection: Connection, registry: Registry, start: datetime, end: datetime, *, devices: Sequence[str] | None = None
 ) -> int:
-    """Judge the readings of [start, end) again: RANGE, SUSPECT, STEP, STUCK, and what operators declared.
+    """Judge the readings of [start, end) again: RANGE, SUSPECT, STEP, STUCK, and the flags that operators declared.
 
-    A period's first readings are judged by what came before it, as far as their series' memory reaches. What comes after the period
-    is left as it is.
+    The first readings of the period are judged by the readings before it, as far as the memory of their series reaches. Readings
+    after the period are left as they are.
 
     Parameters
     ----------
@@ -34,21 +34,21 @@ def reflag(
     registry : Registry
         Today's bounds.
     start, end : datetime
-        Aware.
+        With a time zone.
     devices : sequence of str, optional
-        Only of these; of all, unless given.
+        Limits the devices; by default all.
 
     Returns
     -------
     int
-        Readings whose flags changed.
+        Number of readings whose flags changed.
 
     Raises
     ------
     ValueError
-        The period is empty, or a time has no zone.
+        The period is empty, or a time has no time zone.
     TransientError, DatabaseUnavailableError, StorageError
-        What was done stays done; calling again goes on.
+        Work that was committed stays; calling again continues.
     """
     stuck = registry.stuck_after[registry.stuck_after < FOREVER]
     reach = int(registry.memory.max(initial=0)) + int(stuck.max(initial=0))
@@ -64,7 +64,7 @@ def reflag(
 
 
 def judging(registry: Registry) -> Callable[[Batch], Int16]:
-    """A function that judges batches of stored readings, one after another in time, and remembers what it saw."""
+    """Return a function that judges batches of stored readings in order of time, and keeps their history."""
     history = History.empty(len(registry.owner))
 
     def flags_of(batch: Batch) -> Int16:

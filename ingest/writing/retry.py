@@ -1,6 +1,6 @@
-"""Quarantine, tried again: only what was refused, with the original time of receipt, through the same core and transaction.
+"""Retry of quarantine: refused readings, with their original time of receipt, through the same core and transaction.
 
-What fails again stays, with what is wrong with it now. The ledger is corrected in the original minute.
+Readings that fail again stay in quarantine, with the reasons that hold now. The ledger is corrected in the original minute.
 """
 
 import sys
@@ -26,35 +26,36 @@ from citybeat.ingest.writing.commit import conflicts_of, roll_up, tallies_of
 from citybeat.storage.accounts import quarantine
 from citybeat.storage.accounts.quarantine import Filter, Held
 from citybeat.storage.batches.rows import CONFLICT, DUPLICATE, NEW
+from citybeat.storage.batches.write import BatchTransaction
 from citybeat.storage.batches.writer import BatchWriter
 from citybeat.storage.db.connection import Connection, RefusedDataError
 from citybeat.storage.registry import records as registry_store
 
-#: Rows of quarantine in one transaction: as many as make it worth its fixed cost, and no more, since their sources wait for it.
+#: Rows of quarantine in one transaction: enough to make its fixed cost small, and few, since their sources wait for it.
 _ROWS: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a replay judges by: the same as ingest."""
+    """Settings by which a retry judges, the same as those of ingest."""
 
     catalogue: Catalogue
     limits: Limits
     max_bytes: int  # of a payload
-    quarantine_quota: int  # bytes a source
+    quarantine_quota: int  # bytes of each source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """What came of it."""
+    """Result of a retry."""
 
     counts: Counter[str]
-    last: int | None  # id of the last row that was tried, if there may be more behind it
+    last: int | None  # id of the last row that was tried, if there may be more after it
 
 
 @dataclass(slots=True)
 class _Known:
-    """What is known when rows are judged."""
+    """State by which rows are judged."""
 
     registry: Registry
     history: History
@@ -68,30 +69,30 @@ class _Known:
 def replay(
     store: BatchWriter, connection: Connection, settings: Settings, wanted: Filter, *, after: int = 0, limit: int | None = None
 ) -> Replayed:
-    """Try open rows of a filter once more, oldest first.
+    """Retry the open rows of a filter, oldest first.
 
     Parameters
     ----------
     store : BatchWriter
     connection : Connection
-        In autocommit mode; for looking things up.
+        In autocommit mode; for reading.
     settings : Settings
     wanted : Filter
     after : int
-        Rows behind this id.
+        Only rows after this id.
     limit : int, optional
-        Rows at most; all, unless given.
+        Most rows to retry; by default all.
 
     Returns
     -------
     Replayed
-        `messages` tried; readings that came of it (`stored`, `duplicate`, `conflict`, `missing`) or stay (`quarantined`); messages
-        that stay as a whole (`unreadable`).
+        Counts: `messages` that were tried; readings by outcome (`stored`, `duplicate`, `conflict`, `missing`); readings that stay
+        (`quarantined`); messages that stay as a whole (`unreadable`).
 
     Raises
     ------
     StorageError
-        Its leaves: see `BatchWriter.batch`. What was done before stays done; calling again goes on.
+        Any subclass of it: see `BatchWriter.batch`. Work that was committed stays; calling again continues.
     """
     known = _Known.loaded(store, connection, settings)
     total: Counter[str] = Counter()
@@ -103,7 +104,7 @@ def replay(
         try:
             total.update(_transact(store, connection, ids, known, settings))
         except RefusedDataError:
-            # Some row has what the database refuses still: that one stays as it is, and its neighbours are served.
+            # The database still refuses readings of some row: that row stays as it is, and the others are retried.
             for row in rows:
                 try:
                     total.update(_transact(store, connection, [row.id], known, settings))
@@ -115,7 +116,7 @@ def replay(
 
 
 def _transact(store: BatchWriter, connection: Connection, ids: Sequence[int], known: _Known, settings: Settings) -> Counter[str]:
-    """Try some rows in one transaction."""
+    """Retry some rows in one transaction."""
     while True:
         with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
             if fresh := transaction.registry_version == known.registry.version:
@@ -126,13 +127,13 @@ def _transact(store: BatchWriter, connection: Connection, ids: Sequence[int], kn
         if fresh:
             known.history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
             return counts
-        # As for a batch: a declaration waits for these rows, or has been applied to what is stored.
+        # As for a batch: a declaration waits for these rows, or has been applied to stored readings.
         anew = _Known.loaded(store, connection, settings)
         known.registry, known.history = anew.registry, anew.history
 
 
 def _can_be_tried(row: Held) -> bool:
-    """Not what lost a conflict: it would lose again. Not what was too large: only its head was kept."""
+    """Return True unless a retry is futile: conflicts would be lost again, and of too large payloads only the head was kept."""
     reasons = {entry.reason for entry in row.refused}
     return Reason.TOO_LARGE not in reasons and bool(reasons - {Reason.CONFLICT})
 
@@ -148,7 +149,7 @@ def _try(
     inserted = transaction.insert(batch, history.time)
     new = inserted.outcome == NEW
     roll_up(transaction, batch.take(new), prepared.same_since[new], registry, history.time)
-    # Whatever its source's policy: what comes from quarantine is older than what is stored, and replaces nothing.
+    # Whatever the source's policy: a reading from quarantine is older than the stored one, and does not replace it.
     lost = conflicts_of(batch, np.flatnonzero(inserted.outcome == CONFLICT), inserted.kept, np.empty(0, np.int64))
     whole = np.array([any(entry.reading is None for entry in row.refused) for row in held], np.bool_)
     unreadable = np.zeros(m, np.bool_)
@@ -176,7 +177,7 @@ def _try(
 
 
 def _only(prepared: PreparedBatch, held: Sequence[Held]) -> tuple[PreparedBatch, Int64]:
-    """Of each message, what was refused of it; and how many of those are missing now."""
+    """Limit a batch to the readings that had been refused; and count those of each message that are missing now."""
     asked = {
         (i, entry.reading)
         for i, row in enumerate(held)
@@ -194,7 +195,7 @@ def _only(prepared: PreparedBatch, held: Sequence[Held]) -> tuple[PreparedBatch,
     for refusal in prepared.refused:  # a message that could be read before and cannot now: each of its readings stays
         if refusal.index is None and refusal.message not in whole:
             refused += [replace(refusal, index=index) for message, index in sorted(asked) if message == refusal.message]
-    # Whatever was asked for and is neither stored nor refused has no value.
+    # A retried reading that is neither stored nor refused has no value.
     sizes = prepared.read.decoded.received
     total = np.array([sizes[i] if i in whole else sum(message == i for message, _ in asked) for i in range(len(held))], np.int64)
     readable = np.ones(len(held), np.bool_)
@@ -206,7 +207,7 @@ def _only(prepared: PreparedBatch, held: Sequence[Held]) -> tuple[PreparedBatch,
 
 
 def _entries(row: Held, left: Sequence[Refusal]) -> list[Refused]:
-    """What a row still says: conflicts that were lost when the message came, and what is refused or lost now."""
+    """Entries that a row keeps: conflicts lost when the message came, and readings that are refused or lost now."""
     lost_before = [entry for entry in row.refused if entry.reason == Reason.CONFLICT]
     now = [refusal.entry for refusal in left]
     return sorted(lost_before + now, key=lambda entry: -1 if entry.reading is None else entry.reading)

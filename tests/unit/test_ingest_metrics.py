@@ -111,7 +111,7 @@ def test_how_things_stand(intake):
 
 def test_what_keeps_it_from_being_ready(intake, tmp_path):
     complaints = intake.complaints()
-    assert complaints[0] == "the broker does not serve us"
+    assert complaints[0] == "not connected to the broker"
     assert len(complaints) == 3
     intake.gateway._connected.set()
     for lane in intake.lanes:
