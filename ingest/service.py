@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.counters import Counters
+
+from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.endpoint import Endpoint
 from citybeat.ingest.transport.gateway import Gateway, Session
 from citybeat.ingest.transport.inbox import BatchSize, Inboxes

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import Final, TypeVar
 from uuid import UUID, uuid4, uuid5
 
@@ -116,12 +117,6 @@ class Pipeline:
             _LOG.warning("database away: %s", exc)
             self.close()
 
-    def _refresh_or_close(self) -> None:
-        try:
-            self.refresh()
-        except DatabaseUnavailableError:
-            self.close()  # opening loads everything again
-
     def refresh(self) -> None:
         """Load the registry if it has changed, and with it the history of each series, which a declaration changes too."""
         assert self._lookup is not None
@@ -166,38 +161,22 @@ class Pipeline:
         StorageError
             The database refuses access for a reason that trying again does not remove. Readings that it refuses are quarantined.
         """
-        batch_id = batch_id or uuid4()
+        number = batch_id or uuid4()
         refused: RefusedDataError | None = None
-        tries = 0
-        while True:
+
+        def attempt() -> BatchResult | None:
+            nonlocal refused
             try:
-                if self._store is None:
-                    self.open()
-                if refused is not None:
-                    return self._without_what_is_refused(messages, batch_id, refused, within)
-                return self._try(messages, batch_id, within=within)
+                if refused is None:
+                    return self._try(messages, number, within=within)
             except RefusedDataError as exc:
-                if refused is not None:
-                    raise  # although all refused readings were left out
                 if within is None and len(messages) > 1:
-                    return self._divided(messages, batch_id, give_up, trouble)
+                    return self._divided(messages, number, give_up, trouble)
                 _LOG.warning("the database refuses readings: %s", exc)
                 refused = exc
-                continue
-            except RegistryMovedError:
-                # The batch was judged by an outdated registry: a declaration waits for it, or has been applied to stored readings.
-                self._refresh_or_close()
-                continue
-            except TransientError as exc:
-                _LOG.info("trying again: %s", exc)
-                problem: CitybeatError = exc
-            except DatabaseUnavailableError as exc:
-                _LOG.debug("database away, %d messages wait: %s", len(messages), exc)
-                self.close()
-                problem = exc
-            if not _again(problem, tries, give_up, trouble):
-                return None
-            tries += 1
+            return self._without_what_is_refused(messages, number, refused, within)
+
+        return self._until_done(attempt, give_up, trouble)
 
     def ask(
         self,
@@ -206,21 +185,43 @@ class Pipeline:
         trouble: Callable[[CitybeatError], None] | None = None,
     ) -> _T | None:
         """Call a function with a connection in autocommit mode, and try again as `process` does; None: given up."""
-        tries = 0
+
+        def attempt() -> _T:
+            assert self._lookup is not None
+            return question(self._lookup)
+
+        return self._until_done(attempt, give_up, trouble)
+
+    def _until_done(
+        self, attempt: Callable[[], _T], give_up: Callable[[], bool], trouble: Callable[[CitybeatError], None] | None
+    ) -> _T | None:
+        """Call `attempt`, with open connections, until it does not fail for want of the database; None: given up."""
+        pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
+        moved = False
         while True:
             try:
-                if self._lookup is None:
+                if self._store is None:
                     self.open()
-                assert self._lookup is not None
-                return question(self._lookup)
+                elif moved:
+                    self.refresh()
+                moved = False
+                return attempt()
+            except RegistryMovedError:
+                # The batch was judged by an outdated registry: a declaration waits for it, or has been applied to stored readings.
+                moved = True
+                continue
             except TransientError as exc:
+                _LOG.info("trying again: %s", exc)
                 problem: CitybeatError = exc
             except DatabaseUnavailableError as exc:
+                _LOG.debug("database away: %s", exc)
                 self.close()
                 problem = exc
-            if not _again(problem, tries, give_up, trouble):
+            if trouble is not None:
+                trouble(problem)
+            if give_up():
                 return None
-            tries += 1
+            time.sleep(next(pauses))
 
     def _divided(
         self,
@@ -246,31 +247,29 @@ class Pipeline:
         self, messages: Sequence[Message], batch_id: UUID, refused: RefusedDataError, within: Within | None
     ) -> BatchResult:
         """Write messages without the readings that the database refuses, which are found by bisection."""
+        size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
         poison: list[int] = []  # positions among the readings of all messages
         tries = 0
 
-        def search(places: list[int]) -> None:
+        def search(places: range) -> None:
             nonlocal tries
             tries += 1
-            if tries > _MAX_SEARCH or not self._is_taken(messages, places):
-                if len(places) == 1 or tries > _MAX_SEARCH:
-                    poison.extend(places)
-                    return
-                middle = len(places) // 2
-                search(places[:middle])
-                search(places[middle:])
+            if tries <= _MAX_SEARCH and self._is_taken(messages, [*range(places.start), *range(places.stop, size)]):
+                return
+            if len(places) == 1 or tries > _MAX_SEARCH:
+                poison.extend(places)
+                return
+            middle = len(places) // 2
+            search(places[:middle])
+            search(places[middle:])
 
-        size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
-        search(list(range(size)))
+        search(range(size))
         return self._try(messages, batch_id, without=poison, why=str(refused), within=within)
 
-    def _is_taken(self, messages: Sequence[Message], places: Sequence[int]) -> bool:
-        """Return True if the database would take these readings of the messages without the others."""
-        chosen = set(places)
-        size = int(decode(messages, max_bytes=self._max_bytes).decoded.received.sum())
-        others = [place for place in range(size) if place not in chosen]
+    def _is_taken(self, messages: Sequence[Message], without: Sequence[int]) -> bool:
+        """Return True if the database would take messages without some of their readings."""
         try:
-            self._try(messages, uuid4(), without=others, why="", rehearsal=True)
+            self._try(messages, uuid4(), without=without, why="", rehearsal=True)
         except _RehearsedError:
             return True
         except RefusedDataError:
@@ -341,15 +340,3 @@ class Pipeline:
             registry_store.ensure_sources(self._lookup, sorted(distinct))
             self.refresh()
         return np.array([self._registry.sources[name] for name in names], np.int32)
-
-
-def _again(
-    problem: CitybeatError, tries: int, give_up: Callable[[], bool], trouble: Callable[[CitybeatError], None] | None
-) -> bool:
-    """Report a problem, and wait before the next attempt. Returns False if the caller gives up."""
-    if trouble is not None:
-        trouble(problem)
-    if give_up():
-        return False
-    time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
-    return True

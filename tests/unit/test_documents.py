@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from citybeat.ingest.transport.counters import Counters
 from prometheus_client.parser import text_string_to_metric_families
 
 from citybeat.api.http.requests import Requests
@@ -11,7 +12,6 @@ from citybeat.api.routes.metrics import families as families_of
 from citybeat.devices.errors import Reason
 from citybeat.devices.ledger import Counts
 from citybeat.ingest.service import IngestConfig, IngestService
-from citybeat.ingest.transport.counters import Counters
 from citybeat.ingest.transport.gateway import Session
 from citybeat.ingest.transport.inbox import BatchSize
 from citybeat.ingest.transport.partition import Timeouts

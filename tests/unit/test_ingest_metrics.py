@@ -8,12 +8,12 @@ from collections import Counter
 from uuid import uuid4
 
 import pytest
+from citybeat.ingest.transport.counters import Counters
 from prometheus_client.parser import text_string_to_metric_families
 
 from citybeat.devices.errors import Reason
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.service import IngestConfig, IngestService
-from citybeat.ingest.transport.counters import Counters
 from citybeat.ingest.transport.endpoint import Endpoint, EndpointError
 from citybeat.ingest.transport.gateway import Session
 from citybeat.ingest.transport.inbox import BatchSize
