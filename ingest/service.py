@@ -8,13 +8,12 @@ number, every source is heard from its first message on, and no session is left 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-from citybeat.ingest.transport.counters import Counters
 
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.endpoint import Endpoint
@@ -52,10 +51,11 @@ class IngestConfig:
 class IngestService:
     """Connection, partitions and workers; the loop that checks them is `run`."""
 
-    def __init__(self, session: Session, layout: IngestConfig, spawn: Spawn, counters: Counters) -> None:
-        self._counters: Final = counters
+    def __init__(self, session: Session, layout: IngestConfig, spawn: Spawn) -> None:
         self._directory: Final = layout.spool
-        self._lock: Final = threading.Lock()  # of the counters
+        self._lock: Final = threading.Lock()  # protects the next two
+        self._totals: Final = Counter(batches=0)  # and the ledger's columns
+        self._last = {"lag_s": 0.0, "commit_s": 0.0}  # of the last batch
         self._quiet = False  # no message was unacknowledged at the last check
         self.metrics: Final = Metrics(layout.workers, self.gauges)
         count = layout.workers
@@ -128,12 +128,12 @@ class IngestService:
         """Totals since the start, and the present state, for people."""
         states = [lane.state() for lane in self.lanes]
         with self._lock:
-            totals = self._counters.as_dict(waiting=sum(state.waiting for state in states))
-        unacknowledged = sum(state.unacknowledged for state in states)
+            totals = {**self._totals, **self._last}
         return {
             "ready": self.gateway.wait_connected(0),
             **totals,
-            "unacknowledged": unacknowledged,
+            "waiting": sum(state.waiting for state in states),
+            "unacknowledged": sum(state.unacknowledged for state in states),
             "spooled": sum(state.spooled for state in states),
             "spooled_bytes": sum(state.spooled_bytes for state in states),
             "restarts": sum(worker.restarts for worker in self.workers),
@@ -194,7 +194,8 @@ class IngestService:
     def _count(self, worker: int, answer: Committed, messages: Sequence[Message]) -> None:
         lag = time.time() - messages[0].received_at / 1e6
         with self._lock:
-            self._counters.add(answer.counts, lag=lag, commit=answer.took)
+            self._totals.update(answer.counts, batches=1)
+            self._last = {"lag_s": round(lag, 4), "commit_s": round(answer.took, 4)}
         self.metrics.committed(worker, answer, lag=lag)
 
 
@@ -207,7 +208,7 @@ def run(
     endpoint: tuple[str, int],
     report: Callable[[dict[str, Any]], None] | None = None,
     report_every: float = 1.0,
-) -> Counters:
+) -> None:
     """Take messages, commit or spool them, and acknowledge them, until `stop` is set.
 
     Parameters
@@ -231,12 +232,10 @@ def run(
     EndpointError
         The port is in use.
     """
-    counters = Counters()
-    intake = IngestService(session, layout, spawn, counters)
+    intake = IngestService(session, layout, spawn)
     host, port = endpoint
     with Endpoint(host, port, metrics=intake.metrics.exposition, ready=intake.complaints):
         _watch(intake, stop, report, report_every)
-    return counters
 
 
 def _watch(

@@ -8,7 +8,6 @@ from collections import Counter
 from uuid import uuid4
 
 import pytest
-from citybeat.ingest.transport.counters import Counters
 from prometheus_client.parser import text_string_to_metric_families
 
 from citybeat.devices.errors import Reason
@@ -25,7 +24,7 @@ from citybeat.ingest.transport.partition import Timeouts
 def intake(tmp_path):
     """Of two workers, not started."""
     layout = IngestConfig(workers=2, size=BatchSize(), patience=Timeouts(), spool=tmp_path)
-    made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None, Counters())
+    made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     yield made
     for lane in made.lanes:
         lane._spool.close()
