@@ -1,4 +1,4 @@
-"""A source whose last value wins: stored values, rollups, newest values, quarantine and the books."""
+"""A source whose last value wins: stored values, rollups, newest values, quarantine and the ledger."""
 
 import json
 

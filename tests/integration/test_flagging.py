@@ -1,4 +1,4 @@
-"""Declarations and reflag on a real database: what is stored, what is still to come, rollups and newest values."""
+"""Declarations and reflag on a real database: stored readings, later ones, rollups and newest values."""
 
 import json
 import threading
@@ -117,7 +117,7 @@ def test_what_is_bad_is_not_judged_from(pipeline, connection):
 
 
 def test_a_batch_that_was_judged_before_the_declaration_is_judged_again(pipeline, database, connection):
-    """The batch waits for its source's lock while somebody declares; what it was judged by no longer holds."""
+    """The batch waits for its source's lock during a declaration; the registry by which it was judged is outdated then."""
     take(pipeline, (0, 20.0))
     (source,) = connection.execute("SELECT id FROM sources WHERE name = 'gw-a'").fetchone()
     with closing(connect(database, application="holder")) as holder, closing(connect(database, application="operator")) as operator:

@@ -1,4 +1,4 @@
-"""The gateway against a real broker: what is left with it comes again, and who may not be served is told why."""
+"""The gateway against a real broker: messages left out are delivered again, and a refused connection says why."""
 
 import secrets
 import socket
@@ -31,7 +31,7 @@ def until(condition, patience=PATIENCE):
 
 @pytest.fixture(scope="module")
 def stack_settings(tmp_path_factory, debian_root):
-    """A broker of their own: a gateway hears every source, and other tests rely on not being heard."""
+    """A broker for these tests only: a gateway hears every source, and other tests rely on not being heard."""
     home = tmp_path_factory.mktemp("broker")
     return stack.StackSettings(home=home, root=debian_root, pg_port=free_port(), mqtt_port=free_port())
 
@@ -66,7 +66,7 @@ def publish(servers, stack_settings, source):
 
 @pytest.fixture
 def gateway(servers):
-    """Gateways on sessions of their own, which are gone afterwards."""
+    """Gateways with sessions of their own, which are deleted afterwards."""
     made = []
 
     def make(*, max_bytes=10**6, name=None, url=servers.mqtt_url, **session):
@@ -83,7 +83,7 @@ def gateway(servers):
 
 
 def mine(inboxes, source, seen):
-    """Take what came of a source into `seen`: payloads and whether they came again."""
+    """Append a source's messages to `seen`: payload, and whether it was redelivered."""
     batch = [m for m in inboxes.each[0].pop(BatchSize()) if f"/{source}/" in m.topic]
     seen += [(m.payload, m.redelivered) for m in batch]
     return batch
@@ -186,7 +186,7 @@ def test_an_acknowledgement_over_an_old_connection_is_not_sent(gateway, publish,
 
 
 def test_what_a_broker_forgot_stays_with_us(gateway, publish, source):
-    """It was restored from an older store, and gives the identifier to another message."""
+    """The broker was restored from an older store, and uses the identifier for another message."""
     gateway, inboxes = gateway()
     assert gateway.wait_connected(PATIENCE)
     publish(b"1")
@@ -235,7 +235,7 @@ def test_a_broker_that_is_not_there_is_waited_for_and_said_so_once(gateway, capl
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """An authority that vouches for a server at 127.0.0.1, and another one that does not."""
+    """A certificate authority that issued the certificate of a server at 127.0.0.1, and another one that did not."""
     place = tmp_path_factory.mktemp("tls")
     ours, other = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(place / "ours.pem")

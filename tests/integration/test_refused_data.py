@@ -1,4 +1,4 @@
-"""Readings that the database itself refuses: they alone are kept out of a batch, and nothing is written twice."""
+"""Readings that the database itself refuses: they alone are left out of their batch, and nothing is written twice."""
 
 import json
 import time
@@ -80,7 +80,7 @@ def test_only_the_readings_that_are_refused_are_kept_out(city):
 
 
 def test_the_same_batch_again_writes_nothing_twice(city):
-    """As after a death between two halves: readings without times, which only the batches' ids can tell."""
+    """As after a crash between two halves: readings without times, which only the ids of batches can tell apart."""
     city.refuse()
     batch, batch_id = [message(i, 20.0, 13.0, at=None) for i in range(4)], uuid4()
     assert city.process(*batch, batch_id=batch_id).counts["stored"] == 4

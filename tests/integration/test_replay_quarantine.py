@@ -1,4 +1,4 @@
-"""Replay of quarantine on a real database: only what was refused, in its own minute, and the books balance."""
+"""Retry of quarantine on a real database: only refused readings, in their own minute, and the ledger balances."""
 
 import json
 from collections import Counter
@@ -120,7 +120,7 @@ def test_filters(pipeline, database, connection):
 
 
 def test_a_message_that_can_be_read_now_counts_as_received(pipeline, database, connection):
-    """As after an upgrade that reads what the old version did not: here the row says that it could not be read."""
+    """As after an upgrade that decodes more than the old version: here the row says that the message could not be decoded."""
     take(pipeline, report(1, 0, pm25=6.0))
     connection.execute(
         """INSERT INTO quarantine (received_at, source_id, topic, payload, refused, reasons, readings)

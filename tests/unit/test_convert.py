@@ -75,7 +75,7 @@ def decoded(value, times=None, unit=()):
 
 
 def one(series, value, at=START, unit="", names=None):
-    """What becomes of one reading: 'missing', a refusal, or its value."""
+    """The outcome of one reading: 'missing', a refusal, or its value."""
     read, ids = decoded([value], [at], [unit] if unit else []), np.array([series], np.int32)
     gone = missing(read, ids, REGISTRY, names or {})
     if gone[0]:
@@ -229,7 +229,7 @@ def compare(rows, named):
 
 
 def fate(series, value, at, unit):
-    """One reading, as the documents say it."""
+    """One reading, as the documents describe it."""
     if series == 0:
         return None
     sensor, calibrations = SENSORS[series]

@@ -1,4 +1,4 @@
-"""Ingest's metrics: what is counted with each batch, how things stand at a scrape, and the endpoint that shows them."""
+"""Metrics of ingest: counters of each batch, gauges at a scrape, and the endpoint that shows them."""
 
 import json
 import socket
@@ -22,7 +22,7 @@ from citybeat.ingest.transport.partition import Timeouts
 
 @pytest.fixture
 def intake(tmp_path):
-    """Of two workers, not started."""
+    """A service with two workers, not started."""
     layout = IngestConfig(workers=2, size=BatchSize(), patience=Timeouts(), spool=tmp_path)
     made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     yield made

@@ -1,4 +1,4 @@
-"""decode, resolve and validate together: what becomes of each reading, against a plain loop."""
+"""decode, resolve and validate together, against a plain loop over the readings."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def judged(payloads, source="gw-a", topic="city/v1/{}/readings"):
 
 
 def one(device, metric, value, ms=NOW // 1000, source="gw-a"):
-    """What becomes of one reading: 'missing', a reason, or its flags."""
+    """The outcome of one reading: 'missing', a reason, or its flags."""
     prepared = judged([json.dumps({"device": device, "ts": ms, "values": {metric: value}}).encode()], source)
     if prepared.refused:
         assert len(prepared.judged.batch) == 0

@@ -1,6 +1,6 @@
-"""The thread of a partition between its inbox, a real spool and the other end of its worker's line, which the test holds.
+"""The thread of a partition between its inbox, a real spool and its worker's end of the connection, which the test holds.
 
-What it decides is tested without a thread, in test_partition_states.py.
+Its decisions are tested without a thread, in test_partition_states.py.
 """
 
 import threading
@@ -39,7 +39,7 @@ def until(condition):
 
 
 class Bench:
-    """A lane, and what comes out of it."""
+    """A partition, and the messages that it acknowledged and reported."""
 
     def __init__(self, path, *, patience=QUICK, spool_bytes=10**6, adopted=(), gate=None):
         self.inbox, self.spool = Inbox(), Spool(path / "own.spool", max_bytes=spool_bytes)
@@ -68,7 +68,7 @@ class Bench:
             self.inbox.put([message(number)])
 
     def worker(self):
-        """A new worker."""
+        """Attach a new worker."""
         ours, self.line = Pipe()
         self.lane.attach(ours)
 
@@ -80,7 +80,7 @@ class Bench:
         self.line.send(Committed(id=request.id, counts=Counter(stored=len(request.messages)), took=0.1))
 
     def work(self, rounds):
-        """Answer so many requests; what they were."""
+        """Answer a number of requests; returns their messages."""
         seen = []
         for _ in range(rounds):
             request = self.request()

@@ -1,4 +1,4 @@
-"""The socket beneath paho: whatever the pieces in which the network brings packets, each ends where it belongs, in order."""
+"""The socket beneath paho: however the network splits packets, each is delivered to its receiver, in order."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ from citybeat.ingest.transport.mqtt_socket import MqttSocket
 
 
 def length(n):
-    """A number of variable length, as MQTT 5, section 1.5.5 spells it."""
+    """A variable byte integer, encoded as MQTT 5, section 1.5.5 says."""
     out = bytearray()
     while True:
         n, digit = divmod(n, 128)
@@ -48,7 +48,7 @@ controls = st.builds(lambda kind, body: (control(kind, body), None), st.sampled_
 
 
 class Wire:
-    """A line over a pair of sockets, read as paho reads: a byte, the length's bytes, the rest."""
+    """The socket over a socket pair, read as paho reads: one byte, the bytes of the length, the rest."""
 
     def __init__(self):
         self.events = []
@@ -61,7 +61,7 @@ class Wire:
         self.line.close()
 
     def read(self, packets):
-        """Read until nothing can be had without the network; append each packet of paho's."""
+        """Read all that can be read without the network; append each packet of paho's."""
         while True:
             try:
                 packets += self.line.recv(1)

@@ -175,7 +175,7 @@ def test_what_is_known_of_worker_and_disk():
 
 
 class Model(RuleBasedStateMachine):
-    """Inbox, disk, worker and broker as lists of message numbers in order of arrival; they do what any shell of the states does."""
+    """Inbox, disk, worker and broker as lists of message numbers in order of arrival; `carry_out` does what a shell has to do."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Requests over a line: whole, in order, however large, and told apart from what is no request."""
+"""Requests over a connection: complete and in order, however large."""
 
 import threading
 from multiprocessing import Pipe
@@ -16,13 +16,13 @@ def message(number, size):
 
 
 def exchanged(*requests):
-    """What comes out at the other end; a line holds less than a large request."""
+    """The requests as they arrive at the other end; the connection buffers less than a large request."""
     ours, theirs = Pipe()
     with ours, theirs:
         thread = threading.Thread(target=lambda: [send(ours, request) for request in requests])
         thread.start()
         received = [receive(theirs) for _ in requests]
-        thread.join(10)
+        thread.join(60)
         assert not theirs.poll(0)  # all of each was taken
     return received
 

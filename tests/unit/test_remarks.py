@@ -1,4 +1,4 @@
-"""What ingest's log says of what was refused: who, how much and why, now and then."""
+"""Log lines about refusals: source, number and reasons, at intervals."""
 
 import logging
 from collections import Counter

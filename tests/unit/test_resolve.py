@@ -39,7 +39,7 @@ ROWS = [(1, "a", 2, False, "pm25"), (2, "a", 2, False, "temperature"), (3, "b", 
 
 
 def plain(rows, source, device, metric):
-    """Series, and why there is none."""
+    """The series, and the reason if there is none."""
     found = [row for row in rows if (row[1], row[4]) == (device, metric)]
     owners = {row[1]: row[2] for row in rows} | {"bare": 2}
     if device not in owners:
@@ -53,7 +53,7 @@ def plain(rows, source, device, metric):
 
 
 def check(rows, registry, messages):
-    """What resolve says of messages of (source, channel, [(device, metric), ...])."""
+    """Results of `resolve` for messages of (source, channel, [(device, metric), ...])."""
     made = []
     for source, channel, readings in messages:
         device, metric = [list(column) for column in zip(*readings, strict=True)]

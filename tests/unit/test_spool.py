@@ -1,4 +1,4 @@
-"""The spool on a real file system: what is there after a crash, and what is not half-read."""
+"""The spool on a real file system: its content after a crash, and damaged files."""
 
 import os
 import sqlite3
@@ -83,7 +83,7 @@ def test_several_share_a_limit(tmp_path):
 
 
 def test_what_was_appended_is_there_after_sigkill(path):
-    """Another process appends until it is killed: every batch that it reported is there, and the next one at the most."""
+    """Another process appends until it is killed: every batch that it reported is there, and at most one more."""
     program = (
         "from pathlib import Path; from uuid import uuid4\n"
         "from citybeat.ingest.judging.message import Message; from citybeat.ingest.transport.spool import Spool\n"

@@ -1,4 +1,4 @@
-"""Worker processes, real ones: started, given their line, killed when they hang, and started again with pauses that grow."""
+"""Supervision of real worker processes: started with a connection, killed when they hang, started again with growing pauses."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ DEAD = "raise SystemExit(3)"
 
 
 class Lane:
-    """What a worker needs of its lane."""
+    """A partition, as far as its worker's supervisor uses it."""
 
     def __init__(self):
         self.lines = []
