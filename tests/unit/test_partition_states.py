@@ -4,7 +4,7 @@ from collections import Counter
 from uuid import UUID
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -381,5 +381,7 @@ class Model(RuleBasedStateMachine):
         self.committed_in_order_of_arrival_and_once()
 
 
-Model.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+Model.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestAnyEvents = Model.TestCase
