@@ -19,6 +19,19 @@ _PATIENCE: Final = 15.0
 _TAIL: Final = 2_000  # characters of a failed child's last words
 
 
+def command(*arguments: str) -> list[str]:
+    """The command line of one `citybeat …` process.
+
+    `-P` keeps the current folder off the module search path, so that a `citybeat.py` or `storage.py` that lies there is not run.
+
+    Examples
+    --------
+    >>> command("api")[1:]
+    ['-P', '-m', 'citybeat', 'api']
+    """
+    return [sys.executable, "-P", "-m", "citybeat", *arguments]
+
+
 class ChildError(CitybeatError):
     """A part of citybeat ended on its own."""
 
@@ -31,7 +44,7 @@ class Child:
         self.said: dict[str, Any] = {}
         self._tail = ""
         self._process: Final = stack.spawn(
-            [sys.executable, "-P", "-m", "citybeat", *arguments],
+            command(*arguments),
             env={**os.environ, **(settings or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

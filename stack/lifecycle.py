@@ -226,9 +226,11 @@ def _start(settings: StackSettings, home: Home, say: Say, force: Kind | None) ->
 
 def _launch_supervisor(home: Home) -> int:
     # It ends when nobody uses the servers, but not before it gets the home's lock, which the caller has.
-    package = str(Path(__file__).parents[2])
+    # Its interpreter may not find citybeat by itself (`python3 -m citybeat.stack` in a checkout), so the folder is named; -P keeps
+    # modules of the current folder out.
+    folder = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, inherited] if inherited else [package])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, inherited] if inherited else [folder])}
     with home.log("supervisor").open("ab") as log:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "citybeat.stack.supervisor", str(home.path)],

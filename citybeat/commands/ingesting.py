@@ -3,12 +3,12 @@
 import logging
 import os
 import signal
-import sys
 from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Final
 
 from citybeat import context, stack
+from citybeat.children import command
 from citybeat.ingest import service, worker
 from citybeat.ingest.transport.supervisor import Process
 from citybeat.ingest.writing.housekeeping import Housekeeper
@@ -42,8 +42,7 @@ def run(settings: Settings, *, stats: bool) -> None:
         environment = {**os.environ, "CITYBEAT_DATABASE_URL": servers.database_url}
 
         def spawn(line: int) -> Process:
-            command = [sys.executable, "-P", "-m", "citybeat", "ingest-worker", str(line)]
-            return stack.spawn(command, env=environment, pass_fds=[line])
+            return stack.spawn(command("ingest-worker", str(line)), env=environment, pass_fds=[line])
 
         service.run(
             settings.session(servers.mqtt_url),
