@@ -16,7 +16,7 @@ from citybeat.api.console_settings import ConsoleSettings
 from citybeat.api.files.download import DOWNLOADS, Downloads
 from citybeat.api.http import openapi, problems
 from citybeat.api.http.bodies import UPLOAD, BoundedBodies
-from citybeat.api.http.gate import RATE, Gate
+from citybeat.api.http.gate import Gate
 from citybeat.api.http.readings_writer import ReadingsWriter, Replay, Uploads
 from citybeat.api.http.requests import Counted, Requests
 from citybeat.api.live.hub import BUFFER, CONNECTIONS, STREAMS, STREAMS_EACH, Hub
@@ -90,6 +90,7 @@ def create_app(
     *,
     database_url: str,
     catalogue: Catalogue,
+    rate: int,
     pool_size: int = POOL_SIZE,
     pool_min_size: int = 1,
     max_points: int = MAX_POINTS,
@@ -99,7 +100,6 @@ def create_app(
     max_streams_each: int = STREAMS_EACH,
     stream_buffer: int = BUFFER,
     anonymous: frozenset[Scope] = frozenset(),
-    rate: int = RATE,
     intake: ReadingsWriter | None = None,
     replay: Replay | None = None,
     look: ConsoleSettings | None = None,
@@ -113,6 +113,8 @@ def create_app(
         postgresql://user:password@host:port/database, of the role that owns the tables.
     catalogue : Catalogue
         The city's metrics.
+    rate : int
+        Requests a minute of one key, or of one address without a key.
     pool_size, pool_min_size : int
         Most connections, and connections that are kept open.
     max_points : int
@@ -125,8 +127,6 @@ def create_app(
         Bytes that are buffered for one stream.
     anonymous : frozenset of Scope
         Scopes of a request without a key.
-    rate : int
-        Requests per minute of one key.
     intake : ReadingsWriter, optional
         Writes readings; started and stopped with the application. Without it readings are refused.
     replay : Replay, optional

@@ -1,13 +1,14 @@
-"""Every setting of citybeat, with unit, default and reason: environment variables, prefix `CITYBEAT_` (docs/settings.md)."""
+"""All settings of citybeat, with unit, default and reason: environment variables with the prefix `CITYBEAT_` (docs/settings.md)."""
 
 import zoneinfo
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from citybeat import logs
 from citybeat.api.console_settings import ConsoleSettings, origin
 from citybeat.devices import catalogue
 from citybeat.devices.batch import MICROSECOND
@@ -20,6 +21,7 @@ from citybeat.ingest.transport.inbox import BatchSize
 from citybeat.ingest.transport.partition import Timeouts
 from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.stack import StackSettings
+from citybeat.stack.model import Flavour
 from citybeat.storage.batches.outbox import Bounds
 from citybeat.storage.registry.keys import Scope
 from citybeat.storage.rollups.chunks import ROWS, Sizing
@@ -27,93 +29,135 @@ from citybeat.storage.rollups.retention import Policy
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
+# A default stands beside its reason in the package that uses it; a setting refers to it.
+_STACK: Final = StackSettings(home=Path(".citybeat"))
+_SESSION: Final = Session(url="")
+_LAYOUT: Final = IngestConfig(size=BatchSize(), patience=Timeouts(), spool=Path())
+_LIMITS: Final = Limits()
+
 
 class Settings(BaseSettings):
-    """Read once, at the start of a command."""
+    """Settings of one command, read from the environment when it starts."""
 
     model_config = SettingsConfigDict(env_prefix="CITYBEAT_", env_parse_none_str="", extra="ignore", frozen=True)
 
-    home: Path = Field(Path(".citybeat"), description="State directory: the local servers' data, credentials and logs.")
+    home: Path = Field(_STACK.home, description="State directory: data, credentials and logs of the local servers.")
     root: Path | None = Field(
-        None, description="Where the private Debian root with the servers' programs is; default: `root` in the home. May be shared."
+        None,
+        description="Directory of the private Debian root with the servers' programs; unset: `root` in the state directory."
+        " Several state directories may share one.",
     )
-    stack: Literal["auto", "docker", "root"] = Field(
-        "auto", description="How local servers are run; auto: Docker where an engine answers, else the private root."
+    stack: Flavour = Field(
+        _STACK.flavour,
+        description="How local servers are run: docker, root (the private Debian root), or auto (Docker where an engine answers).",
     )
     database_url: str | None = Field(
-        None, description="postgresql://user:password@host:port/database; given: none is started here."
+        None, description="URL of the database, postgresql://user:password@host:port/database; unset: a local one is started."
     )
     mqtt_url: str | None = Field(
-        None, description="mqtt://user:password@host:port (or mqtts://); given: no broker is started here."
+        None, description="URL of the broker, mqtt://user:password@host:port (or mqtts://); unset: a local one is started."
     )
-    pg_port: Port = Field(5433, description="TCP port of the local TimescaleDB; 5432 is often taken.")
-    mqtt_port: Port = Field(1884, description="TCP port of the local Mosquitto; 1883 is often taken.")
+    pg_port: Port = Field(_STACK.pg_port, description="TCP port of the local TimescaleDB; 5432 is often taken.")
+    mqtt_port: Port = Field(_STACK.mqtt_port, description="TCP port of the local Mosquitto; 1883 is often taken.")
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
     api_port: Port = Field(8000, description="TCP port of the API.")
     api_anonymous: Literal["none", "read"] = Field(
-        "none", description="What a request to the API without a key may do; read: show everything, on a network that is trusted."
+        "none", description="Rights of API requests without a key: none, or read (everything is shown; for trusted networks only)."
     )
+    #: A hundred a second: far more than a page or a script needs.
     api_requests_per_minute: PositiveInt = Field(
         6_000, description="Requests a minute that one key may make, or one address without a key."
     )
     console_tiles: str | None = Field(
         None,
-        description="Template of map tiles for the console, with {z}, {x} and {y}; unset: none, so that nothing leaves the host.",
+        description="URL template of the console's map tiles, with {z}, {x} and {y}; unset: no map tiles, and no request to"
+        " another host.",
     )
-    console_credit: str = Field("", description="Who made those tiles, as their licence wants it shown on the map.")
+    console_credit: str = Field("", description="Attribution of the map tiles, shown on the map as their licence requires.")
     zone: str | None = Field(
-        None, description="Zone whose clocks the console shows, as in the IANA database; unset: that of each browser."
+        None, description="Time zone of the times in the console, by its IANA name; unset: the time zone of each browser."
     )
-    ingest_host: str = Field("127.0.0.1", description="Address at which ingest shows /metrics, /healthz and /readyz.")
-    ingest_port: Port = Field(8001, description="TCP port of them.")
-    catalogue: Path | None = Field(None, description="TOML file of a city's own metrics, columns as in devices/catalogue.toml.")
+    ingest_host: str = Field("127.0.0.1", description="Address that ingest serves /metrics, /healthz and /readyz on.")
+    ingest_port: Port = Field(8001, description="TCP port of ingest's /metrics, /healthz and /readyz.")
+    catalogue: Path | None = Field(
+        None, description="TOML file with metrics that a city adds or changes; its fields are those of devices/catalogue.toml."
+    )
 
     credentials: Path | None = Field(
-        None, description="JSON file of broker passwords by source, for the simulator at a given broker; the local one has its own."
+        None,
+        description="JSON file with the simulator's passwords at the broker of CITYBEAT_MQTT_URL, by source; those of the local"
+        " broker are kept in the state directory.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Of the logs of ingest and API, on standard error."
+        "INFO", description="Lowest level that ingest and API log to standard error: DEBUG, INFO, WARNING or ERROR."
     )
-    log_format: Literal["text", "json"] = Field(
-        "text", description="Of those logs; text: a line of key=value for people, json: an object a line for programs."
+    log_format: logs.Form = Field(
+        "text", description="Format of a log line: text (key=value pairs, for people) or json (one object a line, for programs)."
     )
 
     client_id: str = Field(
-        "citybeat-ingest", description="MQTT client id of ingest: stable, since the broker keeps its queue by it."
+        _SESSION.client_id, description="MQTT client id of ingest. Keep it stable: the broker keeps ingest's queue under this name."
     )
     mqtt_ca: Path | None = Field(
-        None, description="PEM file of the authorities that may vouch for an mqtts:// broker; default: those of the system."
+        None, description="PEM file with the certificate authorities trusted for an mqtts:// broker; unset: those of the system."
     )
     mqtt_keepalive_s: PositiveInt = Field(
-        30, description="Seconds between pings on a silent connection; one that is half open is noticed within twice that."
+        _SESSION.keepalive,
+        description="Seconds between pings on an idle MQTT connection; a half-open connection is noticed within twice that.",
     )
-    workers: PositiveInt = Field(1, description="Worker processes of ingest; a source always has the same one.")
+    workers: PositiveInt = Field(
+        _LAYOUT.workers, description="Worker processes of ingest; all messages of a source go to the same one."
+    )
     inbox_bytes: PositiveInt = Field(
-        64 * 1024 * 1024, description="Bytes of payload that may wait in ingest's memory; more is left with the broker."
+        _LAYOUT.inbox_bytes, description="Bytes of payload that may wait in ingest's memory; further messages stay with the broker."
     )
     spool_dir: Path | None = Field(
-        None, description="Where messages wait for a database that is away; default: `spool` in the home. On a disk that lasts."
+        None,
+        description="Directory for messages that wait while the database is away; unset: `spool` in the state directory."
+        " It must be on a persistent disk.",
     )
     spool_bytes: PositiveInt = Field(
-        1024 * 1024 * 1024, description="Bytes of payload in the spool at most; then nothing is acknowledged any more."
+        _LAYOUT.spool_bytes,
+        description="Bytes of payload in the spool at most; when it is full, ingest stops acknowledging messages.",
     )
-    spool_after_s: PositiveFloat = Field(2, description="Seconds that messages wait for the database before they go to the spool.")
-    max_message_bytes: PositiveInt = Field(4 * 1024 * 1024, description="Bytes; a larger payload is quarantined unread.")
-    batch_messages: PositiveInt = Field(5_000, description="Messages a transaction at most; Receive Maximum is twice that.")
-    batch_bytes: PositiveInt = Field(8 * 1024 * 1024, description="Bytes of payload a transaction at most.")
-    batch_linger_s: PositiveFloat = Field(0.03, description="Seconds that a batch waits for company after its first message.")
+    spool_after_s: PositiveFloat = Field(
+        _LAYOUT.patience.spool_after,
+        description="Seconds that messages wait for the database before they are written to the spool.",
+    )
+    max_message_bytes: PositiveInt = Field(
+        4 * 1024 * 1024,
+        description="Bytes of payload of one message at most; a larger payload is quarantined without being decoded.",
+    )
+    batch_messages: PositiveInt = Field(
+        _LAYOUT.size.messages, description="Messages in one transaction at most; MQTT's Receive Maximum is twice that."
+    )
+    batch_bytes: PositiveInt = Field(_LAYOUT.size.bytes, description="Bytes of payload in one transaction at most.")
+    batch_linger_s: PositiveFloat = Field(
+        _LAYOUT.size.linger, description="Seconds that a batch waits for more messages after its first one."
+    )
     oldest_s: float = Field(
-        978_307_200, description="Seconds since 1970 UTC; an earlier time is a clock's fault (default 2001-01-01)."
+        _LIMITS.oldest // MICROSECOND,
+        description="Earliest time of a reading that is accepted, in seconds since 1970 UTC; an earlier time is taken for a clock"
+        " error (the default is 2001-01-01).",
     )
-    late_after_s: PositiveFloat = Field(300, description="Seconds after its time from which on a reading is flagged LATE.")
-    future_after_s: PositiveFloat = Field(5, description="Seconds ahead of our clock from which on a reading is flagged FUTURE.")
-    future_limit_s: PositiveFloat = Field(600, description="Seconds ahead of our clock beyond which a reading is quarantined.")
+    late_after_s: PositiveFloat = Field(
+        _LIMITS.late_after // MICROSECOND,
+        description="Seconds between a reading's time and its receipt above which it is flagged LATE.",
+    )
+    future_after_s: PositiveFloat = Field(
+        _LIMITS.future_after // MICROSECOND,
+        description="Seconds that a reading's time may be ahead of the server's clock; above that it is flagged FUTURE.",
+    )
+    future_limit_s: PositiveFloat = Field(
+        _LIMITS.future_limit // MICROSECOND,
+        description="Seconds that a reading's time may be ahead of the server's clock; above that it is quarantined.",
+    )
     quarantine_quota_bytes: PositiveInt = Field(
         64 * 1024 * 1024,
-        description="Bytes of payloads kept in quarantine for each source; what comes beyond is counted, not kept.",
+        description="Bytes of payload kept in quarantine for each source; payloads beyond that are counted but not kept.",
     )
     retention_days_raw: PositiveFloat | None = Field(
-        None, description="Days that readings are kept; unset: for ever. Older ones are not taken any more."
+        None, description="Days that readings are kept; unset: for ever. Readings that are older on arrival are refused."
     )
     retention_days_1m: PositiveFloat | None = Field(
         None, description="Days that the one-minute rollup is kept, at least as long as readings; unset: for ever."
@@ -122,13 +166,14 @@ class Settings(BaseSettings):
         None, description="Days that the quarter-hour rollup is kept, at least as long as minutes; unset: for ever."
     )
     outbox_minutes: PositiveFloat = Field(
-        10, description="Minutes that streams can go back to; a client that was away for longer is told to ask anew."
+        10, description="Minutes that a reconnecting stream can resume from; a client that was away for longer has to start anew."
     )
     outbox_bytes: PositiveInt = Field(
-        256 * 1024 * 1024, description="Bytes of them at most, 22 a reading; with more input they go back less far."
+        256 * 1024 * 1024,
+        description="Bytes kept for streams at most, 22 for each reading; at a high rate of readings this shortens the minutes.",
     )
     quarantine_days: PositiveFloat | None = Field(
-        90, description="Days that messages stay in quarantine; then they are counted as not kept. An empty value: for ever."
+        90, description="Days that messages stay in quarantine; older ones are counted as not kept. An empty value: for ever."
     )
     columnstore_days_raw: PositiveFloat | None = Field(
         None,
@@ -140,24 +185,26 @@ class Settings(BaseSettings):
     )
     chunk_days_raw: PositiveFloat = Field(
         7,
-        description="Days a chunk of readings, unless a shorter one was made; a day makes thousands of an imported history.",
+        description="Days in a chunk of readings, except where ingest makes shorter ones. An imported history would need"
+        " thousands of chunks of one day.",
     )
-    chunk_days_1m: PositiveFloat = Field(30, description="Days a chunk of the one-minute rollup, unless a shorter one was made.")
+    chunk_days_1m: PositiveFloat = Field(
+        30, description="Days in a chunk of the one-minute rollup, except where ingest makes shorter ones."
+    )
     chunk_rows: PositiveInt = Field(
         ROWS,
-        description="Rows a chunk of either; where more come, ingest makes chunks of a day, six hours or an hour ahead.",
+        description="Rows in a chunk of readings or minutes that ingest aims at: where more would come, it makes chunks of a day,"
+        " six hours or an hour ahead of time.",
     )
-    chunk_days_15m: PositiveFloat = Field(365, description="Days a chunk of the quarter-hour rollup.")
+    chunk_days_15m: PositiveFloat = Field(365, description="Days in a chunk of the quarter-hour rollup.")
 
     @field_validator("retention_days_1m", "retention_days_15m", mode="after")
     @classmethod
     def _not_shorter(cls, days: float | None, info: ValidationInfo) -> float | None:
         finer = "retention_days_raw" if info.field_name == "retention_days_1m" else "retention_days_1m"
         if days is not None and finer in info.data and (info.data[finer] is None or info.data[finer] > days):
-            told = "for ever" if info.data[finer] is None else f"{info.data[finer]:g} days"
-            raise ValueError(
-                f"a rollup is kept at least as long as what it is made of, which is kept {told} (CITYBEAT_{finer.upper()})"
-            )
+            kept = "for ever" if info.data[finer] is None else f"{info.data[finer]:g} days"
+            raise ValueError(f"a rollup must be kept at least as long as its input ({kept}, CITYBEAT_{finer.upper()})")
         return days
 
     @field_validator("console_tiles", mode="after")
@@ -171,11 +218,11 @@ class Settings(BaseSettings):
     @classmethod
     def _known(cls, zone: str | None) -> str | None:
         if zone is not None and zone not in zoneinfo.available_timezones():
-            raise ValueError("no zone of that name in the IANA database; such as Asia/Ho_Chi_Minh")
+            raise ValueError("the IANA database has no such time zone; expected a name such as Asia/Ho_Chi_Minh")
         return zone
 
     def load_catalogue(self) -> Catalogue:
-        """The shipped catalogue, with the city's own metrics where a file is named.
+        """The shipped catalogue, extended by the city's own metrics if CITYBEAT_CATALOGUE names a file.
 
         Raises
         ------
@@ -191,7 +238,7 @@ class Settings(BaseSettings):
         return catalogue.extended(text, origin=str(self.catalogue))
 
     def for_stack(self) -> StackSettings:
-        """What the stack room needs."""
+        """Settings of the local servers."""
         return StackSettings(
             home=self.home,
             root=self.root,
@@ -203,15 +250,15 @@ class Settings(BaseSettings):
         )
 
     def anonymous(self) -> frozenset[Scope]:
-        """What the API lets a request without a key do."""
+        """Scopes of an API request without a key."""
         return frozenset({Scope.READ} if self.api_anonymous == "read" else ())
 
     def look(self) -> ConsoleSettings:
-        """What the city decides about its console."""
+        """Settings of the console."""
         return ConsoleSettings(tiles=self.console_tiles, credit=self.console_credit, zone=self.zone)
 
     def session(self, mqtt_url: str) -> Session:
-        """How ingest presents itself to this broker."""
+        """Ingest's MQTT session with this broker."""
         return Session(
             url=mqtt_url,
             client_id=self.client_id,
@@ -221,7 +268,7 @@ class Settings(BaseSettings):
         )
 
     def layout(self) -> IngestConfig:
-        """How large ingest is, and when it turns to its spool."""
+        """Sizes of ingest, and the time after which it uses its spool."""
         return IngestConfig(
             workers=self.workers,
             size=BatchSize(messages=self.batch_messages, bytes=self.batch_bytes, linger=self.batch_linger_s),
@@ -232,7 +279,7 @@ class Settings(BaseSettings):
         )
 
     def pipeline(self, database_url: str) -> Pipeline:
-        """Ingest's pipeline into this database."""
+        """Ingest's pipeline into this database, not connected yet."""
         return Pipeline(
             database_url,
             catalogue=self.load_catalogue(),
@@ -242,12 +289,12 @@ class Settings(BaseSettings):
         )
 
     def sizing(self) -> Sizing:
-        """How long ingest has chunks be that grow with every reading."""
+        """Longest interval and largest size of the chunks that ingest makes ahead."""
         longest = {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m}
         return Sizing(longest={table: timedelta(days=days) for table, days in longest.items()}, rows=self.chunk_rows)
 
     def limits(self) -> Limits:
-        """What times are accepted."""
+        """Limits on the times of readings."""
         return Limits(
             oldest=int(self.oldest_s * MICROSECOND),
             late_after=int(self.late_after_s * MICROSECOND),
@@ -256,7 +303,7 @@ class Settings(BaseSettings):
         )
 
     def retention(self) -> Policy:
-        """What housekeeping drops and compresses."""
+        """Ages at which housekeeping drops and compresses data."""
         return Policy(
             raw=_days(self.retention_days_raw),
             minutes=_days(self.retention_days_1m),
@@ -267,11 +314,11 @@ class Settings(BaseSettings):
         )
 
     def outbox(self) -> Bounds:
-        """What housekeeping keeps for streams."""
+        """Time and bytes that housekeeping keeps for streams."""
         return Bounds(keep=timedelta(minutes=self.outbox_minutes), bytes=self.outbox_bytes)
 
     def chunk_days(self) -> dict[str, float]:
-        """Days a chunk, by hypertable."""
+        """Days in a chunk, by hypertable."""
         return {"readings": self.chunk_days_raw, "readings_1m": self.chunk_days_1m, "readings_15m": self.chunk_days_15m}
 
 

@@ -25,8 +25,6 @@ from citybeat.storage.registry.selection import Restriction
 BELIEVED: Final = 2.0
 #: Keys that are cached; when there are more, the whole cache is emptied, which costs one read a key.
 _REMEMBERED: Final = 10_000
-#: Requests per minute of one key, or of one address without a key: a hundred a second, far more than a page or a script needs.
-RATE: Final = 6_000
 EVERYTHING: Final = frozenset(Scope)
 _IMPLIED: Final = {Scope.READ: {Scope.READ}, Scope.WRITE: {Scope.WRITE}, Scope.ADMIN: set(Scope)}
 
@@ -53,10 +51,10 @@ class Gate:
     Parameters
     ----------
     pool : ReadPool
-    anonymous : frozenset of Scope
-        Scopes of a request without a key.
     rate : int
         Requests per minute of one key or address.
+    anonymous : frozenset of Scope
+        Scopes of a request without a key.
     clock : callable
         Seconds; monotonic.
     """
@@ -65,8 +63,8 @@ class Gate:
         self,
         pool: ReadPool,
         *,
+        rate: int,
         anonymous: frozenset[Scope] = frozenset(),
-        rate: int = RATE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool: Final = pool

@@ -18,13 +18,17 @@ from citybeat.ingest.judging.convert import convert, missing
 MAX_MAGNITUDE: Final = 1e100
 
 
+_YEAR_2001: Final = 978_307_200  # s
+_YEAR_2100: Final = 4_102_444_800  # s
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """Limits of the times of readings."""
 
-    #: us since 1970 UTC. Clocks that lost power restart at 1970 (Unix), 1980 (DOS, GPS) or 2000 (clock chips): an earlier time is a
-    #: fault, not history.
-    oldest: int = 978_307_200 * MICROSECOND  # 2001-01-01
+    #: us since 1970 UTC. Clocks that lost power restart at 1970 (Unix), 1980 (DOS, GPS) or 2000 (clock chips): before this a time
+    #: is a fault, not history.
+    oldest: int = _YEAR_2001 * MICROSECOND
     #: us. A reading that arrives later than this after its time is LATE: five minutes is a gateway's outage, not its buffering.
     late_after: int = 300 * MICROSECOND
     #: us. A synchronised clock is off by milliseconds; a reading whose time is further ahead of its receipt is FUTURE.
@@ -128,7 +132,3 @@ def _refusal(decoded: Decoded, row: int, reason: Reason, registry: Registry, lim
             f"; {from_us(seconds * MICROSECOND).isoformat()} if these were seconds" if _YEAR_2001 < seconds < _YEAR_2100 else ""
         )
     return Refusal(message=message, index=index, reason=reason, detail=detail)
-
-
-_YEAR_2001: Final = 978_307_200  # s
-_YEAR_2100: Final = 4_102_444_800  # s

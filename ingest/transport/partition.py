@@ -56,8 +56,8 @@ class Timeouts:
     """Timeouts of a partition."""
 
     #: s that a batch, or a filled inbox, waits for the database before it goes to disk: longer than a failover that nobody notices.
-    spool_after: float = 2.0
-    #: s without an answer from a worker that has a batch, until it is taken to hang: longer than any statement may take (30 s).
+    spool_after: float = 2
+    #: s without a word from a worker that has a batch, until it is taken to hang: longer than any statement may take (30 s).
     hung_after: float = 45.0
     #: s without a round of the partition's own thread, until it is taken to hang. Neither a write to a working disk nor a send to a
     #: worker that no longer reads takes as long: such a worker is killed when it is taken to hang.

@@ -167,7 +167,7 @@ def start_api(database: str) -> Iterator[Callable[..., Api]]:
     with asyncio.Runner() as runner, ExitStack() as stack:
 
         def start(url: str, **options: Any) -> Api:
-            app = create_app(database_url=url, catalogue=builtin(), **({"anonymous": EVERYTHING} | options))
+            app = create_app(database_url=url, catalogue=builtin(), **({"anonymous": EVERYTHING, "rate": 6_000} | options))
             lifespan = app.router.lifespan_context(app)
             runner.run(lifespan.__aenter__())
             stack.callback(lambda: runner.run(lifespan.__aexit__(None, None, None)))

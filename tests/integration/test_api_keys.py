@@ -112,7 +112,7 @@ def test_a_revoked_key_is_refused_when_it_is_no_longer_believed(database, make, 
         pool = ReadPool(database, min_size=1, max_size=1)
         await pool.open()
         try:
-            gate = Gate(pool, clock=lambda: now)
+            gate = Gate(pool, rate=6_000, clock=lambda: now)
             caller = await gate.caller(made)
             assert keys.revoke(connection, caller.id)
             assert not keys.revoke(connection, caller.id)

@@ -115,7 +115,7 @@ def serve(database):
     with ExitStack() as stack:
 
         def start(**options):
-            app = create_app(database_url=database, catalogue=builtin(), **({"anonymous": EVERYTHING} | options))
+            app = create_app(database_url=database, catalogue=builtin(), **({"anonymous": EVERYTHING, "rate": 6_000} | options))
             config = uvicorn.Config(app, port=0, log_config=None, log_level="warning", timeout_graceful_shutdown=5)
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, name="api")

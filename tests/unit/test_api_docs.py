@@ -73,7 +73,7 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def app():
     # Never asked for data, so the database need not exist.
-    return create_app(database_url="postgresql://nobody@127.0.0.1:1/none", catalogue=builtin(), version="1.2.3")
+    return create_app(database_url="postgresql://nobody@127.0.0.1:1/none", catalogue=builtin(), rate=6_000, version="1.2.3")
 
 
 def get(app, *urls):

@@ -48,7 +48,8 @@ FAMILIES = {
 
 
 def serve(look=None):
-    return create_app(database_url="postgresql://nobody@127.0.0.1:1/none", catalogue=builtin(), version="1.2.3", look=look)
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    return create_app(database_url=url, catalogue=builtin(), rate=6_000, version="1.2.3", look=look)
 
 
 def get(url, look=None, **headers):

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import yaml
 
+from citybeat.dashboards.board import Context
+from citybeat.dashboards.texts import Texts
+from citybeat.settings import Settings
 from citybeat.stack import docker, postgres
 from citybeat.stack.model import Home
 from citybeat.stack.passwords import Passwords
@@ -45,6 +48,19 @@ def test_no_secret_stands_in_the_file_and_each_is_in_the_environment_file(tmp_pa
         assert url.startswith("${"), user
 
 
+def test_defaults_are_those_of_the_settings():
+    defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (CHECKOUT / "compose.yaml").read_text()))
+    made = Context(catalogue={}, words=Texts("en"))
+    expected = {"CITYBEAT_ZONE": made.zone, "CITYBEAT_PG_SHARED_BUFFERS": DATABASE_SETTINGS["shared_buffers"]} | {
+        f"CITYBEAT_{name.upper()}": str(Settings.model_fields[name].default) for name in ("api_port", "ingest_port")
+    }
+    assert {name: defaults[name] for name in expected} == expected
+    assert {name for name in defaults if name.removeprefix("CITYBEAT_").lower() in Settings.model_fields} <= set(expected)
+    inside = SERVICES["migrate"]["environment"]
+    assert inside["CITYBEAT_API_PORT"] == SERVICES["api"]["ports"][0].rpartition(":")[2]
+    assert inside["CITYBEAT_INGEST_PORT"] == SERVICES["ingest"]["ports"][0].rpartition(":")[2]
+
+
 def test_what_is_mounted_exists_and_data_are_in_named_volumes():
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
@@ -69,8 +85,11 @@ def settings_of(path: Path, separator: str) -> dict[str, str]:
     return pairs
 
 
+DATABASE_SETTINGS = settings_of(CONFIG / "postgres" / "postgresql.conf", "=")
+
+
 def test_the_database_loses_nothing_that_was_committed():
-    settings = settings_of(CONFIG / "postgres" / "postgresql.conf", "=")
+    settings = DATABASE_SETTINGS
     assert settings["fsync"] == settings["synchronous_commit"] == settings["full_page_writes"] == "on"
     assert int(settings["max_locks_per_transaction"]) >= 1024
     assert settings["shared_preload_libraries"] == "'timescaledb'"
