@@ -1,3 +1,3 @@
-"""The composition root: settings, the command line, and `up`. It wires the other rooms; nobody imports it."""
+"""Collects a city's sensor readings from MQTT, checks them, stores them in TimescaleDB and serves them over HTTP."""
 
 __version__ = "0.1.0"

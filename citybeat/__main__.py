@@ -1,4 +1,4 @@
-"""`python -m citybeat`."""
+"""The command line as `python -m citybeat`."""
 
 from citybeat.cli import main
 

@@ -1,6 +1,6 @@
-"""Commands that `citybeat up` runs beside itself, and what they last said.
+"""Commands that `citybeat up` runs as child processes, and the progress that they report.
 
-A child is tied to our life by the kernel, and reads its settings from the same environment as we do.
+The kernel ends a child with its parent, and a child reads its settings from the same environment.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import IO, Any, Final
 from citybeat import stack
 from citybeat.devices.errors import CitybeatError
 
-#: s that a child has to end in by itself: the time ingest takes to drain, and some.
+#: s that a child has to end by itself; ingest needs most of it to drain.
 _PATIENCE: Final = 15.0
-_TAIL: Final = 2_000  # characters of a failed child's last words
+_TAIL: Final = 2_000  # characters kept of a child's standard error
 
 
 def command(*arguments: str) -> list[str]:
@@ -33,11 +33,11 @@ def command(*arguments: str) -> list[str]:
 
 
 class ChildError(CitybeatError):
-    """A part of citybeat ended on its own."""
+    """A child process ended on its own."""
 
 
 class Child:
-    """One `citybeat …` process. JSON lines of its standard output are merged into `said`; the rest is kept for error messages."""
+    """One `citybeat …` process. JSON lines on its standard output are merged into `said`; other output is for error messages."""
 
     def __init__(self, *arguments: str, settings: Mapping[str, str] | None = None) -> None:
         self.name: Final = arguments[0]
@@ -57,24 +57,24 @@ class Child:
             reader.start()
 
     def check(self) -> None:
-        """Make sure that it still runs.
+        """Check that the process still runs.
 
         Raises
         ------
         ChildError
-            It ended; the message has its last words.
+            It has ended; the message quotes the end of its standard error.
         """
         if self._process.poll() is not None:
             self._join()
-            raise ChildError(f"{self.name} ended with status {self._process.returncode}: {self._tail.strip() or 'without a word'}")
+            raise ChildError(f"{self.name} ended with status {self._process.returncode}: {self.last_words or 'no output'}")
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def wait(self) -> int:
-        """Wait until it ended, and kill it if it does not.
+        """Wait until the process has ended, and kill it if it does not end in time.
 
         Returns
         -------
@@ -91,7 +91,7 @@ class Child:
 
     @property
     def last_words(self) -> str:
-        """The end of what it wrote to standard error."""
+        """The end of its standard error."""
         return self._tail.strip()
 
     def _join(self) -> None:
@@ -111,7 +111,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child]) -> None:
-    """Ask all of them to end, and wait until they have."""
+    """Ask all children to end, then wait for each."""
     for child in children:
         child.terminate()
     for child in children:

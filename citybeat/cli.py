@@ -1,4 +1,4 @@
-"""The command line. Each command reads the settings, wires rooms together, and fails with one clear line."""
+"""The command line: the top of the program, which wires the other packages together; no package imports it."""
 
 import getpass
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from citybeat import context, stack
 from citybeat.commands import ingesting
 from citybeat.commands import up as up_command
 from citybeat.commands.ledger import ledger
-from citybeat.context import check_port, failures, say
+from citybeat.context import MOMENT, check_port, failures, say
 from citybeat.devices.flags import Verdict
 from citybeat.ingest.writing import reflag as reflagging
 from citybeat.lazy import LazyGroup
@@ -36,11 +36,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-stack_app = typer.Typer(help="TimescaleDB and Mosquitto on this machine.", no_args_is_help=True)
+stack_app = typer.Typer(help="Start, stop and inspect TimescaleDB and Mosquitto on this machine.", no_args_is_help=True)
 app.add_typer(stack_app, name="stack")
 
-_OUT = Console()
-_MOMENT: Final = "%Y-%m-%dT%H:%M:%S%z"
+_OUT: Final = Console()
+
+StartOption = Annotated[
+    datetime, typer.Option("--from", formats=MOMENT, help="Start of the period, with an offset, e.g. 2026-03-01T08:00:00+07:00.")
+]
+EndOption = Annotated[datetime, typer.Option("--to", formats=MOMENT, help="End of the period (exclusive), with an offset.")]
+DevicesOption = Annotated[
+    list[str] | None, typer.Option("--device", help="Id of a device; repeat for several. Default: all devices.")
+]
 
 
 def main() -> None:
@@ -48,16 +55,32 @@ def main() -> None:
     app()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"citybeat {citybeat.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `citybeat` itself; Typer shows the help text of `app` instead of this one."""
+
+
 @app.command()
 def up(
     duration: Annotated[
-        str | None, typer.Option("--for", help="Stop after this long, e.g. 30s, 5m, 1h; default: at Ctrl-C.")
+        str | None, typer.Option("--for", help="Duration of the run, e.g. 30s, 5m, 1h. Default: until Ctrl-C.")
     ] = None,
-    devices: Annotated[int, typer.Option(min=0, help="Simulated devices; 0: none.")] = 1000,
-    report: Annotated[Path | None, typer.Option(help="Write the final report here, as JSON.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the simulated city: the same seed, the same readings.")] = 1,
+    devices: Annotated[int, typer.Option(min=0, help="Number of simulated devices; 0 starts no simulator.")] = 1000,
+    report: Annotated[Path | None, typer.Option(help="File that the final report is written to, as JSON. Default: none.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated city: the same seed gives the same readings.")] = 1,
 ) -> None:
-    """Start everything (servers, schema, ingest, API, simulated city), show it live, and account for it at the end."""
+    """Run servers, ingest, API and a simulated city, show live figures, and print an account of every reading at the end."""
     with failures():
         settings = Settings()
         check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
@@ -67,25 +90,25 @@ def up(
 
 @app.command()
 def ingest(
-    stats: Annotated[bool, typer.Option("--stats", help="Print totals as a line of JSON every second.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: CITYBEAT_WORKERS.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print totals every second, as a line of JSON.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of worker processes. Default: CITYBEAT_WORKERS.")] = None,
 ) -> None:
-    """Take readings off MQTT into the database, until SIGTERM or Ctrl-C."""
+    """Receive readings from MQTT and store them in the database, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings() if workers is None else Settings(workers=workers)
         ingesting.run(settings, stats=stats)
 
 
 @app.command(name="ingest-worker", hidden=True)
-def ingest_worker(line: int) -> None:
-    """One of ingest's worker processes; its line to the intake is an open file descriptor."""
+def ingest_worker(line: Annotated[int, typer.Argument(help="Open file descriptor of the socket to `citybeat ingest`.")]) -> None:
+    """Run one of ingest's worker processes; `citybeat ingest` starts them."""
     with failures():
         ingesting.work(Settings(), line)
 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema and catalogue up to date; nothing happens the second time."""
+    """Bring the schema and the catalogue of the database up to date; running it again changes nothing."""
     with failures():
         settings = Settings()
         with context.database(settings, application="migrate", migrated=False) as connection:
@@ -101,15 +124,15 @@ app.command()(ledger)
 
 @app.command()
 def declare(
-    verdict: Annotated[Verdict, typer.Argument(help="clear: as if nothing were declared.")],
-    device: Annotated[str, typer.Option()],
-    metric: Annotated[str, typer.Option()],
-    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset, e.g. 2026-03-01T08:00:00+07:00.")],
-    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
-    reason: Annotated[str, typer.Option(help="Why; kept with the declaration.")],
-    by: Annotated[str, typer.Option(help="Who; default: the user that runs this.")] = "",
+    verdict: Annotated[Verdict, typer.Argument(help="Verdict: good, bad, or clear (withdraw an earlier declaration).")],
+    device: Annotated[str, typer.Option(help="Id of the device.")],
+    metric: Annotated[str, typer.Option(help="Metric of the sensor, e.g. temperature.")],
+    start: StartOption,
+    end: EndOption,
+    reason: Annotated[str, typer.Option(help="Reason of the declaration, kept with it.")],
+    by: Annotated[str, typer.Option(help="Name of the person who declares. Default: the user who runs the command.")] = "",
 ) -> None:
-    """Declare a sensor's period good or bad, for readings that are stored and for those that are still to come."""
+    """Declare the readings of a sensor in a period good or bad, both stored ones and later arrivals."""
     with failures(), _period(start, end):
         settings = Settings()
         with context.database(settings, application="declare") as connection:
@@ -122,11 +145,11 @@ def declare(
 
 @app.command()
 def reflag(
-    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset.")],
-    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
-    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeat for more.")] = None,
+    start: StartOption,
+    end: EndOption,
+    device: DevicesOption = None,
 ) -> None:
-    """Judge the readings of a period again, by today's bounds; the rollups follow."""
+    """Flag the readings of a period again by the limits in force today; the rollups follow."""
     with failures(), _period(start, end):
         settings = Settings()
         with context.database(settings, application="reflag") as connection:
@@ -143,9 +166,11 @@ def _period(start: datetime, end: datetime) -> Iterator[None]:
 
 @app.command()
 def retention(
-    apply: Annotated[bool, typer.Option("--apply", help="Drop and compress now what ingest would within the hour.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Drop and compress now what ingest would drop and compress within the hour.")
+    ] = False,
 ) -> None:
-    """Show how far back there is what, and what was dropped; the settings CITYBEAT_RETENTION_DAYS_… say how long it is kept."""
+    """Show how far back data go and how much was dropped; the CITYBEAT_RETENTION_DAYS_… settings say how long data are kept."""
     with failures():
         settings = Settings()
         with context.database(settings, application="retention") as connection:
@@ -158,17 +183,17 @@ def retention(
             _OUT.print(table)
 
 
-rollup_app = typer.Typer(help="The rollups, apart from what ingest does.", no_args_is_help=True)
+rollup_app = typer.Typer(help="Repair the rollups, which ingest keeps up to date by itself.", no_args_is_help=True)
 app.add_typer(rollup_app, name="rollup")
 
 
 @rollup_app.command("rebuild")
 def rollup_rebuild(
-    start: Annotated[datetime, typer.Option("--from", formats=[_MOMENT], help="With an offset.")],
-    end: Annotated[datetime, typer.Option("--to", formats=[_MOMENT], help="Exclusive, with an offset.")],
-    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeat for more.")] = None,
+    start: StartOption,
+    end: EndOption,
+    device: DevicesOption = None,
 ) -> None:
-    """Recompute the minutes of a period from the readings, source by source; the quarter-hours follow."""
+    """Recompute the one-minute rollup of a period from its readings, then the quarter-hours from the minutes."""
     with failures(), _period(start, end), context.database(Settings(), application="rollup rebuild") as connection:
         changed = rollup.rebuild(connection, start, end, devices=device)
         while rollup.advance(connection):
@@ -181,7 +206,7 @@ def rollup_rebuild(
 
 @stack_app.command("up")
 def stack_up() -> None:
-    """Start the servers, and leave them running."""
+    """Start the servers and leave them running."""
     with failures():
         settings = Settings().for_stack()
         stack.up(settings, say)
@@ -197,14 +222,14 @@ def stack_down() -> None:
 
 @stack_app.command("status")
 def stack_status() -> None:
-    """Show the servers; exit status 1 unless each runs or is a given one."""
+    """Show the state of each server; exit status 1 unless each is running or given by its URL."""
     with failures():
         raise typer.Exit(0 if _print_status() else 1)
 
 
 @stack_app.command("reset")
-def stack_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Stop the servers and DELETE their data; programs and passwords stay."""
+def stack_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False) -> None:
+    """Stop the servers and DELETE their data; their programs and passwords stay."""
     with failures():
         settings = Settings()
         if not yes:

@@ -1,4 +1,4 @@
-"""What every command needs: its settings, the servers, a connection, a stop signal, and one way to fail."""
+"""Shared by all commands: the servers, a database connection, a stop signal, and one way to report failures."""
 
 import getpass
 import json
@@ -23,18 +23,20 @@ from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, connect
 from citybeat.storage.registry import changes, records
 
-#: Devices that are registered in one transaction: it holds the registry's lock, and its rows in memory.
+#: Devices registered in one transaction, which holds the registry's lock and keeps its rows in memory.
 SLICE: Final = 10_000
+#: Format of times on the command line; typer takes a list.
+MOMENT: Final = ["%Y-%m-%dT%H:%M:%S%z"]
 
 
 def say(line: str) -> None:
-    """Tell the operator something; standard output is for results."""
+    """Print a line for the operator on standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn what is expected to go wrong into one line and exit status 1; anything else is a bug and shows its traceback."""
+    """Turn expected errors into one line and exit status 1; any other exception is a bug and shows its traceback."""
     try:
         yield
     except ValidationError as exc:
@@ -48,7 +50,7 @@ def failures() -> Iterator[None]:
 
 
 def logging_to_stderr(level: str = "INFO", form: logs.Form = "text") -> None:
-    """Log lines for operators; a payload or a secret never stands in one (`citybeat/logs.py`)."""
+    """Send log lines to standard error; they never contain payloads or secrets (`citybeat/logs.py`)."""
     logs.to_stderr(level, form)
 
 
@@ -62,14 +64,14 @@ def stop_on_signals() -> threading.Event:
 
 @contextmanager
 def servers(settings: Settings) -> Iterator[Servers]:
-    """The servers that are given or run already; else local ones, for as long as the command takes."""
+    """The servers that are given by URL or run already; otherwise local ones, started for as long as the command takes."""
     with stack.running(settings.for_stack(), say) as running:
         yield running
 
 
 @contextmanager
 def database(settings: Settings, *, application: str, migrated: bool = True) -> Iterator[Connection]:
-    """A connection in autocommit mode, with the schema checked."""
+    """A connection in autocommit mode; the schema version is checked unless `migrated` is False."""
     with servers(settings) as running, connect(running.database_url, application=application) as connection:
         if migrated:
             schema_version.check(connection)
@@ -78,14 +80,14 @@ def database(settings: Settings, *, application: str, migrated: bool = True) -> 
 
 
 def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | None]:
-    """Broker passwords of these sources: from CITYBEAT_CREDENTIALS where the broker is a given one, else ours, made at need.
+    """Broker passwords of sources: from CITYBEAT_CREDENTIALS if the broker is given by URL, otherwise local ones, made as needed.
 
     Raises
     ------
     StackError
-        The local broker does not take a new user.
+        The local broker does not accept a new user.
     CitybeatError
-        The file of credentials cannot be used, or lacks a source.
+        The file of credentials cannot be read, or lacks a source.
     """
     if settings.mqtt_url is None:
         return stack.credentials(settings.for_stack(), list(sources))
@@ -101,25 +103,25 @@ def passwords(settings: Settings, sources: Sequence[str]) -> Mapping[str, str | 
 
 
 def register(database_url: str, devices: Sequence[Device]) -> None:
-    """Register devices, with a connection of its own: what the simulator is handed. Those of a large city go in slices."""
+    """Register the simulator's devices on a connection of its own, in several transactions if they are many."""
     with connect(database_url, application="registration") as connection:
         changes.act_as(connection, "simulator")
         for start in range(0, len(devices), SLICE):
             records.register(connection, devices[start : start + SLICE])
 
 
-def emit(thing: Mapping[str, Any]) -> None:
-    """One JSON object on one line of standard output: how `citybeat up` listens to the commands that it runs."""
-    print(json.dumps(thing), flush=True)
+def emit(progress: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line of standard output; `citybeat up` reads such lines of the commands it runs."""
+    print(json.dumps(progress), flush=True)
 
 
 def check_port(who: str, host: str, port: int, setting: str) -> None:
-    """See that a port can be listened on.
+    """Check that a port can be listened on.
 
     Raises
     ------
     CitybeatError
-        It is taken, or is not ours to take; the message names the setting.
+        The port is taken or not permitted; the message names the setting.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Devices from a file, in the forms that the API takes: CSV, GeoJSON, JSON."""
+"""Reads devices from a file in a form that the API accepts: CSV, GeoJSON or JSON."""
 
 from pathlib import Path
 from typing import Final
@@ -10,27 +10,27 @@ from citybeat.devices.device import Device
 from citybeat.devices.errors import DeviceError
 
 _FORMS: Final = {".json": Form.JSON, ".geojson": Form.GEOJSON, ".csv": Form.CSV}
-#: Mistakes that are shown; nobody reads more of them in a terminal.
+#: Most mistakes shown: more are not read in a terminal.
 _SHOWN: Final = 50
 
 
 def parse(file: Path, metrics: Catalogue) -> list[Device]:
-    """The devices of a file; its name says the form.
+    """Read the devices of a file, whose name says its form.
 
     Parameters
     ----------
     file : Path
     metrics : Catalogue
-        What a sensor may measure.
+        Metrics that a sensor may measure.
 
     Raises
     ------
     DeviceError
-        The file cannot be read, or something is wrong with it; the message names the place and what is wrong, for every mistake.
+        The file cannot be read or contains mistakes; the message names the place of each.
     """
     form = _FORMS.get(file.suffix.lower())
     if form is None:
-        raise DeviceError(f"{file}: a file of devices ends in {', '.join(_FORMS)}")
+        raise DeviceError(f"{file}: the name of a file of devices must end in {', '.join(_FORMS)}")
     try:
         entries, mistakes = imports.read(file.read_bytes(), form, metrics)
     except OSError as exc:

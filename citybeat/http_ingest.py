@@ -1,4 +1,4 @@
-"""What the API is handed of ingest: taking readings, and trying refused ones again."""
+"""The parts of ingest that the API uses: storing readings, and retrying refused ones. The API does not import ingest itself."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,7 +13,7 @@ from citybeat.storage.db.connection import connect
 
 
 def intake(settings: Settings, database_url: str) -> HttpIngest:
-    """Takes readings by the same pipeline as ingest; not started yet."""
+    """A writer of readings with the same pipeline as ingest; the API starts it."""
     return HttpIngest(
         settings.pipeline(database_url),
         size=settings.layout().size,
@@ -23,7 +23,7 @@ def intake(settings: Settings, database_url: str) -> HttpIngest:
 
 
 def judging(settings: Settings) -> replaying.Settings:
-    """What a replay judges by."""
+    """Settings of a retry."""
     return replaying.Settings(
         catalogue=settings.load_catalogue(),
         limits=settings.limits(),
@@ -33,14 +33,14 @@ def judging(settings: Settings) -> replaying.Settings:
 
 
 class Replays:
-    """Tries refused messages again, on connections of its own."""
+    """Retries refused messages, on database connections of its own."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._url: Final = database_url
         self._judging: Final = judging(settings)
 
     def __call__(self, wanted: Filter, *, after: int, limit: int) -> tuple[Mapping[str, int], int | None]:
-        """Counts of what came of it, and the last row's id if there may be more behind it."""
+        """Retry up to `limit` rows after an id; returns counts by outcome, and the last row's id if more may follow."""
         with (
             closing(connect(self._url, application="replay")) as connection,
             closing(BatchWriter(self._url, quarantine_quota=self._judging.quarantine_quota)) as store,

@@ -1,9 +1,9 @@
-"""Log lines on standard error: one form for all of them, ours and the libraries'.
+"""Log lines on standard error, in one format for citybeat and its libraries.
 
-Law: rooms log through the standard library, with what varies as keys (`_LOG.info("registered", extra={"source": name})`), and never
-a payload, a password, or an address that contains one. Only here it is decided what a line looks like; structlog renders it. As a
-second line of defence passwords in addresses, and rows that the database quotes, are taken out of whatever is logged, and control
-characters cannot forge a line.
+Invariant: packages log through the standard library and pass variable parts as keys (`_LOG.info("registered", extra={"source":
+name})`); they never log a payload, a password, or a URL that contains one. This module alone decides the format; structlog renders
+it. As a second line of defence it removes passwords in URLs and rows quoted by the database from every line, and escapes control
+characters so that no text can forge a line.
 """
 
 import logging
@@ -18,20 +18,20 @@ Form = Literal["text", "json"]
 
 _FIRST: Final = ("timestamp", "level", "logger", "event")
 _PASSWORD: Final = re.compile(r"(\w://[^\s/:@]*:)[^\s/]*@")
-#: Where a database's message, in a traceback, begins to quote rows; it ends with an empty line or the text.
+#: The part of a database message, within a traceback, that quotes rows; it ends with an empty line or with the text.
 _QUOTED: Final = re.compile(r"^(DETAIL|CONTEXT):.*?(?=^\s*$|\Z)", re.MULTILINE | re.DOTALL)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def to_stderr(level: str = "INFO", form: Form = "text") -> None:
-    """Send everything that is logged in this process to standard error.
+    """Send all log records of this process to standard error.
 
     Parameters
     ----------
     level : str
         DEBUG, INFO, WARNING or ERROR.
     form : {"text", "json"}
-        text: `key=value …`, and a traceback on lines of its own; json: an object a line, whatever happened.
+        text: `key=value …`, with a traceback on lines of its own; json: one object a line, tracebacks included.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -58,7 +58,7 @@ def to_stderr(level: str = "INFO", form: Form = "text") -> None:
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it.
+    """Replace the passwords in the URLs of a text.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def redacted(text: str) -> str:
 
 def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
-        # What is no number is shown as text anyway.
+        # Other types are rendered as text anyway.
         if not isinstance(value, bool | int | float | None):
             text = _QUOTED.sub(r"\1: …\n", redacted(str(value))).rstrip()
             event[key] = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
@@ -81,7 +81,7 @@ _LINE: Final = structlog.processors.LogfmtRenderer(key_order=_FIRST, drop_missin
 
 
 def _text(logger: WrappedLogger, method: str, event: EventDict) -> str:
-    # A traceback is for people to read, so it is not squeezed into its line.
+    # A traceback is for people to read, so it gets lines of its own.
     behind = [str(event.pop(key)) for key in ("exception", "stack") if key in event]
     named = {re.sub(r"\s", "_", key): value for key, value in event.items()}
     return "\n".join([_LINE(logger, method, named), *behind])

@@ -1,4 +1,4 @@
-"""The final account of `citybeat up`: what was published against what the database has. Pure, but for what it is handed."""
+"""The final report of `citybeat up`: published readings compared with those in the database. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,34 +9,34 @@ from citybeat.devices.ledger import OUTCOMES, Counts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:
-    """What one source says it sent, and what the database saw of it."""
+    """One source: messages and readings that it sent, and message numbers that the database has."""
 
     source: str
     numbered: int  # messages that got a number
-    unconfirmed: int  # of them: refused by the broker, or without an answer; nobody promised anything for these
+    unconfirmed: int  # of them: refused by the broker or never acknowledged, so that nothing was promised for them
     messages: int  # acknowledged
     readings: int  # in acknowledged messages
-    seen: int  # numbers that the database has
+    seen: int  # message numbers that the database has
 
     @property
     def lost(self) -> int:
-        """Numbered messages that never came and were never promised."""
+        """Numbered messages that never came and were never acknowledged."""
         return min(self.numbered - self.seen, self.unconfirmed)
 
     @property
     def outstanding(self) -> int:
-        """Acknowledged messages that the database has not seen."""
+        """Acknowledged messages that the database does not have."""
         return max(0, self.numbered - self.seen - self.unconfirmed)
 
     @property
     def in_flight(self) -> int:
-        """Readings in outstanding messages, by the source's mean: nobody has read those messages yet."""
+        """Readings in outstanding messages, estimated by the source's mean: those messages have not been decoded."""
         return round(self.outstanding * self.readings / max(self.messages, 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The account of a run, in readings of this run; `lost_before_broker` is messages."""
+    """The report of a run. Counts are readings of this run, except `lost_before_broker`, which counts messages."""
 
     published: int
     run: Counts  # of the ledger
@@ -44,22 +44,22 @@ class Report:
     in_flight: int
     balanced: bool
     rollups_match: bool
-    findings: Sequence[str]  # what does not balance or match, in sentences
+    findings: Sequence[str]  # one sentence for each mismatch
 
     @property
     def ok(self) -> bool:
-        """Whether the run may end with exit status 0."""
+        """True if the run ends with exit status 0."""
         return self.balanced and self.rollups_match and self.run.stored > 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the account as JSON has it: of the ledger's counts received readings and their outcomes."""
+        """The report as a JSON object; of the ledger it has received readings and their outcomes."""
         whole = asdict(self)
         run = whole.pop("run")
         return {"published": whole.pop("published"), **{name: run[name] for name in ("received", *OUTCOMES)}, **whole}
 
 
 def build(*, sent: Sequence[Sent], run: Counts, discrepancies: Sequence[str], rollup_differences: Sequence[str]) -> Report:
-    """Put the account together.
+    """Compare the totals of a run.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def build(*, sent: Sequence[Sent], run: Counts, discrepancies: Sequence[str], ro
     run : Counts
         The ledger's totals of this run, over all sources.
     discrepancies, rollup_differences : sequence of str
-        From `storage.accounts.ledger`, over the whole database.
+        Of the whole database, from `storage.accounts.ledger`.
     """
-    outstanding = [f"source {s.source}: {s.outstanding} acknowledged messages have not come" for s in sent if s.outstanding]
+    outstanding = [f"source {s.source}: {s.outstanding} acknowledged messages did not arrive" for s in sent if s.outstanding]
     return Report(
         published=sum(s.readings for s in sent),
         run=run,
@@ -83,14 +83,14 @@ def build(*, sent: Sequence[Sent], run: Counts, discrepancies: Sequence[str], ro
 
 
 def sent_by_source(simulator: Mapping[str, Any], seen: Mapping[tuple[str, str], tuple[int, int]]) -> list[Sent]:
-    """What each source sent, from the simulator's report, beside what the database saw.
+    """Combine the simulator's report with the message numbers that the database has, by source.
 
     Parameters
     ----------
     simulator : mapping
         `simulator.run.RunReport.as_dict`.
     seen : mapping
-        (messages seen, holes) by (source, boot).
+        (numbers seen, numbers missing) by (source, boot).
     """
     return [
         Sent(

@@ -1,1 +1,1 @@
-"""Grafana as code: dashboards and alert rules made from the catalogue, as files or over its HTTP API."""
+"""Grafana as code: dashboards and alert rules built from the catalogue, delivered as files or over Grafana's HTTP API."""

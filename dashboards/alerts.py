@@ -1,7 +1,7 @@
-"""Alert rules: what is asked, from which number on it matters, and what to do. Pure.
+"""Alert rules: query, threshold and instructions. Pure.
 
-A query returns one number a row, and texts that tell the rows apart; a row above the threshold is an alert of its own. A query that
-returns nothing is no alert: there is nothing that could be wrong.
+A query returns rows of one number and of texts that identify the row. Each row above the threshold is an alert of its own. A query
+without rows is no alert: nothing is monitored that could be wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,30 @@ from citybeat.dashboards.board import Context, uid
 from citybeat.dashboards.panels import DATASOURCE
 from citybeat.devices.ledger import OUTCOMES
 
-#: Names of what is made in Grafana.
+#: Names of the folder, rule group and contact point in Grafana.
 FOLDER: Final = "citybeat"
 GROUP: Final = "citybeat"
 CONTACT: Final = "citybeat"
-#: s between two looks.
+#: s between two evaluations.
 EVERY: Final = 60
-#: A label of every rule that we made, by which we know it again.
+#: A label of every rule of citybeat, which identifies it.
 LABEL: Final = ("made_by", "citybeat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """One rule."""
+    """One alert rule."""
 
-    name: str  # of its texts, and of its uid
+    name: str  # part of the keys of its texts, and of its uid
     query: str
     above: float
-    lasting: str  # how long it has to hold
+    lasting: str  # duration for which the condition has to hold
     severity: str = "warning"
     of_prometheus: bool = False
 
 
 def rules(context: Context) -> list[Rule]:
-    """All of them; those of what only the processes know if there is a Prometheus."""
+    """All rules; those on metrics of processes only if there is a Prometheus."""
     found = [
         Rule(
             name="limit",
@@ -66,7 +66,7 @@ def rules(context: Context) -> list[Rule]:
         ),
         Rule(
             name="lag",
-            # Minutes begin a minute before they end; a city that never sent anything is no alarm.
+            # A minute is stored by its beginning, so 60 s are subtracted. A city that never sent anything causes no alert.
             query="SELECT extract(epoch FROM now() - max(minute))::float8 - 60 AS age FROM ledger HAVING count(*) > 0",
             above=300.0,
             lasting="0s",
@@ -105,12 +105,12 @@ def rules(context: Context) -> list[Rule]:
 
 
 def group(context: Context) -> list[dict[str, Any]]:
-    """The rules as Grafana has them, both in files and in its API."""
+    """The rules in Grafana's format, which files and API share."""
     return [_rule(context, rule) for rule in rules(context)]
 
 
 def contact(address: str) -> dict[str, Any]:
-    """Where alerts go: an URL is posted to, anything else is an address of e-mail."""
+    """The contact point of alerts: a webhook for a URL, otherwise e-mail."""
     if address.startswith(("http://", "https://")):
         return {"uid": CONTACT, "name": CONTACT, "type": "webhook", "settings": {"url": address, "httpMethod": "POST"}}
     return {"uid": CONTACT, "name": CONTACT, "type": "email", "settings": {"addresses": address, "singleEmail": True}}
@@ -131,7 +131,7 @@ def _rule(context: Context, rule: Rule) -> dict[str, Any]:
         "isPaused": False,
     }
     if context.contact is not None:
-        # The rule's own: the tree of policies is the city's, and stays as it is.
+        # The rule names its receiver: the tree of notification policies belongs to the city and is not changed.
         made["notification_settings"] = {"receiver": CONTACT}
     return made
 

@@ -1,4 +1,4 @@
-"""What a dashboard is made with: context, variables, links, and a grid that panels flow into. Pure."""
+"""Parts of a dashboard: context, variables, links, and a grid that panels are placed on. Pure."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +10,23 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
 from citybeat.dashboards import panels, sql
-from citybeat.dashboards.panels import DATASOURCE, Link, Look, Property, Sql
+from citybeat.dashboards.panels import DATASOURCE, Link, NumberFormat, Property, Sql
 from citybeat.dashboards.units import unit_of
 from citybeat.devices.catalogue import Catalogue, Domain, Kind, Metric
 
 #: Columns of Grafana's grid.
 WIDTH: Final = 24
 TAG: Final = "citybeat"
+#: Defaults: the time zone and the air quality standard of Vietnam.
+ZONE: Final = "Asia/Ho_Chi_Minh"
+STANDARD: Final = "QCVN 05:2023"
 
 
 class Words(Protocol):
     """Texts in one language (`dashboards/texts.py`)."""
 
     def __call__(self, key: str, **values: Any) -> str:
-        """The text of a key, with its blanks filled."""
+        """The text of a key, with its placeholders filled."""
 
     def metric(self, metric: Metric) -> str:
         """A metric's name for people."""
@@ -31,23 +34,23 @@ class Words(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What dashboards are made from."""
+    """Everything that dashboards depend on."""
 
     catalogue: Catalogue
     words: Words
-    zone: str = "Asia/Ho_Chi_Minh"  # the city's
-    standard: str = "QCVN 05:2023"  # whose limits are shown first, and watched
-    contact: str | None = None  # address or URL that alerts go to; None: to whom Grafana's own policy says
-    prometheus: str | None = None  # uid of a Prometheus data source; None: the city has none
+    zone: str = ZONE  # time zone of the city
+    standard: str = STANDARD  # its limits are shown first and watched by the alert
+    contact: str | None = None  # e-mail address or URL that alerts go to; None: Grafana's notification policy decides
+    prometheus: str | None = None  # uid of a Prometheus data source; None: there is none
 
     def of(self, domain: Domain) -> list[Metric]:
         """The domain's metrics, in the catalogue's order."""
         return [metric for metric in self.catalogue.values() if metric.domain is domain]
 
-    def look(self, metric: Metric) -> Look:
-        """How the metric's numbers look."""
+    def format(self, metric: Metric) -> NumberFormat:
+        """Number format of a metric."""
         bounded = metric.unit == "1" and (metric.low, metric.high) == (0.0, 1.0)
-        return Look(
+        return NumberFormat(
             unit=unit_of(metric, self.words("per_hour")),
             decimals=int(metric.decimals),
             color=metric.color,
@@ -56,33 +59,33 @@ class Context:
         )
 
     def field(self, metric: Metric) -> list[Property]:
-        """Properties of a field that holds the metric's numbers."""
-        look = self.look(metric)
-        return panels.named(self.words.metric(metric), unit=look.unit, decimals=look.decimals, color=look.color)
+        """Properties of a field with values of a metric."""
+        numbers = self.format(metric)
+        return panels.named(self.words.metric(metric), unit=numbers.unit, decimals=numbers.decimals, color=numbers.color)
 
     def states(self) -> Property:
-        """Severities as words and colours."""
+        """Value mapping of severities to words and colours."""
         return panels.states({name: self.words(f"state.{name}") for name, _ in panels.STATES})
 
     def to_sensor(self, device: str, metric: str) -> Link:
-        """To the dashboard of one sensor."""
+        """A link to the dashboard of one sensor."""
         return Link(
             title=self.words("link.sensor"),
             url=f"/d/{uid('sensor')}?var-device={device}&var-metric={metric}&${{__url_time_range}}",
         )
 
     def to_board(self, name: str, variables: str = "") -> Link:
-        """To another dashboard."""
+        """A link to another dashboard."""
         return Link(title=self.words(f"{name}.title"), url=f"/d/{uid(name)}?{variables}${{__url_time_range}}")
 
 
 def uid(name: str) -> str:
-    """Stable and readable, the same in every language."""
+    """Uid of a dashboard or rule: stable, readable, and the same in every language."""
     return f"citybeat-{name}"
 
 
 class Board:
-    """One dashboard. Panels are added from left to right, and begin a new line when there is no room."""
+    """One dashboard. Panels are placed from left to right; a panel that does not fit begins a new line."""
 
     def __init__(self, context: Context, name: str, *, since: str = "now-24h", annotated: bool = True) -> None:
         self.context = context
@@ -125,7 +128,7 @@ class Board:
     # --- variables ---
 
     def query_variable(self, name: str, query: str, *, several: bool = True, at: str | None = None) -> None:
-        """A list from the database; `at`: what is picked at first, else everything or the first."""
+        """A variable with values from the database; `at`: the initial value, by default all values or the first."""
         made = (
             builders.QueryVariable(name)
             .label(self.words(f"variable.{name}"))
@@ -142,7 +145,7 @@ class Board:
         self._made.with_variable(made)
 
     def fixed_variable(self, name: str, options: Mapping[str, str]) -> None:
-        """A list of texts by value; the first is picked at first."""
+        """A variable with fixed values, given as value to text; the first is the initial value."""
         listed = [dashboard.VariableOption(selected=not i, text=options[v], value=v) for i, v in enumerate(options)]
         self._made.with_variable(
             builders.CustomVariable(name)
@@ -153,7 +156,7 @@ class Board:
         )
 
     def usual_variables(self, domain: Domain | None, *, devices: bool = True, aggregate: bool = True) -> None:
-        """District, device, aggregate and zone."""
+        """Variables for district, device, aggregate and time zone."""
         self.query_variable("district", sql.DISTRICT_LIST)
         if devices:
             self.query_variable("device", sql.device_list(None if domain is None else domain.value))
@@ -162,20 +165,20 @@ class Board:
         self.zone_variable()
 
     def zone_variable(self) -> None:
-        """By whose clocks days begin."""
+        """A variable for the time zone in which days begin."""
         self.fixed_variable("zone", {zone: zone for zone in dict.fromkeys([self.context.zone, "UTC"])})
 
     # --- panels ---
 
     def row(self, title: str) -> None:
-        """A heading over what follows."""
+        """Add a heading above the following panels."""
         self._break()
         place = dashboard.GridPos(x=0, y=self._y, w=WIDTH, h=1)
         self._panels.append(dashboard.RowPanel(title=title, grid_pos=place, id_val=self._number(), collapsed=False, panels=[]))
         self._y += 1
 
     def add(self, panel: dashboard.Panel, width: int, height: int) -> None:
-        """The next panel."""
+        """Add the next panel."""
         if self._x + width > WIDTH:
             self._break()
         panel.id_val = self._number()
@@ -185,14 +188,14 @@ class Board:
         self._height = max(self._height, height)
 
     def metrics(self, chosen: Sequence[Metric], extra: Callable[[Metric], str | None] = lambda _: None) -> None:
-        """A chart a metric, two a line, a line a device; `extra`: a second query, drawn as limits."""
+        """Add a chart for each metric, two on a line, with one curve a device; `extra` gives a second query, drawn as limits."""
         for metric in chosen:
             more = extra(metric)
             made = panels.chart(
                 self.words.metric(metric),
                 Sql(sql.lines(metric.name)),
                 *([] if more is None else [Sql(more, ref="B")]),
-                look=self.context.look(metric),
+                numbers=self.context.format(metric),
                 none=self.words("none.chart"),
                 about=self.words("about.chart", lines=sql.LINES, metric=metric.name),
                 name="${__field.labels.device}",
@@ -204,7 +207,7 @@ class Board:
             self.add(made, 12, 8)
 
     def build(self) -> dict[str, Any]:
-        """Grafana's JSON."""
+        """The dashboard as Grafana's JSON."""
         made = self._made.build()
         made.panels = self._panels
         found: dict[str, Any] = json.loads(json.dumps(made, cls=JSONEncoder))
@@ -218,10 +221,10 @@ class Board:
         return len(self._panels) + 1
 
 
-#: What a chart can show of a bucket.
+#: Aggregates of a bucket that a chart can show.
 AGGREGATES: Final = ("usual", "mean", "min", "max", "last", "stddev")
 
-#: How limits are drawn: dashed, thin, never joined with a device's line, under their own names.
+#: Style of limits: dashed, thin, never joined with the curve of a device, under their own names.
 LIMIT: Final[Sequence[Property]] = (
     ("displayName", "${__field.name}"),
     ("color", {"mode": "fixed", "fixedColor": panels.RED}),
@@ -233,7 +236,7 @@ LIMIT: Final[Sequence[Property]] = (
     ("links", []),
 )
 
-#: Name, colour and query. Outages are minutes in which nothing came from any source; a year of them is no annotation any more.
+#: Name, colour and query. An outage is a time without a message from any source; only ranges up to 31 days are searched for them.
 _ANNOTATIONS: Final = (
     (
         "quarantine",

@@ -1,4 +1,4 @@
-"""The database as Grafana sees it: through a role that may only read. Pure."""
+"""Grafana's data source: the database, through a role that may only read. Pure."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -6,22 +6,22 @@ from typing import Any, Final
 from citybeat.dashboards.panels import DATASOURCE
 
 NAME: Final = "citybeat"
-#: In files Grafana fills it in from its environment.
+#: Placeholder in files, which Grafana replaces from its environment.
 PASSWORD: Final = "$GRAFANA_DB_PASSWORD"  # noqa: S105  # the variable's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Database:
-    """Where Grafana finds it."""
+    """Address of the database as Grafana reaches it."""
 
-    host: str = "timescaledb:5432"  # as Grafana's machine knows it; by default that of compose.yaml
+    host: str = "timescaledb:5432"  # HOST:PORT; the default is that of compose.yaml
     name: str = "citybeat"
     user: str = "grafana"
-    sslmode: str = "disable"  # fit for the network between containers only
+    sslmode: str = "disable"  # disable is safe only on the network between containers
 
 
 def definition(database: Database) -> dict[str, Any]:
-    """All but the password, as Grafana has it both in files and in its API."""
+    """The data source without its password, in Grafana's format, which files and API share."""
     return {
         "name": NAME,
         "uid": DATASOURCE.uid,

@@ -1,4 +1,4 @@
-"""Everything as files: a directory that Grafana's provisioning reads from its disk. JSON throughout, which is YAML too."""
+"""Writes everything as files for Grafana's provisioning. All files are JSON, which is also valid YAML."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ from citybeat.dashboards.board import Context
 from citybeat.dashboards.datasource import Database
 from citybeat.devices.errors import CitybeatError
 
-#: Where Grafana looks, unless it is told otherwise.
+#: Grafana's default directory of provisioning files.
 MOUNT: Final = "/etc/grafana/provisioning"
-#: Of dashboards, below the directory. Beside the file that names it, Grafana reads no other file of that folder.
+#: Subdirectory of the dashboards. It must not be the one of the provider file, where Grafana would read each file as a provider.
 JSON: Final = "dashboards/citybeat"
 
 
@@ -20,14 +20,14 @@ class DashboardsError(CitybeatError):
 
 
 def contents(context: Context, database: Database, *, mount: str = MOUNT) -> dict[str, str]:
-    """Text of every file, by its path below the directory; `mount`: where Grafana will find the directory."""
+    """Text of every file, by its path below the directory; `mount`: path of the directory as Grafana sees it."""
     provider = {
         "name": "citybeat",
         "folder": alerts.FOLDER,
         "folderUid": alerts.FOLDER,
         "type": "file",
         "disableDeletion": False,
-        "allowUiUpdates": False,  # what is changed by hand would be gone with the next build
+        "allowUiUpdates": False,  # manual changes would be lost with the next build
         "updateIntervalSeconds": 60,
         "options": {"path": f"{mount}/{JSON}"},
     }
@@ -38,7 +38,7 @@ def contents(context: Context, database: Database, *, mount: str = MOUNT) -> dic
             "name": alerts.GROUP,
             "folder": alerts.FOLDER,
             "interval": f"{alerts.EVERY}s",
-            # Grafana takes annotations as they stand (since 9.2, since their templates have dollars).
+            # Grafana expands no variables in annotations (since 9.2), since their templates contain dollars.
             "rules": [{**_escaped(rule), "annotations": rule["annotations"]} for rule in alerts.group(context)],
         }
     ]
@@ -56,7 +56,7 @@ def contents(context: Context, database: Database, *, mount: str = MOUNT) -> dic
 
 
 def write(out: Path, context: Context, database: Database, *, mount: str = MOUNT) -> list[Path]:
-    """Write them, and remove dashboards of earlier builds that are no more.
+    """Write all files, and remove dashboards of earlier builds that no longer exist.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def write(out: Path, context: Context, database: Database, *, mount: str = MOUNT
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_name(f".{file.name}.draft")
             draft.write_text(text, "utf-8")
-            draft.replace(file)  # Grafana reads while we write
+            draft.replace(file)  # Grafana may be reading: it must never see half a file
             written.append(file)
         for file in (out / JSON).glob("*.json"):
             if file not in written:
@@ -81,12 +81,12 @@ def write(out: Path, context: Context, database: Database, *, mount: str = MOUNT
 
 
 def as_text(thing: Any) -> str:
-    """JSON for people and for comparing."""
+    """JSON that is readable and comparable: indented, keys sorted."""
     return json.dumps(thing, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _escaped(thing: Any) -> Any:
-    """A dollar is where Grafana fills in its environment when it reads a file of alerting; two are one."""
+    """Double every dollar: in files of alerting rules Grafana expands $NAME from its environment, and $$ is a dollar."""
     if isinstance(thing, dict):
         return {name: _escaped(part) for name, part in thing.items()}
     if isinstance(thing, list):

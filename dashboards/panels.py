@@ -1,6 +1,6 @@
-"""What every panel of ours has, as functions that make one: queries, units, links, overrides. Pure.
+"""Functions that build panels, with queries, units, links and overrides. Pure.
 
-Law: words come in translated, SQL comes in whole; here is only how Grafana is told.
+Invariant: texts come in translated and SQL comes in complete; this module knows only Grafana's format.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ STATES: Final = tuple(zip(NAMES, (GREEN, ORANGE, PURPLE, RED, GREY), strict=True
 
 
 class Sql(Dataquery, Builder[Dataquery]):
-    """One query to the database; the foundation SDK has none for PostgreSQL."""
+    """A query to the database; the foundation SDK has no class for PostgreSQL."""
 
     def __init__(self, sql: str, *, form: str = "time_series", ref: str = "A") -> None:
         self.sql, self.form, self.ref = sql, form, ref
@@ -44,7 +44,7 @@ class Sql(Dataquery, Builder[Dataquery]):
 
 
 class Prom(Dataquery, Builder[Dataquery]):
-    """One query to Prometheus, where a city has it."""
+    """A query to Prometheus, for cities that run one."""
 
     def __init__(self, expression: str, *, legend: str, uid: str, ref: str = "A") -> None:
         self.expression, self.legend, self.uid, self.ref = expression, legend, uid, ref
@@ -63,8 +63,8 @@ class Prom(Dataquery, Builder[Dataquery]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
-    """How numbers look."""
+class NumberFormat:
+    """Format of numbers, their colour, and the range of their axis."""
 
     unit: str = "short"
     decimals: int | None = None
@@ -75,19 +75,19 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """Where a click leads."""
+    """Target of a click."""
 
     title: str
     url: str
 
 
 Property = tuple[str, Any]
-#: Field name to its properties.
+#: Properties by field name.
 Overrides = Mapping[str, Sequence[Property]]
 
 
 def named(title: str, **more: Any) -> list[Property]:
-    """Properties of a field: its heading, and others (`unit`, `decimals`, `color`)."""
+    """Properties of a field: its heading, and others (`unit`, `decimals`, `color`) that are not None."""
     found: list[Property] = [("displayName", title)]
     for name, value in more.items():
         if value is not None:
@@ -96,18 +96,18 @@ def named(title: str, **more: Any) -> list[Property]:
 
 
 def linked(link: Link) -> Property:
-    """A field that leads somewhere."""
+    """The property that makes a field a link."""
     return "links", [{"title": link.title, "url": link.url}]
 
 
 def states(words: Mapping[str, str]) -> Property:
-    """Severities shown as words and colours."""
+    """The property that shows severities as words and colours."""
     options = {str(i): {"text": words[name], "color": color, "index": i} for i, (name, color) in enumerate(STATES)}
     return "mappings", [{"type": "value", "options": options}]
 
 
 def steps(first: str, *above: tuple[float, str]) -> dashboard.ThresholdsConfig:
-    """Thresholds: a colour, and others from given values on."""
+    """Thresholds: the first colour, and other colours from given values upwards."""
     found = [dashboard.Threshold(value=None, color=first), *(dashboard.Threshold(value=v, color=c) for v, c in above)]
     return dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=found)
 
@@ -123,14 +123,14 @@ def patterns(panel: dashboard.Panel, overrides: Overrides) -> dashboard.Panel:
 
 
 def of_query(panel: dashboard.Panel, ref: str, properties: Sequence[Property]) -> dashboard.Panel:
-    """Add overrides for what one of the queries returns."""
+    """Add overrides for all fields of one query."""
     return _override(panel, [("byFrameRefID", ref, properties)])
 
 
 def chart(
     title: str,
     *queries: Sql | Prom,
-    look: Look,
+    numbers: NumberFormat,
     none: str,
     about: str = "",
     link: Link | None = None,
@@ -139,12 +139,12 @@ def chart(
     stacked: bool = False,
     thresholds: dashboard.ThresholdsConfig | None = None,
 ) -> dashboard.Panel:
-    """Lines (or bars) over time. `name`: what a series is called; `none`: what is said when there is nothing."""
+    """A chart of curves or bars over time. `name`: label of a series; `none`: text shown without data."""
     made = (
         timeseries.Panel()
         .title(title)
         .description(about)
-        .unit(look.unit)
+        .unit(numbers.unit)
         .no_value(none)
         .draw_style(common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE)
         .line_width(1)
@@ -166,18 +166,18 @@ def chart(
         made.datasource(common.DataSourceRef(type_val="prometheus", uid=queries[0].uid))
     if stacked:
         made.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
-    if look.decimals is not None:
-        made.decimals(look.decimals)
-    if look.low is not None:
-        made.axis_soft_min(look.low)
-    if look.high is not None:
-        made.axis_soft_max(look.high)
+    if numbers.decimals is not None:
+        made.decimals(numbers.decimals)
+    if numbers.low is not None:
+        made.axis_soft_min(numbers.low)
+    if numbers.high is not None:
+        made.axis_soft_max(numbers.high)
     if thresholds is not None:
         made.thresholds(_Built(thresholds)).thresholds_style(
             common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.AREA)
         )
-    if look.color is not None:
-        made.color_scheme(_Built(dashboard.FieldColor(mode=dashboard.FieldColorModeId.SHADES, fixed_color=look.color)))
+    if numbers.color is not None:
+        made.color_scheme(_Built(dashboard.FieldColor(mode=dashboard.FieldColorModeId.SHADES, fixed_color=numbers.color)))
     if name is not None:
         made.display_name(name)
     if link is not None:
@@ -190,13 +190,13 @@ def figures(
     query: Sql | Prom,
     *,
     none: str,
-    look: Look | None = None,
+    numbers: NumberFormat | None = None,
     about: str = "",
     thresholds: dashboard.ThresholdsConfig | None = None,
     spark: bool = False,
 ) -> dashboard.Panel:
-    """Large numbers: a column of the query each."""
-    shown = look or Look()
+    """A panel of large numbers, one for each column of the query."""
+    shown = numbers or NumberFormat()
     made = (
         stat.Panel()
         .title(title)
@@ -220,7 +220,7 @@ def figures(
 
 
 def rows(title: str, query: Sql, columns: Overrides, *, none: str, about: str = "") -> dashboard.Panel:
-    """A table; every column has its heading in `columns`."""
+    """A table; `columns` has the heading of every column."""
     made = (
         table.Panel()
         .title(title)
@@ -238,7 +238,7 @@ def rows(title: str, query: Sql, columns: Overrides, *, none: str, about: str = 
 def timeline(
     title: str, query: Sql, *, none: str, mappings: Sequence[dict[str, Any]], about: str = "", name: str
 ) -> dashboard.Panel:
-    """Coloured bands over time, one a series."""
+    """A panel of coloured bands over time, one for each series."""
     made = (
         statetimeline.Panel()
         .title(title)
@@ -257,7 +257,7 @@ def timeline(
 
 
 def map_of(title: str, query: Sql, columns: Overrides, *, none: str, layer: str, color_by: str, about: str = "") -> dashboard.Panel:
-    """Points on a map, coloured by a field with thresholds."""
+    """A map with points, coloured by a field with thresholds."""
     config = {
         "style": {
             "color": {"field": color_by, "fixed": GREY},
@@ -292,7 +292,7 @@ def map_of(title: str, query: Sql, columns: Overrides, *, none: str, layer: str,
 
 
 def note(title: str, content: str) -> dashboard.Panel:
-    """A text."""
+    """A panel with a text in Markdown."""
     return text.Panel().title(title).mode(TextMode.MARKDOWN).content(content).build()
 
 
@@ -300,7 +300,7 @@ _T = TypeVar("_T")
 
 
 class _Built(Builder[_T]):
-    """What is built already, for builders that want a builder."""
+    """A finished object, for builders that expect a builder."""
 
     def __init__(self, thing: _T) -> None:
         self._thing = thing
@@ -310,7 +310,7 @@ class _Built(Builder[_T]):
 
 
 class _Raw:
-    """JSON as it is."""
+    """An object that encodes to the given JSON."""
 
     def __init__(self, json: dict[str, Any]) -> None:
         self._json = json

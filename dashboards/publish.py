@@ -1,7 +1,7 @@
-"""Dashboards into a Grafana over its HTTP API: what is there is compared with what should be, and only the difference is written.
+"""Publishes dashboards to Grafana over its HTTP API: compares the present with the wanted state and writes only the differences.
 
-Law: what we make is known again (our folder, uids that begin with `citybeat-`, our tag, our label), and nothing else is changed or
-removed. What Grafana adds to what it was given (ids, versions, empty fields) is no difference.
+Invariant: objects of citybeat are identified by their folder, by uids that begin with `citybeat-`, and by their tag or label;
+nothing else is changed or removed. Fields that Grafana adds (ids, versions, empty fields) are no difference.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +19,21 @@ from citybeat.dashboards.board import TAG, Context, uid
 from citybeat.dashboards.datasource import Database
 from citybeat.dashboards.files import DashboardsError
 
-#: Rules with a receiver of their own came with 10.4.
+#: The oldest supported version; before 10.4 a rule cannot name a receiver.
 OLDEST: Final = (10, 4)
-#: s. A Grafana that does not answer by then is not there.
+#: s without an answer after which Grafana counts as unreachable.
 TIMEOUT: Final = 15.0
 PREFIX: Final = uid("")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What should be in Grafana."""
+    """The wanted state of Grafana."""
 
     context: Context
     database: Database
-    password: str | None  # of the database role; needed when the data source is made
-    new_password: bool = False  # write it even if nothing else changes: Grafana does not tell what it has
+    password: str | None  # of the database role; needed when the data source is created
+    new_password: bool = False  # write the password even if nothing else changes: Grafana does not reveal the one it has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +52,12 @@ def connected(url: str, token: str) -> Iterator[GrafanaApi]:
     Raises
     ------
     DashboardsError
-        The URL is none, nobody answers there, it is no Grafana, it is too old, or the token is refused.
+        The URL is malformed, no Grafana answers there, it is too old, or it refuses the token.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise DashboardsError(f"--url {url!r}: expected such as https://grafana.example.org")
-    # The library takes a path for a prefix of "api", so that it has to end with a slash.
+        raise DashboardsError(f"--url {url!r}: expected a URL such as https://grafana.example.org")
+    # The library puts the path in front of "api" as it is, so it has to end with a slash.
     path = parts.path.strip("/")
     api: GrafanaApi = GrafanaApi.from_url(
         f"{parts.scheme}://{parts.netloc}/{path + '/' if path else ''}", credential=token, timeout=TIMEOUT
@@ -73,21 +73,21 @@ def _check(api: GrafanaApi, url: str) -> None:
     with _explained(f"ask {url}"):
         health = api.client.GET("/health")
         if not isinstance(health, dict) or "database" not in health:
-            raise DashboardsError(f"{url} answers, but not as a Grafana does; is a part of the path missing?")
+            raise DashboardsError(f"{url} answers, but is not a Grafana; is a part of the path missing?")
         _check_version(str(health.get("version", "")))
-        api.organization.get_current_organization()  # whether the token is one
+        api.organization.get_current_organization()  # fails if the token is invalid
 
 
 def plan(api: GrafanaApi, wanted: Wanted) -> list[Step]:
-    """What would have to change, in an order in which it can; empty: everything is as it should be. Nothing is written.
+    """The changes that are needed, in the order of their dependencies; empty if everything is up to date. Nothing is written.
 
     Raises
     ------
     DashboardsError
-        The token may not look, or what has our name is somebody else's, or came from files.
+        The token lacks rights, or an object with a uid of citybeat is not citybeat's, or came from files.
     """
     context = wanted.context
-    with _explained("look at what is there"):
+    with _explained("read the present state"):
         rules, gone_rules = _rules(api, context)
         return [
             *_folder(api),
@@ -106,7 +106,7 @@ def carry_out(steps: Sequence[Step], tell: Callable[[str], None]) -> None:
     Raises
     ------
     DashboardsError
-        Grafana refuses one; those before it were made, and the next run goes on from there.
+        Grafana refuses a change; those before it were made, and the next run continues there.
     """
     for step in steps:
         with _explained(f"{step.verb} {step.what}"):
@@ -126,21 +126,19 @@ def _folder(api: GrafanaApi) -> Iterator[Step]:
 
 def _source(api: GrafanaApi, wanted: Wanted) -> Iterator[Step]:
     what = f"data source {datasource.NAME}"
-    # A city's Grafana may have a default of its own.
+    # The city's Grafana may have another default data source.
     definition = {**datasource.definition(wanted.database), "isDefault": False}
     found = _or_none(lambda: api.datasource.get_datasource_by_uid(definition["uid"]))
     secret = {} if wanted.password is None else {"secureJsonData": {"password": wanted.password}}
     if found is None:
         if wanted.password is None:
             raise DashboardsError(
-                "the data source is not there yet, and needs the password of the role grafana: --database-password-file"
+                "the data source has to be created, which needs the password of the role grafana: --database-password-file"
             )
         yield Step(verb="create", what=what, apply=lambda: api.datasource.create_datasource({**definition, **secret}))
         return
     if found.get("readOnly"):
-        raise DashboardsError(
-            f"{what} came from provisioning files; a Grafana gets dashboards by files or by publishing, not by both"
-        )
+        raise DashboardsError(f"{what} came from provisioning files; use either files or publishing for one Grafana, not both")
     definition["isDefault"] = found.get("isDefault", False)
     if not _holds(found, definition) or wanted.new_password:
         if wanted.new_password and wanted.password is None:
@@ -158,12 +156,10 @@ def _dashboards(api: GrafanaApi, context: Context) -> Iterator[Step]:
         if found is not None:
             if found["meta"].get("provisioned"):
                 raise DashboardsError(
-                    f"{what} came from provisioning files; a Grafana gets dashboards by files or by publishing, not by both"
+                    f"{what} came from provisioning files; use either files or publishing for one Grafana, not both"
                 )
             if TAG not in found["dashboard"].get("tags", []):
-                raise DashboardsError(
-                    f"{what}: somebody else's dashboard has this uid; it lacks the tag {TAG!r}, so it is left alone"
-                )
+                raise DashboardsError(f"{what}: another dashboard has this uid; it lacks the tag {TAG!r}, so it is not changed")
             there = {key: value for key, value in found["dashboard"].items() if key not in {"id", "version"}}
             if there == board and found["meta"].get("folderUid") == alerts.FOLDER:
                 continue
@@ -180,7 +176,7 @@ def _dashboards(api: GrafanaApi, context: Context) -> Iterator[Step]:
 
 
 def _rules(api: GrafanaApi, context: Context) -> tuple[list[Step], list[Step]]:
-    """Changes, and removals of what is not there any more."""
+    """Changes of rules, and removals of rules that no longer exist."""
     place = {"folderUID": alerts.FOLDER, "ruleGroup": alerts.GROUP, "orgID": 1}
     made = {rule["uid"]: {**rule, **place} for rule in alerts.group(context)}
     there = {rule["uid"]: rule for rule in api.alertingprovisioning.get_alertrules_all()}
@@ -193,10 +189,8 @@ def _rules(api: GrafanaApi, context: Context) -> tuple[list[Step], list[Step]]:
             changes.append(Step(verb="create", what=what, apply=partial(api.alertingprovisioning.create_alertrule, rule)))
             continue
         if (found.get("labels") or {}).get(key) != value:
-            raise DashboardsError(
-                f"{what}: somebody else's rule has this uid; it lacks the label {key}={value}, so it is left alone"
-            )
-        # The organisation is the token's; a receiver that is there no more is no field of ours, so that it is compared apart.
+            raise DashboardsError(f"{what}: another rule has this uid; it lacks the label {key}={value}, so it is not changed")
+        # The organisation is that of the token. A receiver to be removed is no field of `rule`, so it is compared separately.
         compared = {name: part for name, part in rule.items() if name != "orgID"}
         if not _holds(found, compared) or bool(found.get("notification_settings")) != ("notification_settings" in rule):
             change = partial(api.alertingprovisioning.update_alertrule, number, rule)
@@ -241,7 +235,7 @@ def _our_contact(api: GrafanaApi) -> Mapping[str, Any] | None:
 
 
 def _holds(there: Any, ours: Any) -> bool:
-    """Whether all that is ours is there, whatever else is."""
+    """True if `there` has every field of `ours` with its value; it may have more."""
     if isinstance(ours, Mapping):
         return isinstance(there, Mapping) and all(key in there and _holds(there[key], value) for key, value in ours.items())
     if isinstance(ours, list):
@@ -260,7 +254,7 @@ def _or_none(ask: Callable[[], Any]) -> Any:
 
 def _check_version(version: str) -> None:
     numbers = version.partition("-")[0].split(".")
-    if len(numbers) >= 2 and all(number.isdigit() for number in numbers[:2]):  # some hide it
+    if len(numbers) >= 2 and all(number.isdigit() for number in numbers[:2]):  # some servers hide their version
         found = (int(numbers[0]), int(numbers[1]))
         if found < OLDEST:
             raise DashboardsError(f"this is Grafana {version}; {OLDEST[0]}.{OLDEST[1]} or newer is needed")
@@ -268,13 +262,13 @@ def _check_version(version: str) -> None:
 
 @contextmanager
 def _explained(doing: str) -> Iterator[None]:
-    """Turn what Grafana or the network says into one line that says what to do."""
+    """Turn errors of Grafana or the network into one line that says what to do."""
     try:
         yield
     except GrafanaException as exc:
         if exc.status_code == 401:
             raise DashboardsError(
-                "Grafana does not know the token: make one of a service account, and give it with --token-file"
+                "Grafana does not know the token: create one for a service account, and pass it with --token-file"
             ) from exc
         if exc.status_code == 403:
             raise DashboardsError(f"the token may not {doing}: its service account needs the role Admin") from exc

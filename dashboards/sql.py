@@ -1,27 +1,27 @@
-"""SQL of panels, variables and alerts: short texts on top of the functions in `storage/repeatable/`. Pure.
+"""SQL of panels, variables and alerts: short statements that call the functions in `storage/repeatable/`. Pure.
 
-Law: variables are always `${name:sqlstring}`, which every version quotes and joins by commas; a custom "all" value is inserted as
-it stands, and so is quoted itself. A macro has neither parentheses nor commas inside.
+Invariant: variables are always written `${name:sqlstring}`, which every version of Grafana quotes and joins by commas. Grafana
+inserts a custom "all" value unquoted, so `ALL` contains its own quotes. Arguments of macros contain neither parentheses nor commas.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-#: What a variable stands for when everything is picked; the function `chosen` knows it.
+#: Value of a variable when everything is selected; the SQL function `chosen` recognises it.
 ALL: Final = "'__all'"
 DISTRICTS: Final = "ARRAY[${district:sqlstring}]::text[]"
 DEVICES: Final = "ARRAY[${device:sqlstring}]::text[]"
 ZONE: Final = "${zone:sqlstring}"
 FROM: Final = "$__timeFrom()::timestamptz"
 TO: Final = "$__timeTo()::timestamptz"
-#: Lines of one chart: more cannot be told apart, and a year of each costs some 40 ms.
+#: Most curves in one chart: more cannot be told apart, and a year of each costs some 40 ms.
 LINES: Final = 8
-#: As good as all.
+#: A limit that includes every device.
 EVERY: Final = 1_000_000
 
 
 def quoted(text: str) -> str:
-    """A string of SQL.
+    """Quote a text as an SQL string.
 
     Examples
     --------
@@ -32,24 +32,24 @@ def quoted(text: str) -> str:
 
 
 def texts(values: Sequence[str]) -> str:
-    """An array of SQL."""
+    """An SQL array of strings."""
     return f"ARRAY[{', '.join(quoted(value) for value in values)}]::text[]"
 
 
 def chart(
     metrics: Sequence[str], *, aggregate: str = "${aggregate:sqlstring}", step: str = "$__interval_ms", most: int = LINES
 ) -> str:
-    """A call of chart() for the dashboard's districts, devices, range and zone."""
+    """A call of chart() with the selected districts, devices, range and zone."""
     return f"chart({aggregate}, {step}, {ZONE}, {FROM}, {TO}, {DISTRICTS}, {DEVICES}, {texts(metrics)}, {most})"
 
 
 def lines(metric: str) -> str:
-    """A line a device."""
+    """One curve for each device."""
     return f'SELECT time, device, value AS "Value" FROM {chart([metric])} ORDER BY time'
 
 
 def limits(metric: str) -> str:
-    """The limits of the standard that is picked, as level lines over the range."""
+    """The limits of the selected standard, as horizontal lines over the range."""
     return (
         "SELECT t.time, l.standard || ' ' || l.span AS metric, l.value\n"
         f"FROM metric_limits l CROSS JOIN LATERAL (VALUES ({FROM}), ({TO})) AS t(time)\n"
@@ -59,13 +59,13 @@ def limits(metric: str) -> str:
 
 
 def by_district(metric: str) -> str:
-    """The mean over each district's devices."""
+    """The mean over the devices of each district."""
     called = chart([metric], aggregate="'mean'", most=EVERY)
     return f'SELECT time, district, avg(value) AS "Value" FROM {called} GROUP BY 1, 2 ORDER BY 1, 2'
 
 
 def standing(domain: str | None = None) -> str:
-    """Sensors in service of what is picked; to be followed by AND, GROUP BY and the like."""
+    """FROM and WHERE of the selected sensors in service; may be followed by AND, GROUP BY and the like."""
     where = "" if domain is None else f" AND domain = {quoted(domain)}"
     return (
         f"sensor_board WHERE (chosen({DISTRICTS}) IS NULL OR district = ANY(chosen({DISTRICTS})))"
@@ -73,12 +73,12 @@ def standing(domain: str | None = None) -> str:
     )
 
 
-#: The standing of districts, where a dashboard has no variable for devices.
+#: The same for a dashboard without a variable for devices.
 IN_DISTRICTS: Final = f"sensor_board WHERE (chosen({DISTRICTS}) IS NULL OR district = ANY(chosen({DISTRICTS})))"
 
 
 def now(metric: str, kind: str) -> str:
-    """What the good sensors of a metric show now, as one number."""
+    """A column with the present mean over the good sensors of a metric."""
     value = {
         "level": "(10 * log(avg(power(10, last_value / 10)) {only}))",
         "direction": "(atan2d(avg(sind(last_value)) {only}, avg(cosd(last_value)) {only})::numeric + 360) % 360",
@@ -92,7 +92,7 @@ STANDARD_LIST: Final = "SELECT DISTINCT standard FROM metric_limits ORDER BY 1"
 
 
 def device_list(domain: str | None) -> str:
-    """Devices of the districts that are picked, which measure something of the domain."""
+    """A query for the devices in the selected districts that have a sensor of the domain."""
     measures = (
         ""
         if domain is None

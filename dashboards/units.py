@@ -1,4 +1,4 @@
-"""The catalogue's units (UCUM) as Grafana's units. Pure. A unit that is not here is shown as it is written."""
+"""Maps the catalogue's units (UCUM) to Grafana's. Pure. A unit without an entry is shown as written."""
 
 from types import MappingProxyType
 from typing import Final
@@ -37,13 +37,13 @@ _UNITS: Final = MappingProxyType(
 
 
 def unit_of(metric: Metric, per_hour: str) -> str:
-    """How Grafana writes the metric's numbers.
+    """Grafana's unit of a metric.
 
     Parameters
     ----------
     metric : Metric
     per_hour : str
-        "vehicles/h" in the language of the dashboards: the one unit that is a word.
+        "vehicles/h" in the language of the dashboards: the only unit that contains a word.
     """
     if metric.unit == "1" and (metric.low, metric.high) == (0.0, 1.0):
         return units.PercentUnit

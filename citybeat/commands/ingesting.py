@@ -1,4 +1,4 @@
-"""`citybeat ingest`: the intake in this process, and its workers as processes that the kernel ends with it."""
+"""`citybeat ingest`: the ingest service in this process, and its workers as processes that the kernel ends with it."""
 
 import logging
 import os
@@ -21,12 +21,12 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, stats: bool) -> None:
-    """Take readings off MQTT into the database, until SIGTERM or Ctrl-C.
+    """Receive readings from MQTT and store them in the database, until SIGTERM or Ctrl-C.
 
     Raises
     ------
     SchemaError
-        The schema is not this program's. A database that is away is no error: messages are spooled until it is back.
+        The schema is of another version. An unavailable database is no error: messages are spooled until it is back.
     GatewayError, LaneError
         See `ingest.service.run`.
     """
@@ -38,7 +38,7 @@ def run(settings: Settings, *, stats: bool) -> None:
                 schema_version.check(connection)
                 chunks.make_ahead(connection, settings.sizing())  # before the first reading makes a chunk
         except DatabaseUnavailableError as exc:
-            _LOG.warning("the database is away, messages are spooled until it is back: %s", exc)
+            _LOG.warning("the database is unavailable; messages are spooled until it is back: %s", exc)
         environment = {**os.environ, "CITYBEAT_DATABASE_URL": servers.database_url}
 
         def spawn(line: int) -> Process:
@@ -55,7 +55,7 @@ def run(settings: Settings, *, stats: bool) -> None:
 
 
 def work(settings: Settings, line: int) -> None:
-    """Be a worker, until the line is closed; signals are for the intake, which closes it."""
+    """Run a worker until its socket is closed. It ignores signals: the ingest service receives them and closes the socket."""
     context.logging_to_stderr(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`citybeat keys`: who may ask the API for what."""
+"""`citybeat keys`: creates, lists and revokes the keys of the API."""
 
 import getpass
 import re
@@ -21,26 +21,38 @@ from citybeat.storage.registry import keys
 from citybeat.storage.registry.keys import Key, Scope
 from citybeat.storage.registry.selection import Restriction
 
-app = typer.Typer(help="Keys of the API.", no_args_is_help=True, add_completion=False)
-#: Characters of a line where nobody looks at it: a program gets whole words.
+app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_is_help=True, add_completion=False)
+#: Characters in a line where standard output is no terminal: programs get unbroken words.
 _WIDE: Final = 200
 _DAYS: Final = {"d": 1, "w": 7, "y": 365}
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who uses it, for people: a program, an office, a person.")],
-    scope: Annotated[list[Scope], typer.Option(help="read, write (hand in readings) or admin (all of it); repeat for several.")],
+    name: Annotated[str, typer.Argument(help="User of the key, for people to read: a program, an office or a person.")],
+    scope: Annotated[
+        list[Scope], typer.Option(help="Right of the key: read, write (send readings) or admin (everything); repeat for several.")
+    ],
     expires: Annotated[
-        str | None, typer.Option(help="Days, weeks or years (90d, 4w, 1y), or an RFC 3339 time with an offset; default: never.")
+        str | None,
+        typer.Option(
+            help="End of validity: days, weeks or years from now (90d, 4w, 1y), or an RFC 3339 time with an offset. Default: never."
+        ),
     ] = None,
-    domain: Annotated[list[Domain] | None, typer.Option(help="Only devices of this domain; repeat for several.")] = None,
-    district: Annotated[list[str] | None, typer.Option(help="Only devices in this district; repeat for several.")] = None,
+    domain: Annotated[
+        list[Domain] | None, typer.Option(help="Restrict the key to devices of this domain; repeat for several. Default: all.")
+    ] = None,
+    district: Annotated[
+        list[str] | None, typer.Option(help="Restrict the key to devices in this district; repeat for several. Default: all.")
+    ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only devices with this tag, `name:value` or `name`; with all, if repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Restrict the key to devices with this tag, name:value or name; repeat to require several. Default: all."
+        ),
     ] = None,
 ) -> None:
-    """Make a key and print it, once: the database keeps only its SHA-256."""
+    """Create a key and print it. It cannot be shown again: the database keeps only its SHA-256."""
     with failures():
         until = None if expires is None else expiry(expires, datetime.now(UTC))
         within = _restriction(domain, district, tag)
@@ -51,7 +63,7 @@ def create(
 
 @app.command("list")
 def list_keys() -> None:
-    """Show all keys; their secrets are nowhere."""
+    """List all keys, without their secrets."""
     with failures(), context.database(Settings(), application="keys") as connection:
         table = Table("id", "name", "scopes", "sees", "made", "by", "expires", "state")
         for key in keys.listed(connection):
@@ -70,8 +82,10 @@ def list_keys() -> None:
 
 
 @app.command()
-def revoke(number: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it, or the whole key.")]) -> None:
-    """End a key, for good; the API refuses it within two seconds, and ends its streams."""
+def revoke(
+    number: Annotated[str, typer.Argument(metavar="ID", help="Id of the key as `citybeat keys list` shows it, or the whole key.")],
+) -> None:
+    """Revoke a key for good: within two seconds the API refuses it and ends its streams."""
     with failures(), context.database(Settings(), application="keys") as connection:
         wanted = number.split("_")[1] if number.startswith("cb_") and number.count("_") >= 1 else number
         if not keys.revoke(connection, wanted):
@@ -80,12 +94,12 @@ def revoke(number: Annotated[str, typer.Argument(metavar="ID", help="As `keys li
 
 
 def expiry(text: str, now: datetime) -> datetime:
-    """When a key ends that is made now.
+    """The time at which a key created now expires.
 
     Raises
     ------
     CitybeatError
-        It is no duration and no time, or it has passed.
+        The text is neither a duration nor a time, or the time has passed.
 
     Examples
     --------
@@ -98,7 +112,7 @@ def expiry(text: str, now: datetime) -> datetime:
         try:
             until = datetime.fromisoformat(text)
         except ValueError:
-            raise CitybeatError(f"--expires {text!r}: expected such as 90d, 4w, 1y or 2027-01-01T00:00:00+07:00") from None
+            raise CitybeatError(f"--expires {text!r}: expected a value such as 90d, 4w, 1y or 2027-01-01T00:00:00+07:00") from None
         if until.tzinfo is None:
             raise CitybeatError(f"--expires {text!r}: a time needs an offset, such as Z or +07:00")
     if until <= now:
@@ -107,9 +121,9 @@ def expiry(text: str, now: datetime) -> datetime:
 
 
 def own(connection: Connection, home: Path) -> str:
-    """A key with all scopes for whoever runs citybeat on this machine: the one in the home, as long as it holds, else a new one.
+    """A key with all scopes for the user of this state directory: the one stored there if it is still valid, otherwise a new one.
 
-    It is kept in `api-key`, for its owner only, so that commands can be copied from the documentation.
+    It is stored in `api-key`, readable by its owner only, so that commands can be copied from the documentation.
     """
     file = home / "api-key"
     if file.exists():

@@ -1,4 +1,4 @@
-"""`citybeat ledger`: what was received and what became of it, by minute and source; once, or as it happens."""
+"""`citybeat ledger`: received readings and their outcomes, by minute and source; printed once or continuously."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from citybeat import context
-from citybeat.context import failures
+from citybeat.context import MOMENT, failures
 from citybeat.devices.clock import rfc3339
 from citybeat.devices.errors import CitybeatError
 from citybeat.devices.ledger import NAMES, Counts
@@ -25,21 +25,21 @@ from citybeat.storage.accounts.ledger import Minute
 from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import Connection, DatabaseUnavailableError, connect
 
-#: Minutes that are shown unless it is said otherwise: as many as fit on a screen for a few sources.
+#: Default number of minutes: as many as fit on a screen for a few sources.
 _MINUTES: Final = 10
-#: s between two looks. Both of its queries take a millisecond or two.
+#: s between updates. Both queries of an update take a millisecond or two.
 _TICK: Final = 1.0
-#: Characters a line where no terminal says how many it has.
+#: Characters in a line where standard output is no terminal.
 _WIDTH: Final = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """One look at the ledger."""
+    """An excerpt of the ledger."""
 
-    start: datetime  # of the first minute
+    start: datetime  # first minute
     rows: Sequence[Minute]
-    left_out: bool  # there are older rows since then
+    left_out: bool  # there are more rows since `start` than `rows` has
     total: Counts  # over all time
 
     @property
@@ -49,18 +49,21 @@ class Shown:
 
 
 def ledger(
-    source: Annotated[list[str] | None, typer.Option(help="Only of this source; repeat for more.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Show only this source; repeat for several. Default: all.")] = None,
     since: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Minutes of receipt from then on, with an offset.")
+        datetime | None,
+        typer.Option(formats=MOMENT, help="First minute of receipt to show, with an offset. Default: see --minutes."),
     ] = None,
-    minutes: Annotated[int | None, typer.Option(min=1, help=f"Instead: the last so many minutes; default {_MINUTES}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at most, the newest.")] = 1_000,
+    minutes: Annotated[
+        int | None, typer.Option(min=1, help=f"Number of minutes up to now to show, instead of --since. Default: {_MINUTES}.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Largest number of rows; the newest are shown.")] = 1_000,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again each second, until Ctrl-C; the tables are not checked.")
+        bool, typer.Option("--watch", help="Update every second until Ctrl-C, without checking the ledger against the readings.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Show what became of every reading, by minute of receipt and source; exit status 1 if the accounts do not balance."""
+    """Show the outcomes of all readings, by minute of receipt and source; exit status 1 if the ledger does not balance."""
     if since is not None and minutes is not None:
         raise typer.BadParameter("--since and --minutes exclude each other")
     if watch and as_json:
@@ -69,11 +72,11 @@ def ledger(
         schema_version.check(connection)
         for name in source or []:
             if not accounts.source_exists(connection, name):
-                raise CitybeatError(f"nothing was ever heard of a source {name!r}")
+                raise CitybeatError(f"no source {name!r} is known")
         if watch:
             _watch(servers.database_url, source, lambda: _start(since, minutes), limit, context.stop_on_signals())
             return
-        shown = look(connection, source, _start(since, minutes), limit)
+        shown = excerpt(connection, source, _start(since, minutes), limit)
         wrong = accounts.discrepancies(connection)
         if as_json:
             print(json.dumps(as_dict(shown, wrong), indent=2))
@@ -83,14 +86,14 @@ def ledger(
         raise typer.Exit(1 if wrong else 0)
 
 
-def look(connection: Connection, sources: Sequence[str] | None, start: datetime, limit: int) -> Shown:
-    """The newest rows of the ledger from a minute on, at most `limit` of them, and the sums over all time."""
+def excerpt(connection: Connection, sources: Sequence[str] | None, start: datetime, limit: int) -> Shown:
+    """The newest rows of the ledger since a minute, at most `limit` of them, and the sums over all time."""
     rows = accounts.minutes(connection, start=start, sources=sources, limit=limit + 1)
     return Shown(start=start, rows=rows[-limit:], left_out=len(rows) > limit, total=accounts.totals(connection, sources=sources))
 
 
 def table(shown: Shown) -> Table:
-    """A look as a table; a row whose readings did not each end as one thing is red."""
+    """An excerpt as a table; rows that do not balance are red."""
     title = f"{'the newest' if shown.left_out else 'all'} of the ledger since {shown.start:%Y-%m-%dT%H:%MZ}"
     made = Table(title=title, title_justify="left", show_footer=False)
     made.add_column("minute")
@@ -106,7 +109,7 @@ def table(shown: Shown) -> Table:
 
 
 def as_dict(shown: Shown, wrong: Sequence[str]) -> dict[str, Any]:
-    """A look, and what does not balance, as JSON has it."""
+    """An excerpt and its discrepancies as a JSON object."""
     return {
         "since": rfc3339(shown.start),
         "left_out": shown.left_out,
@@ -124,15 +127,15 @@ def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime
     shown: RenderableType = ""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            # What does not fit is not worth asking for; the rest of the height is title, head, sums and frame.
+            # Only the rows that fit are queried; the other ten lines are title, head, sums and frame.
             fitting = max(1, min(limit, console.height - 10)) if console.is_terminal else limit
             try:
                 connection = connection or connect(url, application="ledger")
-                looked = look(connection, sources, start(), fitting)
-                shown, words = table(looked), _verdict(looked.total)
+                newest = excerpt(connection, sources, start(), fitting)
+                shown, words = table(newest), _verdict(newest.total)
             except DatabaseUnavailableError as exc:
-                # What was seen last stays; whoever watches wants to see it come back.
-                words = f"the database is away: {exc}"
+                # The last rows stay visible, and the connection is tried again.
+                words = f"the database is unavailable: {exc}"
                 if connection is not None:
                     connection.close()
                 connection = None
@@ -144,7 +147,7 @@ def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime
 
 
 def _verdict(total: Counts) -> str:
-    return "every reading ended as one thing" if total.balanced else "NOT balanced: readings without an end, or with two"
+    return "every reading has exactly one outcome" if total.balanced else "NOT balanced: some readings have no outcome, or two"
 
 
 def _start(since: datetime | None, minutes: int | None) -> datetime:

@@ -1,4 +1,4 @@
-"""`citybeat simulate load`: how fast a broker, and what is behind it, takes messages; citybeat's own, or any other."""
+"""`citybeat simulate load`: measures how fast a broker (citybeat's own or another) and its subscribers accept messages."""
 
 import json
 import os
@@ -24,19 +24,19 @@ from citybeat.simulator.load.traffic import Traffic, stations, stations_for
 from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import connect
 
-#: Where the password comes from unless a file is named: options can be seen by everybody on the machine.
+#: Environment variable with the password, unless a file is named. It is no option: all users of a machine can see command lines.
 PASSWORD: Final = "CITYBEAT_LOAD_PASSWORD"  # noqa: S105 (the name of a variable)
 
 
 class Form(StrEnum):
-    """How several readings stand in a message."""
+    """Payload format of a message with several readings."""
 
     reports = "reports"
     columns = "columns"
 
 
 class Protocol(StrEnum):
-    """MQTT's version."""
+    """Version of MQTT."""
 
     mqtt5 = "5"
     mqtt311 = "3.1.1"
@@ -44,38 +44,56 @@ class Protocol(StrEnum):
 
 def load(
     rate: Annotated[
-        str, typer.Option(help="Messages a second of all connections together, or 'max': as many as are taken.")
+        str, typer.Option(help="Messages a second of all connections together, or max: as many as the broker accepts.")
     ] = "max",
-    readings_rate: Annotated[float | None, typer.Option(help="Instead of --rate: readings a second.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Readings a message.")] = 1,
-    connections: Annotated[int, typer.Option(min=1, max=10_000)] = 4,
-    duration: Annotated[str, typer.Option("--for", help="How long to send, e.g. 30s, 5m, 1h.")] = "30s",
-    form: Annotated[Form, typer.Option(help="Of messages with several readings.")] = Form.reports,
-    devices: Annotated[int, typer.Option(min=1, help="Devices of each connection, at least; each has three sensors.")] = 250,
+    readings_rate: Annotated[float | None, typer.Option(help="Readings a second, instead of --rate. Default: not used.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Readings in each message.")] = 1,
+    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Number of MQTT connections, each a source of its own.")] = 4,
+    duration: Annotated[str, typer.Option("--for", help="Duration of sending, e.g. 30s, 5m, 1h.")] = "30s",
+    form: Annotated[Form, typer.Option(help="Payload format of messages with several readings.")] = Form.reports,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Smallest number of devices of each connection; each device has three sensors.")
+    ] = 250,
     window: Annotated[
-        int, typer.Option(min=1, max=65_535, help="Messages of a connection without an answer, at most; the broker may lower it.")
+        int,
+        typer.Option(min=1, max=65_535, help="Largest number of unacknowledged messages of a connection; the broker may lower it."),
     ] = loading.WINDOW,
     url: Annotated[
         str | None,
-        typer.Option(help="Any broker, mqtt:// or mqtts://. Default: citybeat's own, where sources and devices are registered."),
+        typer.Option(
+            help="URL of any broker, mqtt:// or mqtts://. Default: citybeat's own broker; sources and devices are registered first."
+        ),
     ] = None,
-    topic: Annotated[str, typer.Option(help="{source} stands for a connection's source.")] = loading.TOPIC,
-    source: Annotated[str, typer.Option(help="Sources are called so, with -1, -2, … behind it.")] = "load",
+    topic: Annotated[
+        str, typer.Option(help="Topic of the messages; {source} stands for the source of a connection.")
+    ] = loading.TOPIC,
+    source: Annotated[str, typer.Option(help="Prefix of the names of sources, which get -1, -2, … appended.")] = "load",
     username: Annotated[
-        str | None, typer.Option(help="With --url; {source} stands for the source.", envvar="CITYBEAT_LOAD_USERNAME")
+        str | None,
+        typer.Option(
+            help="User name at the broker of --url; {source} stands for the source. Default: none.", envvar="CITYBEAT_LOAD_USERNAME"
+        ),
     ] = None,
     password_file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help=f"With --url: a file with the password. Default: {PASSWORD}."),
+        typer.Option(
+            exists=True, dir_okay=False, help=f"File with the password at the broker of --url. Default: the variable {PASSWORD}."
+        ),
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="With mqtts: certificates that sign the broker's; default: the system's."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File with the certificate authorities trusted for mqtts. Default: those of the system.",
+        ),
     ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="MQTT's version. 3.1.1 is told neither refusals nor limits.")] = Protocol.mqtt5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a second, and the report as JSON.")] = False,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Version of MQTT; with 3.1.1 a broker reports neither refusals nor limits.")
+    ] = Protocol.mqtt5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON every second, and the report as JSON.")] = False,
 ) -> None:
-    """Offer as many messages as are taken, or so many a second, and report rates and latencies."""
+    """Send messages as fast as the broker accepts them, or at a fixed rate, and report rates and latencies."""
     with failures():
         wanted = _rate(rate, readings_rate, size)
         seconds = up.seconds(duration)
@@ -103,12 +121,14 @@ def load(
 
         if url is not None:
             if "@" in url:
-                raise CitybeatError(f"--url: without user and password; give --username, and {PASSWORD} or --password-file")
+                raise CitybeatError(
+                    f"--url: must not contain user and password; give --username, and {PASSWORD} or --password-file"
+                )
             password = os.environ.get(PASSWORD) if password_file is None else _read(password_file)
             report = offer(url, [_foreign(name, username, password) for name in names], ca)
         else:
             if username is not None or password_file is not None:
-                raise CitybeatError("--username and --password-file are for a broker that --url names")
+                raise CitybeatError("--username and --password-file need --url")
             settings = Settings()
             with context.servers(settings) as servers:
                 with connect(servers.database_url, application="load start") as connection:
@@ -119,14 +139,16 @@ def load(
                 report = offer(servers.mqtt_url, senders, ca if ca is not None else settings.mqtt_ca)
         print(json.dumps({"report": report.as_dict()}) if as_json else "\n".join(described(report, size)))
         if not report.complete:
-            raise CitybeatError(report.failure or "the broker refused messages, or left some unanswered; the report says how many")
+            raise CitybeatError(
+                report.failure or "the broker refused messages or did not acknowledge some; the report says how many"
+            )
 
 
 def _rate(rate: str, readings_rate: float | None, size: int) -> float | None:
-    """Messages a second; None: as many as are taken."""
+    """Messages a second; None: as many as the broker accepts."""
     if readings_rate is not None:
         if rate != "max":
-            raise CitybeatError("--rate and --readings-rate say the same in two ways; give one")
+            raise CitybeatError("--rate and --readings-rate exclude each other")
         if not readings_rate > 0:
             raise CitybeatError(f"--readings-rate {readings_rate}: expected a number above 0")
         return readings_rate / size
@@ -142,7 +164,7 @@ def _rate(rate: str, readings_rate: float | None, size: int) -> float | None:
 
 
 def _read(file: Path) -> str:
-    """A password; a line's end behind it is none of it."""
+    """Read a password without the end of its line."""
     try:
         return file.read_text("utf-8").rstrip("\r\n")
     except (OSError, ValueError) as exc:
@@ -167,25 +189,25 @@ def _print(now: LoadProgress) -> None:
 
 
 def described(report: LoadReport, size: int) -> list[str]:
-    """A report for people, line by line."""
-    wanted = "as many as are taken" if report.wanted_per_s is None else f"{report.wanted_per_s:,.1f} messages/s"
+    """The lines of a report for people."""
+    wanted = "as many as accepted" if report.wanted_per_s is None else f"{report.wanted_per_s:,.1f} messages/s"
     lines = [
         f"wanted        {wanted}, {size:,} readings each, {report.connections:,} connections, {report.elapsed:.1f} s",
         f"acknowledged  {report.messages_per_s:,.0f} messages/s, {report.readings_per_s:,.0f} readings/s",
         f"in all        {report.messages:,} messages, {report.readings:,} readings; {report.bytes_per_s / 1e6:.1f} MB/s sent",
     ]
     if report.unheard:
-        lines.append(f"unheard       {report.unheard:,} of these messages: the broker says that nobody subscribes to them")
+        lines.append(f"unheard       {report.unheard:,} of these messages: the broker says that they have no subscriber")
     lines += [f"refused       {count:,} messages: {reason}" for reason, count in report.refused.items()]
     if report.unacknowledged:
-        lines.append(f"unanswered    {report.unacknowledged:,} messages")
+        lines.append(f"unanswered    {report.unacknowledged:,} messages were not acknowledged")
     if report.wanted_per_s is not None:
         lines.append(f"not sent      {report.unsent:,} messages that were due")
     for name, figures in (
         ("latency", report.latency),
         ("from schedule", report.latency_from_schedule),
         ("sent late by", report.lateness),
-        ("… our fault", report.own_lateness),
+        ("… by us", report.own_lateness),
     ):
         if figures is not None:
             lines.append(f"{name:13} " + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()) + " ms")

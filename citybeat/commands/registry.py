@@ -1,4 +1,4 @@
-"""`citybeat devices`: the registry of devices, and the passwords of sources."""
+"""`citybeat devices`: the registry of devices, and the broker passwords of sources."""
 
 import inspect
 import json
@@ -19,7 +19,9 @@ from citybeat.settings import Settings
 from citybeat.storage.reads import overdue as liveness
 from citybeat.storage.registry import records
 
-app = typer.Typer(help="The registry of devices, and the passwords of sources.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Manage the registry of devices, and the broker passwords of sources.", no_args_is_help=True, add_completion=False
+)
 _OUT: Final = Console()
 
 
@@ -44,10 +46,10 @@ def _with_device_fields(command: Callable[..., None]) -> Callable[..., None]:
 @app.command("add")
 @_with_device_fields
 def add(
-    device: Annotated[str, typer.Argument(help="Its id, e.g. env-0007.")],
-    source: Annotated[str, typer.Option(help="The MQTT user that it publishes through.")],
-    domain: Annotated[Domain, typer.Option()],
-    metric: Annotated[list[str], typer.Option(help="A metric of the catalogue; repeat for more.")],
+    device: Annotated[str, typer.Argument(help="Id of the device, e.g. env-0007.")],
+    source: Annotated[str, typer.Option(help="MQTT user that the device publishes through.")],
+    domain: Annotated[Domain, typer.Option(help="Domain of the device.")],
+    metric: Annotated[list[str], typer.Option(help="Metric of a sensor, from the catalogue; repeat for several.")],
     **described: Any,
 ) -> None:
     """Register one device."""
@@ -59,8 +61,8 @@ def add(
 
 
 @app.command("import")
-def import_(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, docs/registry.md.")]) -> None:
-    """Register devices from a file, all or none."""
+def import_(file: Annotated[Path, typer.Argument(help="File of devices, .csv, .geojson or .json (docs/registry.md).")]) -> None:
+    """Register the devices of a file: all of them, or none if there is a mistake."""
     with failures():
         settings = Settings()
         listed = devices_file.parse(file, settings.load_catalogue())
@@ -71,7 +73,7 @@ def import_(file: Annotated[Path, typer.Argument(help=".csv, .geojson or .json, 
 
 @app.command("list")
 def list_() -> None:
-    """Show the registered devices."""
+    """List the registered devices."""
     with failures():
         settings = Settings()
         with context.database(settings, application="devices") as connection:
@@ -90,11 +92,11 @@ def list_() -> None:
 
 @app.command("overdue")
 def overdue(
-    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
-    domain: Annotated[Domain | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    source: Annotated[str | None, typer.Option(help="Only sensors of this source. Default: all.")] = None,
+    domain: Annotated[Domain | None, typer.Option(help="Only sensors of this domain. Default: all.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Largest number of sensors.")] = 50,
 ) -> None:
-    """Show sensors that should have reported by now, those that are silent longest first."""
+    """List sensors whose next reading is overdue, those silent for longest first."""
     with failures(), context.database(Settings(), application="devices") as connection:
         table = Table("device", "metric", "source", "every", "last reading", "last good one", "overdue since")
         for sensor in liveness.overdue(connection, source=source, domain=domain, limit=limit):
@@ -105,22 +107,25 @@ def overdue(
 
 
 @app.command("retire")
-def retire(device: str) -> None:
-    """Take a device out of service; its history stays."""
+def retire(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
+    """Take a device out of service; its readings stay."""
     with failures(), context.database(Settings(), application="devices") as connection:
         if not records.retire(connection, device):
             raise CitybeatError(f"no device {device!r} is in service")
 
 
 @app.command("policy")
-def policy(source: str, policy: ConflictPolicy) -> None:
-    """Say what happens when a source sends another value for a time that is stored: keep the first, or replace it by the last."""
+def policy(
+    source: Annotated[str, typer.Argument(help="Name of the source.")],
+    policy: Annotated[ConflictPolicy, typer.Argument(help="Value that is kept: the first one, or the last one.")],
+) -> None:
+    """Set which value is kept when a source sends different values of a sensor for the same time."""
     with failures(), context.database(Settings(), application="devices") as connection:
         records.set_conflict_policy(connection, source, policy)
 
 
 @app.command("credentials")
-def credentials(sources: list[str]) -> None:
-    """Print the broker passwords of sources as JSON; a source that has none gets one."""
+def credentials(sources: Annotated[list[str], typer.Argument(help="Names of sources.")]) -> None:
+    """Print the broker passwords of sources as JSON; a source without a password gets one."""
     with failures():
         print(json.dumps(stack.credentials(Settings().for_stack(), [check_source(source) for source in sources])))

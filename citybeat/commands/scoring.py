@@ -1,4 +1,4 @@
-"""`citybeat simulate score`: a truth file beside the database. What is read where stands here; what it means, in `simulator/`."""
+"""`citybeat simulate score`: reads a file of truth and the database; `simulator/` compares them."""
 
 import math
 import sys
@@ -36,17 +36,17 @@ from citybeat.storage.db.connection import Connection
 from citybeat.storage.reads import scoring
 from citybeat.storage.registry import records as registries
 
-#: Rows of a part: what is in memory at once, some 150 MB with all that is made of it.
+#: Rows of a part, the unit that is in memory at once: some 150 MB with all derived arrays.
 PART: Final = 500_000
-#: Readings that one statement reads, about: a slice of time whose pages stay in memory while it is read series by series.
+#: Approximate number of readings in one statement: a slice of time whose pages stay in memory while it is read by series.
 SLICE: Final = 2_000_000
-#: One claimed time in so many is kept, to cut time into slices with as many readings each.
+#: One claimed time in so many is kept, to divide time into slices with equally many readings.
 _SAMPLED: Final = 64
-#: us. What was received so much before the first reading was sent is of the run: two clocks.
+#: us. Readings received up to this long before the first one was sent belong to the run: two clocks differ.
 _EARLY: Final = MICROSECOND
-#: s between looks at how far ingest is.
+#: s between queries of ingest's progress.
 _LOOK: Final = 0.2
-#: Characters a line where no terminal says how many it has.
+#: Characters in a line where standard output is no terminal.
 _WIDTH: Final = 160
 
 
@@ -60,7 +60,7 @@ def score(
     patience: float,
     part: int = PART,
 ) -> Score:
-    """Compare a truth file with a database.
+    """Compare a file of truth with a database.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def score(
     limits : Limits
         Ingest's.
     max_bytes : int
-        Of a message, as ingest has it.
+        Largest payload that ingest decodes.
     patience : float
-        s without progress that ingest is waited for, while the ledger has fewer readings than the broker took.
+        s to wait for ingest without progress, while the ledger has fewer readings than the broker accepted.
     part : int
-        Rows that are in memory at once.
+        Rows in memory at once.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def score(
             claimed.append(np.append(times[::_SAMPLED], times.min()) if len(times) else times)  # copies: blocks are not kept
         names = file.names
         if expected.begun == FOREVER:
-            raise TruthError(f"{path}: nothing was sent, so there is nothing to score")
+            raise TruthError(f"{path}: no reading was sent, so there is nothing to score")
         _wait(connection, names.sources, expected.received(), expected.begun, patience)
         known = registries.load(connection, catalogue)
         with scoring.snapshot(connection):
@@ -116,7 +116,7 @@ def score(
 
 
 def _wait(connection: Connection, sources: Sequence[str], wanted: int, since: int, patience: float) -> None:
-    """Until ingest has taken what the broker took, or nothing comes any more."""
+    """Wait until ingest has received all that the broker accepted, or makes no progress any more."""
     last, moved = -1, time.monotonic()
     while (now := scoring.received(connection, sources, since=since)) < wanted:
         if now != last:
@@ -127,7 +127,7 @@ def _wait(connection: Connection, sources: Sequence[str], wanted: int, since: in
 
 
 def _edges(claimed: Sequence[Int64], begun: int, rows: int) -> list[int]:
-    """Ends of slices of time with about as many readings each: from the first time that was sent to the end of time."""
+    """Ends of slices of time with about equally many readings, from the first time that was sent to the end of time."""
     times = np.concatenate([*claimed, np.array([begun], np.int64)])
     slices = max(1, math.ceil(rows / SLICE))
     cuts = np.quantile(times, np.arange(slices) / slices, method="lower").astype(np.int64)
@@ -165,7 +165,7 @@ def _sensors(names: Names, known: Registry) -> Sensors:
 def _accounts(
     connection: Connection, names: Names, last_seq: Mapping[tuple[str, str], int], begun: int, max_bytes: int
 ) -> tuple[dict[str, Actual], Refusals]:
-    """What the database counts, by source, and what it keeps of what it refused, by message and reading."""
+    """Counts of the database by source, and its refusals by message and reading."""
     boots = {pair: place for place, pair in enumerate(names.boots)}
     entries: list[tuple[int, int, int, int]] = []
     reasons: dict[str, Counter[Reason]] = {}
@@ -216,7 +216,7 @@ def show(score: Score) -> None:
     for kind in score.kinds:
         table.add_row(*_cells(kind))
     console.print(table)
-    flags = Table(title="what the flags stand on", title_justify="left")
+    flags = Table(title="readings by flag", title_justify="left")
     flags.add_column("flag")
     for name in ("flagged", "right", "aftermath", "wrong", "precision", "aftermath counted as wrong"):
         flags.add_column(name, justify="right")
@@ -224,7 +224,7 @@ def show(score: Score) -> None:
         counts = (f"{count:,}" for count in (flag.flagged, flag.right, flag.aftermath, flag.wrong))
         flags.add_row(flag.flag, *counts, _rate(flag.precision), _rate(flag.strict))
     console.print(flags)
-    books = Table(title="the books: truth / database, where they differ", title_justify="left")
+    books = Table(title="ledger: truth / database, where they differ", title_justify="left")
     books.add_column("source")
     for name in COUNTS:
         books.add_column(name, justify="right")
@@ -233,18 +233,18 @@ def show(score: Score) -> None:
     console.print(books)
     alarms = (
         f"false alarms: {score.false_alarms:,} of {score.clean:,} clean readings, {score.false_alarm_rate:.4%}"
-        f" ({score.aftermath:,} more came right after a faulty one that was taken for good)"
+        f" ({score.aftermath:,} more followed a faulty reading that was not flagged)"
     )
     lines = [
         alarms,
         *(f"  {what}: {count:,}" + "".join(f"\n    {one}" for one in examples) for what, (count, examples) in score.notes.items()),
-        "the books agree to the reading" if not score.disagreements else "the books DISAGREE:",
+        "the ledger agrees to the reading" if not score.disagreements else "the ledger DISAGREES:",
         *(
             f"  {finding.source}: {finding.what} ({finding.count:,})" + "".join(f"\n    {one}" for one in finding.examples)
             for finding in score.disagreements
         ),
         *(f"MISSED: {sentence}" for sentence in score.missed),
-        *(["every bar is met"] if not score.missed else []),
+        *(["every limit is met"] if not score.missed else []),
     ]
     console.print("\n".join(lines), markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""`citybeat api`: the application behind uvicorn, which stops when it is told to, whoever is still connected."""
+"""`citybeat api`: serves the API with uvicorn, and stops in bounded time even while clients are connected."""
 
 import socket
 from typing import Any, Final
@@ -13,16 +13,16 @@ from citybeat.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
-#: s that answers under way have when the server stops; an export may take hours.
+#: s for responses under way to finish when the server stops; an export may take hours.
 _GRACE: Final = 10
-#: s that a client may take nothing of what was sent to it, after which the kernel drops the connection. uvicorn closes one only
-#: when all was taken, however long that is; twice what an export waits for.
+#: s without a TCP acknowledgement from the client after which the kernel drops its connection: twice what an export waits.
+#: uvicorn by itself closes a connection only when all data were acknowledged, however long that takes.
 _USER_TIMEOUT: Final = 120.0
 
 
 @app.command(name="api")
 def serve_api() -> None:
-    """Serve the HTTP API, until SIGTERM or Ctrl-C."""
+    """Serve the HTTP API and the console, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings()
         context.logging_to_stderr(settings.log_level, settings.log_format)
@@ -41,7 +41,7 @@ def serve_api() -> None:
 
 
 class Server(uvicorn.Server):
-    """Ends streams before it waits for answers."""
+    """A uvicorn server that ends streams before it waits for other responses."""
 
     def __init__(self, application: Any, host: str, port: int) -> None:
         super().__init__(
@@ -52,13 +52,13 @@ class Server(uvicorn.Server):
         self._application: Final = application
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen, and wait for answers under way."""
+        """Stop listening, end streams, and wait for responses under way."""
         citybeat.api.app.end_streams(self._application)
         await super().shutdown(sockets)
 
 
 def serve(application: Any, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve an ASGI application until SIGTERM or Ctrl-C."""
     server = Server(application, host, port)
     listener = server.config.bind_socket()
     drop_stalled(listener, _USER_TIMEOUT)
@@ -67,15 +67,15 @@ def serve(application: Any, host: str, port: int) -> None:
 
 
 def drop_stalled(listener: socket.socket, seconds: float) -> None:
-    """Have the kernel drop connections of which the other side takes nothing for so long; they inherit it from the listener."""
+    """Have the kernel drop connections whose peer acknowledges nothing for `seconds`; they inherit it from the listener."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def send_at_once(listener: socket.socket) -> None:
-    """Have connections send what is written to them at once; they inherit it from the listener.
+    """Turn Nagle's algorithm off for connections, which inherit it from the listener.
 
-    asyncio does so itself only for sockets that were made for TCP by name, which uvicorn's is not: an answer's body then waited 40
-    ms for the client to acknowledge its head.
+    asyncio does so only for sockets created with the protocol number of TCP, which uvicorn's is not: a response's body then waited
+    40 ms for the client to acknowledge the headers.
     """
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""`citybeat simulate`: the simulator, handed what it may not know: the registry and the brokers' passwords."""
+"""`citybeat simulate`: runs the simulator, and gives it the registry and broker passwords, which it may not access itself."""
 
 import json
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +11,7 @@ import typer
 
 from citybeat import context
 from citybeat.commands import loading
-from citybeat.context import failures, say
+from citybeat.context import MOMENT, failures, say
 from citybeat.devices.clock import from_us
 from citybeat.devices.errors import CitybeatError
 from citybeat.settings import Settings
@@ -25,29 +25,47 @@ from citybeat.simulator.score.tallies import Limits
 from citybeat.storage.db import schema_version
 from citybeat.storage.db.connection import connect
 
-app = typer.Typer(help="A simulated city, or a recorded one.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Publish the readings of a simulated or recorded city, and compare them with the database.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 app.command()(loading.load)
 
 
 @app.command()
 def run(
     scenario: Annotated[
-        str, typer.Option(help="A file (docs/scenarios.md), or the name of one that ships with citybeat.")
+        str, typer.Option(help="Scenario: a file (docs/scenarios.md), or the name of one that ships with citybeat.")
     ] = "quy_nhon",
-    devices: Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's number (default: 200).")] = None,
-    gateways: Annotated[int | None, typer.Option(min=1, help="MQTT connections that the devices share (default: 8).")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same city and the same readings (default: 1).")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Number of devices. Default: that of the scenario, or 200.")] = None,
+    gateways: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of MQTT connections that the devices share. Default: that of the scenario, or 8."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed: the same seed gives the same city and readings. Default: that of the scenario, or 1.")
+    ] = None,
     speed: Annotated[
-        float | None, typer.Option(help="Simulated seconds a second (default: 1); simulated time is never ahead of the clock.")
+        float | None,
+        typer.Option(
+            help="Simulated seconds in a second; simulated time never runs ahead of the clock. Default: that of the scenario, or 1."
+        ),
     ] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds; default: until Ctrl-C.")] = None,
-    start: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Where simulated time starts.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Duration in seconds. Default: that of the scenario, or until Ctrl-C.")
+    ] = None,
+    start: Annotated[
+        datetime | None,
+        typer.Option(formats=MOMENT, help="Start of simulated time, with an offset. Default: that of the scenario, or now."),
+    ] = None,
     truth: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the truth of every reading here: docs/faults.md.")
+        Path | None,
+        typer.Option(dir_okay=False, help="File that the truth of every reading is written to (docs/faults.md). Default: none."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and the report as lines of JSON.")] = False,
 ) -> None:
-    """Publish the readings of a simulated city. Options that are given replace what the scenario says."""
+    """Publish the readings of a simulated city. Options override the scenario."""
     with failures():
         settings = Settings()
         stop = context.stop_on_signals()
@@ -56,7 +74,7 @@ def run(
         with context.servers(settings) as servers:
             _migrated(servers.database_url)
             context.register(servers.database_url, layout.devices)
-            with _told(truth, layout) as record:
+            with _truth(truth, layout) as record:
                 report = running.run(
                     layout,
                     url=_address(servers.mqtt_url),
@@ -74,8 +92,12 @@ def run(
 
 
 @app.command()
-def check(scenario: Annotated[str, typer.Argument(help="A file (docs/scenarios.md), or the name of one that ships.")]) -> None:
-    """Read a scenario and say what is in it; nothing is sent."""
+def check(
+    scenario: Annotated[
+        str, typer.Argument(help="Scenario: a file (docs/scenarios.md), or the name of one that ships with citybeat.")
+    ],
+) -> None:
+    """Read a scenario and print a summary of it; nothing is sent."""
     with failures():
         print(json.dumps(_scenario(scenario).summary(), indent=2, ensure_ascii=False))
 
@@ -83,11 +105,15 @@ def check(scenario: Annotated[str, typer.Argument(help="A file (docs/scenarios.m
 @app.command()
 def replay(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Recorded files, replayed one after the other.")],
-    map_file: Annotated[Path, typer.Option("--map", exists=True, dir_okay=False, help="What the columns are: docs/replay.md.")],
-    speed: Annotated[float | None, typer.Option(help="Times real time; default: as fast as it is acknowledged.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print progress and report as lines of JSON.")] = False,
+    map_file: Annotated[
+        Path, typer.Option("--map", exists=True, dir_okay=False, help="File that describes the columns (docs/replay.md).")
+    ],
+    speed: Annotated[
+        float | None, typer.Option(help="Recorded seconds in a second. Default: as fast as the broker acknowledges.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and the report as lines of JSON.")] = False,
 ) -> None:
-    """Publish recorded files as devices, which are registered first."""
+    """Register the devices of recorded files and publish their readings."""
     with failures():
         settings = Settings()
         stop = context.stop_on_signals()
@@ -109,12 +135,14 @@ def replay(
 
 @app.command()
 def score(
-    truth: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `simulate run --truth` wrote.")],
-    bars: Annotated[bool, typer.Option("--bars/--no-bars", help="Fail where a bar is missed or the books disagree.")] = True,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds without progress that ingest is waited for.")] = 15.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    truth: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="File that `citybeat simulate run --truth` wrote.")],
+    bars: Annotated[
+        bool, typer.Option("--bars/--no-bars", help="Exit with status 1 if a limit is missed or the ledger disagrees.")
+    ] = True,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for ingest while it makes no progress.")] = 15.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Compare what a run really sent with what the database has: how good the flags are, and whether the books agree."""
+    """Compare the readings sent by a run with the database: quality of the flags, and agreement of the ledger."""
     from citybeat.commands import scoring  # noqa: PLC0415 - pyarrow takes a while to load
 
     with failures():
@@ -136,8 +164,8 @@ def score(
         raise typer.Exit(1 if bars and not found.ok else 0)
 
 
-def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | None]:
-    """The truth's file, if one is wanted."""
+def _truth(path: Path | None, layout: City) -> AbstractContextManager[Record | None]:
+    """A writer of the file of truth, or a context with None."""
     if path is None:
         return nullcontext()
     from citybeat.simulator.faults.truth import Truth  # noqa: PLC0415 - pyarrow takes a while to load
@@ -146,13 +174,15 @@ def _told(path: Path | None, layout: City) -> AbstractContextManager[Record | No
 
 
 def _scenario(named: str, *, devices: int | None = None, gateways: int | None = None, seed: int | None = None) -> Scenario:
-    """The scenario of a file, or one that ships."""
+    """Load a scenario from a file, or one that ships with citybeat."""
     shipped = {path.name.removesuffix(".yaml"): path for path in (files("citybeat.simulator") / "scenarios").iterdir()}
     path = Path(named)
     try:
         text = path.read_text("utf-8") if path.exists() or named not in shipped else shipped[named].read_text("utf-8")
     except FileNotFoundError as exc:
-        raise CitybeatError(f"scenario {named}: no such file, and none of those that ship ({', '.join(sorted(shipped))})") from exc
+        raise CitybeatError(
+            f"scenario {named}: no such file, and citybeat ships no scenario of this name ({', '.join(sorted(shipped))})"
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise CitybeatError(f"scenario {named}: {exc}") from exc
     return load_scenario(text, named, devices=devices, gateways=gateways, seed=seed)
@@ -163,7 +193,7 @@ def _moment(us: int | None) -> datetime | None:
 
 
 def _address(mqtt_url: str) -> str:
-    """The broker without ingest's user and password: each source has its own."""
+    """The URL without ingest's user and password: each source logs in with its own."""
     scheme, _, rest = mqtt_url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
@@ -184,4 +214,4 @@ def _print_progress(progress: Progress) -> None:
 def _finish(report: dict[str, Any], *, as_json: bool, complete: bool) -> None:
     print(json.dumps({"report": report}) if as_json else json.dumps(report, indent=2))
     if not complete:
-        raise CitybeatError("the broker refused messages, or left some unanswered; the report says which")
+        raise CitybeatError("the broker refused messages or did not acknowledge some; the report says which")

@@ -1,4 +1,4 @@
-"""`citybeat up`: servers, schema, ingest, API and a simulated city; live figures; and an account at the end."""
+"""`citybeat up`: runs servers, ingest, API and a simulated city, shows live figures, and accounts for every reading at the end."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,26 +27,26 @@ from citybeat.storage import migrate
 from citybeat.storage.accounts import ledger
 from citybeat.storage.db.connection import Connection, connect
 
-#: What a simulator that did not run has to report.
+#: The report of a simulator that did not run.
 _NOTHING_SENT: Final[Mapping[str, Any]] = {"sources": []}
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-#: s. A look at the ledger is one small query; people read no faster.
+#: s between queries of the ledger, which are small; people read no faster.
 _TICK: Final = 0.5
-#: s between lines where standard output is no terminal.
+#: s between lines of figures where standard error is no terminal.
 _LINE_EVERY: Final = 5.0
-#: s after the simulator's end until every acknowledged message must have been committed.
+#: s after the simulator's end within which every acknowledged message must be committed.
 _DRAIN: Final = 30.0
-#: s for a part to be up.
+#: s within which a child process must be ready.
 _START: Final = 30.0
 
 
 def seconds(text: str | None) -> float | None:
-    """A duration such as 30s, 5m or 1h in seconds; None for none.
+    """Convert a duration such as 30s, 5m or 1h to seconds; None stays None.
 
     Raises
     ------
     CitybeatError
-        It is not of that form.
+        The text has another form.
 
     Examples
     --------
@@ -62,29 +62,29 @@ def seconds(text: str | None) -> float | None:
 
 
 def up(settings: Settings, *, duration: float | None, devices: int, seed: int, report: Path | None) -> int:
-    """Run everything until Ctrl-C or for `duration` seconds.
+    """Run all parts until Ctrl-C or for `duration` seconds.
 
     Parameters
     ----------
     settings : Settings
     duration : float, optional
-        Seconds from the first moment that everything runs.
+        Seconds, counted from the moment when all parts are ready.
     devices : int
-        Simulated devices; 0: no simulator.
+        Number of simulated devices; 0: no simulator.
     seed : int
-        Of the simulated city.
+        Seed of the simulated city.
     report : Path, optional
-        Where the final account goes, as JSON.
+        File that the final report is written to, as JSON.
 
     Returns
     -------
     int
-        Exit status: 0 only if the accounts balance, the rollups match, and something was stored.
+        Exit status: 0 only if the ledger balances, the rollups match, and something was stored.
 
     Raises
     ------
     ChildError
-        A part ended on its own.
+        A child process ended on its own.
     """
     stop = context.stop_on_signals()
     began = time.monotonic()
@@ -98,7 +98,7 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
             if simulator is not None:
                 simulator.terminate()
                 status = simulator.wait()
-                if status != 0 and not (status == -signal.SIGTERM and stop.is_set()):  # it was stopped before it had begun
+                if status != 0 and not (status == -signal.SIGTERM and stop.is_set()):  # stopped before it had installed its handler
                     raise ChildError(f"simulate failed: {simulator.last_words}")
             sent_report = simulator.said.get("report", _NOTHING_SENT) if simulator is not None else _NOTHING_SENT
             account = _account(database, sent_report, base, children)
@@ -115,19 +115,19 @@ def up(settings: Settings, *, duration: float | None, devices: int, seed: int, r
 
 @contextmanager
 def _children(settings: Settings, stop: threading.Event, devices: int, seed: int, key: str) -> Iterator[dict[str, Child]]:
-    """Ingest, API and simulator, up and running; all ended when the block is left."""
+    """Start ingest, API and simulator and wait until they are ready; end them when the block is left."""
     children: dict[str, Child] = {}
     try:
         children["ingest"] = Child("ingest", "--stats")
         children["api"] = Child("api")
-        # A broker acknowledges what nobody subscribes to, and forgets it: before ingest's session exists nothing may be published.
-        _await(children, stop, lambda: children["ingest"].said.get("ready", False), "ingest is not subscribed")
+        # A broker acknowledges and drops messages that nobody subscribes to, so ingest's session must exist before the simulator's.
+        _await(children, stop, lambda: children["ingest"].said.get("ready", False), "ingest did not subscribe")
         if devices > 0:
             children["simulate"] = simulator = Child("simulate", "run", "--json", "--devices", str(devices), "--seed", str(seed))
-            _await(children, stop, lambda: "readings" in simulator.said, "the simulator does not send")
+            _await(children, stop, lambda: "readings" in simulator.said, "the simulator did not send anything")
         address = f"http://{settings.api_host}:{settings.api_port}"
-        _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API does not answer")
-        say(f"console: {address}/#key={key}")  # what stands behind # stays in the browser
+        _await(children, stop, lambda: _answers(f"{address}/healthz"), "the API did not answer")
+        say(f"console: {address}/#key={key}")  # browsers do not send the part after #
         say(f"API: {address}/docs")
         say(f"API key: {key} (all scopes; also in {settings.home / 'api-key'})")
         say(f"ingest: http://{settings.ingest_host}:{settings.ingest_port}/metrics")
@@ -142,7 +142,7 @@ def _await(children: Mapping[str, Child], stop: threading.Event, condition: Call
         for child in children.values():
             child.check()
         if time.monotonic() > deadline:
-            raise ChildError(f"{complaint} after {_START:.0f} s")
+            raise ChildError(f"{complaint} within {_START:.0f} s")
 
 
 def _answers(url: str) -> bool:
@@ -162,13 +162,13 @@ def _watch(
     began: float,
     duration: float | None,
 ) -> None:
-    """Show figures until it is time to stop."""
+    """Show figures until `stop` is set or the duration is over."""
     console = Console(stderr=True)
     started = time.monotonic()
     shown = started - _LINE_EVERY
     first_stored = False
     last, last_at, rate = base, started, 0.0
-    with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else _nothing() as live:
+    with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else nullcontext() as live:
         while not stop.is_set() and (duration is None or time.monotonic() - started < duration):
             for child in children.values():
                 child.check()
@@ -209,18 +209,13 @@ def _table(figures: Mapping[str, str]) -> Table:
     return table
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
-
-
 def _account(
     database: Connection,
     sent_report: Mapping[str, Any],
     base: Counts,
     children: dict[str, Child],
 ) -> reports.Report:
-    """Wait until everything acknowledged is committed, end the rest, and compare."""
+    """Wait until every acknowledged message is committed, stop ingest, and compare."""
     names = [source["source"] for source in sent_report["sources"]]
     deadline = time.monotonic() + _DRAIN
     while True:

@@ -1,4 +1,4 @@
-"""The dashboards, one a module: each has `board(context)`, which returns Grafana's JSON."""
+"""The dashboards, one in each module, whose `board(context)` returns Grafana's JSON."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,7 +7,7 @@ from typing import Any, Final
 from citybeat.dashboards.board import Context
 from citybeat.dashboards.boards import city, energy, environment, ingest, quality, sensor, traffic
 
-#: In the order in which people meet them.
+#: All dashboards, the most general first.
 BOARDS: Final[Mapping[str, Callable[[Context], dict[str, Any]]]] = MappingProxyType(
     {
         "city": city.board,
@@ -22,5 +22,5 @@ BOARDS: Final[Mapping[str, Callable[[Context], dict[str, Any]]]] = MappingProxyT
 
 
 def build(context: Context) -> dict[str, dict[str, Any]]:
-    """Every dashboard, by its name."""
+    """Build every dashboard, by name."""
     return {name: make(context) for name, make in BOARDS.items()}

@@ -1,4 +1,4 @@
-"""City overview: where the sensors are and how they stand, key figures of each domain, and what is wrong now."""
+"""City overview: a map of the sensors and their states, key figures of each domain, and present problems."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ _WHERE: Final = f"(chosen({sql.DISTRICTS}) IS NULL OR district = ANY(chosen({sql
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "city", since="now-6h", annotated=False)
     made.query_variable("district", sql.DISTRICT_LIST)
@@ -117,7 +117,7 @@ def _air(context: Context) -> Any:
     return panels.chart(
         words("environment.aqi"),
         Sql(query),
-        look=panels.Look(unit="none", decimals=0, low=0.0, color=GREEN),
+        numbers=panels.NumberFormat(unit="none", decimals=0, low=0.0, color=GREEN),
         none=words("none.aqi"),
         about=words("environment.aqi.about"),
         name="${__field.labels.device}",
@@ -126,7 +126,7 @@ def _air(context: Context) -> Any:
     )
 
 
-#: The bands of VN_AQI with the colours of its text.
+#: The bands of VN_AQI: name, lowest index, and the colour prescribed by Decision 1459/QĐ-TCMT.
 BANDS: Final = (
     ("good", 0, "#00E400"),
     ("moderate", 51, "#FFFF00"),

@@ -1,11 +1,11 @@
-"""Energy: load and its peak, quality of the voltage, consumption by district and day, and every metric of the domain by device."""
+"""Energy: load and its peak, voltage quality, consumption by district and day, and each metric of the domain by device."""
 
 import math
 from typing import Any
 
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
-from citybeat.dashboards.panels import Look, Overrides, Sql, linked, named
+from citybeat.dashboards.panels import NumberFormat, Overrides, Sql, linked, named
 from citybeat.devices.catalogue import Domain
 
 _LOAD, _VOLTAGE, _COUNTER, _AMOUNT = "totalActivePower", "phaseVoltage", "totalActiveEnergyImport", "activeEnergyPerInterval"
@@ -13,11 +13,11 @@ _DAY_MS = "86400000"
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "energy")
     made.usual_variables(Domain.ENERGY)
-    watts = context.look(context.catalogue[_LOAD])
+    watts = context.format(context.catalogue[_LOAD])
     load = sql.chart([_LOAD], aggregate="'mean'", most=sql.EVERY)
     totals = f"SELECT time, sum(value) AS load FROM {load} GROUP BY 1"
 
@@ -43,7 +43,7 @@ def board(context: Context) -> dict[str, Any]:
         panels.chart(
             words("energy.load"),
             Sql(by_district),
-            look=Look(unit=watts.unit, decimals=0, low=0.0),
+            numbers=NumberFormat(unit=watts.unit, decimals=0, low=0.0),
             none=words("none.chart"),
             about=words("energy.load.about"),
             name="${__field.labels.district}",
@@ -60,7 +60,7 @@ def board(context: Context) -> dict[str, Any]:
         panels.chart(
             words("energy.consumption"),
             Sql(f'SELECT time, district, sum(value) AS "Value" FROM {day} GROUP BY 1, 2 ORDER BY 1, 2'),
-            look=Look(unit=context.look(context.catalogue[_COUNTER]).unit, decimals=0, low=0.0),
+            numbers=NumberFormat(unit=context.format(context.catalogue[_COUNTER]).unit, decimals=0, low=0.0),
             none=words("none.chart"),
             about=words("energy.consumption.about"),
             name="${__field.labels.district}",
@@ -96,7 +96,7 @@ def _voltage(context: Context) -> Any:
     return panels.chart(
         words("energy.voltage"),
         Sql(query.format(low=f"{low:g}", high=f"{high:g}", called=called)),
-        look=Look(unit="percentunit", decimals=1, low=0.0, high=1.0),
+        numbers=NumberFormat(unit="percentunit", decimals=1, low=0.0, high=1.0),
         none=words("none.chart"),
         about=words("energy.voltage.about", low=f"{low:g}", high=f"{high:g}"),
         name="${__field.labels.district}",
@@ -112,7 +112,7 @@ def _worst(context: Context) -> Any:
         f"    1 - count(*) FILTER (WHERE vmin >= {low:g} AND vmax <= {high:g})::float8 / nullif(count(vmin), 0) AS outside\n"
         f"FROM {called} GROUP BY device ORDER BY outside DESC NULLS LAST, device LIMIT 100"
     )
-    volts = context.look(context.catalogue[_VOLTAGE]).unit
+    volts = context.format(context.catalogue[_VOLTAGE]).unit
     columns: Overrides = {
         "device": [*named(words("column.device")), linked(context.to_sensor("${__value.raw}", _VOLTAGE))],
         "district": named(words("column.district")),

@@ -1,18 +1,18 @@
-"""Environment: VN_AQI by station, what was above the limits of a standard, and every metric of the domain with its limits."""
+"""Environment: VN_AQI by station, exceeded limits of a standard, and each metric of the domain with its limits."""
 
 from typing import Any
 
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
 from citybeat.dashboards.boards.city import AIR, BANDS
-from citybeat.dashboards.panels import GREEN, RED, Look, Overrides, Sql, linked, named
+from citybeat.dashboards.panels import GREEN, RED, NumberFormat, Overrides, Sql, linked, named
 from citybeat.devices.catalogue import Domain, Metric
 
 _AQI = f"vn_aqi({sql.ZONE}, {sql.FROM}, {sql.TO}, {sql.DISTRICTS}, {sql.DEVICES})"
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "environment", since="now-2d")
     made.usual_variables(Domain.ENVIRONMENT)
@@ -33,7 +33,7 @@ def board(context: Context) -> dict[str, Any]:
     aqi = panels.chart(
         words("environment.aqi"),
         Sql(f'SELECT time, device, aqi AS "Value" FROM {_AQI} ORDER BY time, device'),
-        look=Look(unit="none", decimals=0, low=0.0, color=GREEN),
+        numbers=NumberFormat(unit="none", decimals=0, low=0.0, color=GREEN),
         none=words("none.aqi"),
         about=words("environment.aqi.about"),
         name="${__field.labels.device}",

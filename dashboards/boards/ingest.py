@@ -1,14 +1,14 @@
-"""Ingest: whether the account balances, what comes in, how late, what never came, and what is behind.
+"""Ingest: balance of the ledger, rates, delays, messages that never came, and backlog.
 
-All of it is asked of the database, so that a city without Prometheus sees it too. What only the processes know (workers, spool,
-time from receipt to commit) is added where there is a Prometheus; else a text says what is missing, and how to get it.
+All of this comes from the database, so that it works without Prometheus. Figures that only the processes know (workers, spool, time
+from receipt to commit) are added where there is a Prometheus; otherwise a text says what is missing and how to get it.
 """
 
 from typing import Any, Final
 
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
-from citybeat.dashboards.panels import GREEN, ORANGE, RED, Look, Overrides, Prom, Sql, named
+from citybeat.dashboards.panels import GREEN, ORANGE, RED, NumberFormat, Overrides, Prom, Sql, named
 from citybeat.devices.ledger import OUTCOMES
 
 _SUM: Final = " + ".join(f"t.{name}" for name in OUTCOMES)
@@ -18,7 +18,7 @@ _RANGE: Final = f"l.minute BETWEEN {sql.FROM} AND {sql.TO}"
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "ingest")
     made.query_variable("source", "SELECT name FROM sources WHERE name <> '?' ORDER BY 1")
@@ -45,7 +45,7 @@ def board(context: Context) -> dict[str, Any]:
             panel = panels.chart(
                 words(title),
                 Prom(expression, legend=legend, uid=context.prometheus),
-                look=Look(unit=unit, low=0.0),
+                numbers=NumberFormat(unit=unit, low=0.0),
                 none=words("none.prometheus"),
             )
             made.add(panel, 12, 8)
@@ -100,7 +100,7 @@ def _outcomes(context: Context) -> Any:
     panel = panels.chart(
         words("ingest.outcomes"),
         Sql(query),
-        look=Look(decimals=1, low=0.0),
+        numbers=NumberFormat(decimals=1, low=0.0),
         none=words("none.ledger"),
         about=words("ingest.outcomes.about"),
     )
@@ -116,7 +116,7 @@ def _by_source(context: Context) -> Any:
     return panels.chart(
         words("ingest.messages"),
         Sql(query),
-        look=Look(decimals=1, low=0.0),
+        numbers=NumberFormat(decimals=1, low=0.0),
         none=words("none.ledger"),
         name="${__field.labels.name}",
         stacked=True,
@@ -151,7 +151,7 @@ def _sources(context: Context) -> Any:
         "SELECT s.name AS source, e.status, t.messages, t.redelivered, t.undecodable, q.last_at,\n"
         "    coalesce(q.missing, 0) AS missing, t.overflow\n"
         "FROM ledger_totals t JOIN sources s ON s.id = t.source_id LEFT JOIN source_state e ON e.source_id = t.source_id\n"
-        # Of the newest run of each source: numbers between the first and the last that were not seen.
+        # For the newest run of each source: message numbers between the first and the last that were not seen.
         "LEFT JOIN LATERAL (\n"
         "    SELECT r.last_at,\n"
         "        upper(r.seen) - lower(r.seen) - (SELECT sum(upper(p) - lower(p)) FROM unnest(r.seen) AS p) AS missing\n"

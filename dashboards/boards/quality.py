@@ -1,11 +1,11 @@
-"""Data quality: bad readings and coverage over time, flags of the newest readings, quarantine, and sensors that are overdue."""
+"""Data quality: bad readings and coverage over time, flags of the newest readings, overdue sensors, and quarantine."""
 
 from typing import Any, Final
 
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
 from citybeat.dashboards.boards.sensor import FLAGS
-from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, linked, named
+from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, NumberFormat, Overrides, Sql, linked, named
 
 _METRICS: Final = "ARRAY[${metric:sqlstring}]::text[]"
 _QUALITY: Final = f"chart_quality($__interval_ms, {sql.ZONE}, {sql.FROM}, {sql.TO}, {sql.DISTRICTS}, {sql.DEVICES}, {_METRICS})"
@@ -13,7 +13,7 @@ _STANDING: Final = f"{sql.standing()} AND (chosen({_METRICS}) IS NULL OR metric 
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "quality")
     made.query_variable("district", sql.DISTRICT_LIST)
@@ -29,7 +29,7 @@ def board(context: Context) -> dict[str, Any]:
         panel = panels.chart(
             words(f"quality.{name}"),
             Sql(f'SELECT time, district, {value} AS "Value" FROM {_QUALITY} ORDER BY 1, 2'),
-            look=Look(unit=unit, decimals=1, low=0.0, color=color),
+            numbers=NumberFormat(unit=unit, decimals=1, low=0.0, color=color),
             none=words("none.chart"),
             about=words(f"quality.{name}.about"),
             name="${__field.labels.district}",
@@ -119,7 +119,7 @@ def _quarantine(context: Context) -> Any:
     return panels.chart(
         words("quality.quarantine"),
         Sql(query),
-        look=Look(decimals=0, low=0.0),
+        numbers=NumberFormat(decimals=0, low=0.0),
         none=words("none.quarantine"),
         about=words("quality.quarantine.about"),
         name="${__field.labels.reason}",

@@ -1,10 +1,10 @@
-"""Sensor: one metric of one device, raw and rolled up, with its flags, its coverage, and when it was last heard."""
+"""Sensor: one metric of one device, raw and rolled up, with flags, coverage, and the age of its newest reading."""
 
 from typing import Any, Final
 
 from citybeat.dashboards import panels, sql
 from citybeat.dashboards.board import Board, Context
-from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, Look, Overrides, Sql, named
+from citybeat.dashboards.panels import GREEN, GREY, ORANGE, RED, NumberFormat, Overrides, Sql, named
 
 _DEVICE: Final = "${device:sqlstring}"
 _METRIC: Final = "${metric:sqlstring}"
@@ -19,7 +19,7 @@ def _chart(aggregate: str) -> str:
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     made = Board(context, "sensor")
     made.query_variable(
         "device",
@@ -41,7 +41,7 @@ def board(context: Context) -> dict[str, Any]:
 
 
 def _metrics(context: Context) -> str:
-    """A device's metrics, with names for people where the catalogue of these dashboards has them."""
+    """A query for the metrics of a device, with the catalogue's names for people where there are some."""
     names = ", ".join(f"({sql.quoted(m.name)}, {sql.quoted(context.words.metric(m))})" for m in context.catalogue.values())
     return (
         "SELECT s.metric AS __value, coalesce(n.label, s.metric) AS __text FROM series s\n"
@@ -50,11 +50,11 @@ def _metrics(context: Context) -> str:
 
 
 def _numbers(context: Context, panel: Any) -> Any:
-    """Units by the metric that a series' name ends with: which one it will be is picked later."""
+    """Set the unit by the metric at the end of a series' name, since the metric is selected later."""
     overrides: dict[str, list[panels.Property]] = {}
     for metric in context.catalogue.values():
-        look = context.look(metric)
-        overrides[f"/ {metric.name}$/"] = [("unit", look.unit), ("decimals", look.decimals)]
+        numbers = context.format(metric)
+        overrides[f"/ {metric.name}$/"] = [("unit", numbers.unit), ("decimals", numbers.decimals)]
     return panels.patterns(panel, overrides)
 
 
@@ -64,7 +64,7 @@ def _now(context: Context) -> Any:
         f"SELECT last_at AS time, {sql.quoted(words('sensor.newest'))} || ' ' || metric AS metric, last_value AS value\n"
         f"FROM sensor_board WHERE {_ONE} AND last_at IS NOT NULL ORDER BY 1"
     )
-    panel = panels.figures(words("sensor.newest"), Sql(query), none=words("none.never"), look=Look(color=GREEN))
+    panel = panels.figures(words("sensor.newest"), Sql(query), none=words("none.never"), numbers=NumberFormat(color=GREEN))
     return _numbers(context, panel)
 
 
@@ -112,7 +112,7 @@ def _values(context: Context) -> Any:
         Sql(f"WITH c AS MATERIALIZED (SELECT * FROM {_chart('usual')})\n{parts} ORDER BY 1, 2"),
         Sql(raw, ref="B"),
         Sql(flagged, ref="C"),
-        look=Look(),
+        numbers=NumberFormat(),
         none=words("none.chart"),
         about=words("sensor.values.about"),
     )
@@ -139,7 +139,7 @@ def _flags(context: Context) -> Any:
     panel = panels.chart(
         words("sensor.counts"),
         Sql(query),
-        look=Look(decimals=0, low=0.0),
+        numbers=NumberFormat(decimals=0, low=0.0),
         none=words("none.chart"),
         bars=True,
         stacked=True,
@@ -160,7 +160,7 @@ def _coverage(context: Context) -> Any:
     return panels.chart(
         words("column.coverage"),
         Sql(query),
-        look=Look(unit="percentunit", decimals=0, low=0.0, high=1.0, color=ORANGE),
+        numbers=NumberFormat(unit="percentunit", decimals=0, low=0.0, high=1.0, color=ORANGE),
         none=words("none.chart"),
         about=words("sensor.coverage.about"),
     )
@@ -183,7 +183,7 @@ def _flagged(context: Context) -> Any:
     )
 
 
-#: Bits of devices/flags.py, and their names in the texts.
+#: Bits of devices/flags.py, and the names in the keys of their texts.
 FLAGS: Final = (
     (1, "range"),
     (2, "step"),

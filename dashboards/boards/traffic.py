@@ -1,4 +1,4 @@
-"""Traffic: how much, how fast and how full, by district, and every metric of the domain by device."""
+"""Traffic: volume, speed and occupancy by district, and each metric of the domain by device."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from citybeat.devices.catalogue import Domain
 
 
 def board(context: Context) -> dict[str, Any]:
-    """Make it."""
+    """Build the dashboard as Grafana's JSON."""
     words = context.words
     made = Board(context, "traffic")
     made.usual_variables(Domain.TRAFFIC)
@@ -20,7 +20,7 @@ def board(context: Context) -> dict[str, Any]:
             panel = panels.chart(
                 words("by_district", metric=words.metric(metric)),
                 Sql(sql.by_district(name)),
-                look=context.look(metric),
+                numbers=context.format(metric),
                 none=words("none.chart"),
                 about=words("by_district.about"),
                 name="${__field.labels.district}",

@@ -69,7 +69,7 @@ def test_a_key_from_its_making_to_its_end(run, connection):
     ("words", "complaint"),
     [
         (["--scope", "admin", "--district", "north"], "cannot be restricted"),
-        (["--scope", "read", "--expires", "tomorrow"], "expected such as 90d"),
+        (["--scope", "read", "--expires", "tomorrow"], "expected a value such as 90d"),
         (["--scope", "read", "--expires", "2027-01-01T00:00:00"], "needs an offset"),
         (["--scope", "read", "--expires", "2020-01-01T00:00:00Z"], "has passed"),
     ],

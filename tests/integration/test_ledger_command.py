@@ -96,7 +96,7 @@ def test_a_table_and_what_does_not_balance(add, ask, connection):
 def test_wrong_questions(ask):
     done = ask("--source", "nobody")
     assert done.exit_code == 1
-    assert "nothing was ever heard of a source 'nobody'" in done.stderr
+    assert "no source 'nobody' is known" in done.stderr
     assert ask("--minutes", "1", "--since", "2026-01-01T00:00:00Z").exit_code == 2
     assert ask("--watch", "--json").exit_code == 2
     assert ask("--since", "2026-01-01T00:00:00").exit_code == 2
@@ -125,11 +125,11 @@ def test_as_it_happens(add, env, connection):
 
     try:
         wait_for(b"1,111")
-        wait_for(b"every reading ended as one thing")
+        wait_for(b"every reading has exactly one outcome")
         add("gw-a", 0, messages=1, received=2222, missing=2222)
         wait_for(b"3,333")
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'citybeat ledger'")
-        wait_for(b"the database is away")
+        wait_for(b"the database is unavailable")
         add("gw-a", 0, messages=1, received=1)
         wait_for(b"NOT balanced")
         process.send_signal(signal.SIGINT)

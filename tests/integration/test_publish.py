@@ -158,8 +158,8 @@ def test_only_what_was_once_made_is_removed(grafana):
 def test_what_is_somebody_elses_is_left_alone_and_nothing_is_written(grafana):
     run(grafana, wanted())
     for change, words in (
-        (lambda: grafana.dashboards["citybeat-city"]["dashboard"].update(tags=["mine"]), "citybeat-city.*somebody else's"),
-        (lambda: grafana.rules["citybeat-alert-lag"].update(labels={}), "citybeat-alert-lag.*somebody else's"),
+        (lambda: grafana.dashboards["citybeat-city"]["dashboard"].update(tags=["mine"]), "citybeat-city.*another dashboard"),
+        (lambda: grafana.rules["citybeat-alert-lag"].update(labels={}), "citybeat-alert-lag.*another rule"),
         (lambda: grafana.sources["citybeat"].update(readOnly=True), "data source.*provisioning files"),
         (lambda: grafana.dashboards["citybeat-city"]["meta"].update(provisioned=True), "citybeat-city.*provisioning files"),
     ):
@@ -216,7 +216,7 @@ def test_a_grafana_below_a_path():
 
 @pytest.mark.parametrize("url", ["grafana.example.org", "ftp://127.0.0.1", "http://"])
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(DashboardsError, match="expected such as https://"):
+    with pytest.raises(DashboardsError, match="expected a URL such as https://"):
         connect(url, ADMIN)
 
 
@@ -235,7 +235,7 @@ def test_nobody_there_and_somebody_else_there():
     url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever)
     thread.start()
-    with pytest.raises(DashboardsError, match="not as a Grafana does"):
+    with pytest.raises(DashboardsError, match="is not a Grafana"):
         connect(url, ADMIN)
     server.shutdown()
     server.server_close()
@@ -273,7 +273,7 @@ def test_the_command_shows_then_does_then_has_nothing_to_do(grafana, tmp_path):
     done = call()
     assert [line.removeprefix("would ") for line in shown.stderr.splitlines()] == done.stderr.splitlines()
     assert "secret" not in done.stderr
-    assert call().stderr == "everything is as it should be\n"
+    assert call().stderr == "everything is up to date\n"
     refused = call("--standard", "nonsense")
     assert refused.returncode == 1
     assert "QCVN 05:2023" in refused.stderr

@@ -235,8 +235,8 @@ def test_the_command(senders, connection, tmp_path, run):
     path = str(truth(tmp_path, senders))
     done = run("--truth", path)
     assert done.exit_code == 0, done.output
-    assert "every bar is met" in done.stdout
-    assert "the books agree to the reading" in done.stdout
+    assert "every limit is met" in done.stdout
+    assert "the ledger agrees to the reading" in done.stdout
     found = json.loads(run("--truth", path, "--json").stdout)
     assert (found["ok"], found["scenario"], found["seed"]) == (True, "by hand", 7)
     connection.execute("UPDATE readings SET flags = flags & ~4::int2 WHERE series_id = 2 AND flags & 4 <> 0")
