@@ -1,6 +1,6 @@
-"""The servers on one machine: TimescaleDB and Mosquitto, from given URLs, from Docker, or from a private Debian root.
+"""The servers on one machine: TimescaleDB and Mosquitto, given by URL, run by Docker, or run from a private Debian root.
 
-Imports nothing of ours and nothing but the standard library: `make` runs parts of it before anything is installed.
+This package imports only the standard library: `make` runs parts of it before anything is installed.
 """
 
 from citybeat.stack.errors import (

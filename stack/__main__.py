@@ -1,8 +1,8 @@
-"""What `make` needs of the stack before citybeat is installed, or when it no longer is.
+"""Commands of the stack that `make` runs before citybeat is installed, or after it was removed.
 
-`python -m citybeat.stack prepare ROOT` fetches ahead what `up` will need, while pip works; `python -m citybeat.stack browser`
-installs the browser that tests of the console use; `python -m citybeat.stack down HOME` stops the servers of a home; `python -m
-citybeat.stack env HOME` writes `.env` and the broker's users for `docker compose up`.
+`python -m citybeat.stack prepare ROOT` unpacks the servers' programs ahead of time, while pip works; `python -m citybeat.stack
+browser` installs the browser that tests of the console use; `python -m citybeat.stack down HOME` stops the servers of a home;
+`python -m citybeat.stack env HOME` writes `.env` and the broker's users for `docker compose up`.
 """
 
 import argparse
@@ -16,17 +16,17 @@ from citybeat.stack import docker, lifecycle, root
 from citybeat.stack.errors import StackError
 from citybeat.stack.model import Home, StackSettings
 
-#: Debian's browser, and others that do as well.
+#: Names of Debian's browser, and of equivalent ones.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def install(packages: list[str]) -> None:
-    """Install Debian packages; only as root, and only what the private root or tests need.
+    """Install Debian packages. Only called as root, and only for packages that the private root or tests need.
 
     Raises
     ------
     StackError
-        When apt-get fails; with the end of its output.
+        apt-get failed; the message has the end of its output.
     """
     print(f"installing {' '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -40,48 +40,48 @@ def install(packages: list[str]) -> None:
             text=True,
             check=False,
         )
-        if done.returncode != 0 and arguments[0] == "install":  # an update may fail for a source that we do not need
+        if done.returncode != 0 and arguments[0] == "install":  # an update may fail for a source that is not needed
             tail = "\n".join(done.stdout.splitlines()[-10:])
             raise StackError(f"apt-get {' '.join(arguments)} failed:\n{tail}")
 
 
 def prepare(target: Path) -> None:
-    """Build the private root, unless Docker will provide the servers.
+    """Build the private root, unless Docker provides the servers.
 
     Raises
     ------
     StackError
-        When a tool is missing and may not be installed, or the root cannot be built.
+        A tool is missing and cannot be installed, or building the root failed.
     """
     if docker.engine_answers():
         return
     missing = root.missing_packages()
     if missing and os.geteuid() == 0 and shutil.which("apt-get") is not None:
         install(missing)
-    # Root can do without bubblewrap, which may not be able to work in a container anyway.
+    # The root user does not need bubblewrap, which often cannot work in a container anyway.
     root.require_tools(["mmdebstrap"] if os.geteuid() == 0 else list(root.TOOLS))
     root.ensure(target, print)
 
 
 def browser() -> None:
-    """Install Chromium where there is none and root may; without it, tests of the console are skipped, and say so."""
+    """Install Chromium if it is missing and the user is root; without it tests of the console are skipped."""
     if any(shutil.which(name) for name in BROWSERS):
         return
     if os.geteuid() == 0 and shutil.which("apt-get") is not None:
         try:
             install(["chromium"])
         except StackError as error:
-            print(f"{error}\nthere is no Chromium: tests of the console will be skipped")
+            print(f"{error}\nChromium is missing: tests of the console will be skipped")
     else:
         print(
-            f"there is no Chromium: tests of the console will be skipped. Install with: {root.APT_HINT.format(packages='chromium')}"
+            f"Chromium is missing: tests of the console will be skipped. Install with: {root.APT_HINT.format(packages='chromium')}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m citybeat.stack", description=__doc__)
     parser.add_argument("what", choices=["prepare", "browser", "down", "env"])
-    parser.add_argument("directory", type=Path, nargs="?", help="of all but browser")
+    parser.add_argument("directory", type=Path, nargs="?", help="ROOT of prepare, HOME of down and env")
     options = parser.parse_args()
     if options.directory is None and options.what != "browser":
         parser.error(f"{options.what} needs a directory")

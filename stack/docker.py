@@ -1,7 +1,7 @@
-"""The servers from `compose.yaml`, where a Docker engine answers.
+"""The servers from `compose.yaml`, on machines where a Docker engine answers.
 
-Only the command lines are made here, and the environment file that they read. Containers are nobody's children, so the
-supervisor of such a stack has no programs, and one command to run when nobody uses the servers any more.
+This module builds command lines of Docker, and the environment file that they read. Containers are not child processes, so the plan
+of the supervisor has no programs in this case, only a command to run when the servers have no users any more.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from citybeat.stack.passwords import INGEST, OWNER, READER, Passwords, write_pri
 from citybeat.stack.plan import Plan
 
 COMPOSE_FILE = Path(__file__).parents[2] / "compose.yaml"  # in a checkout, beside citybeat/
-ENGINE_PATIENCE = 3.0  # seconds: an engine on this machine answers in milliseconds, an unreachable one not at all
-START_PATIENCE = 180  # seconds for the health checks, images already there; pulling them is not counted
+ENGINE_TIMEOUT = 3.0  # seconds: an engine on this machine answers in milliseconds, an unreachable one not at all
+START_TIMEOUT = 180  # seconds for the health checks; pulling images is not counted
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
@@ -29,12 +29,12 @@ def run(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def engine_answers() -> bool:
-    """Whether there is a Docker engine with Compose, and our compose.yaml (an installed wheel has none)."""
+    """True if a Docker engine with Compose answers and compose.yaml is there (an installed wheel has none)."""
     if not COMPOSE_FILE.exists() or shutil.which("docker") is None:
         return False
     for command in (["docker", "version", "--format", "{{.Server.Version}}"], ["docker", "compose", "version"]):
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=ENGINE_PATIENCE)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=ENGINE_TIMEOUT)
         except (OSError, subprocess.TimeoutExpired):
             return False
         if done.returncode != 0:
@@ -43,14 +43,14 @@ def engine_answers() -> bool:
 
 
 def compose(home: Home, *arguments: str) -> list[str]:
-    """A `docker compose` command line for one home; every home is a project of its own, so homes run side by side."""
+    """A `docker compose` command line for one home. Each home is a project of its own, so that several can run side by side."""
     project = "citybeat-" + hashlib.sha256(str(home.path).encode()).hexdigest()[:8]
     base = ["docker", "compose", "--project-name", project, "--file", str(COMPOSE_FILE)]
     return [*base, "--env-file", str(home.path / "compose.env"), *arguments]
 
 
 def environment(home: Home, passwords: Passwords, pg_port: int, mqtt_port: int) -> str:
-    """The environment file that compose.yaml is filled in from."""
+    """The text of the environment file with the variables of compose.yaml."""
     passwords.add(database=("grafana-admin",))
     values = {
         "CITYBEAT_PG_PASSWORD": passwords.database[OWNER],
@@ -65,7 +65,7 @@ def environment(home: Home, passwords: Passwords, pg_port: int, mqtt_port: int) 
 
 
 def prepare(settings: StackSettings, home: Home, passwords: Passwords, ports: dict[str, int]) -> Plan:
-    """Write the environment file and the broker's users; the plan that goes with them."""
+    """Write the environment file and the broker's users; returns the plan for them."""
     pg_port, mqtt_port = ports.get(TIMESCALEDB, settings.pg_port), ports.get(MOSQUITTO, settings.mqtt_port)
     write_private(home.path / "compose.env", environment(home, passwords, pg_port, mqtt_port))
     mosquitto.write_users(home, None, passwords)
@@ -78,9 +78,9 @@ def start(home: Home, names: Sequence[str], runner: Run = run) -> None:
     Raises
     ------
     ServerFailedError
-        With what Compose said.
+        A container did not become healthy; the message has the output of Compose.
     """
-    wait = ["--wait", "--wait-timeout", str(START_PATIENCE)]
+    wait = ["--wait", "--wait-timeout", str(START_TIMEOUT)]
     done = runner(compose(home, "up", "--detach", *wait, *names))
     if done.returncode != 0:
         logs = runner(compose(home, "logs", "--no-color", "--tail", "12", *names)).stdout
@@ -97,9 +97,9 @@ def delete_data(home: Home, runner: Run = run) -> None:
 
 
 def status(home: Home, name: str, port: int, runner: Run = run) -> ServerStatus:
-    """What Compose says about one of the servers."""
+    """State of one server, as Compose reports it."""
     done = runner(compose(home, "ps", "--all", "--format", "json", name))
-    # One object a line since Compose 2.21, one array before.
+    # Compose prints one object on each line since 2.21, before that an array.
     text = done.stdout.strip()
     rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     if not rows:
@@ -112,7 +112,7 @@ def status(home: Home, name: str, port: int, runner: Run = run) -> ServerStatus:
 
 
 def write_deployment(home: Home, target: Path) -> None:
-    """Write the environment file and the broker's users for `docker compose up` of the whole of compose.yaml."""
+    """Write the environment file and the broker's users for `docker compose up` of all services in compose.yaml."""
     home.make()
     passwords = Passwords(home.credentials)
     passwords.add_own()

@@ -1,12 +1,12 @@
-"""What can go wrong with the servers of one machine. Each message says what is wrong and what to do about it."""
+"""Errors of the servers on one machine. Each message says what is wrong and what to do about it."""
 
 
 class StackError(Exception):
-    """Base of all errors of the stack; a caller prints its message and stops."""
+    """Base of all errors of the stack. Callers print the message and stop."""
 
 
 class PortTakenError(StackError):
-    """Something else listens on the port that a server of ours should have."""
+    """Another program listens on the port of a server."""
 
 
 class ToolMissingError(StackError):
@@ -14,7 +14,7 @@ class ToolMissingError(StackError):
 
 
 class RootBuildError(StackError):
-    """The private Debian root could not be made."""
+    """The private Debian root could not be built."""
 
 
 class SandboxError(StackError):
@@ -22,12 +22,12 @@ class SandboxError(StackError):
 
 
 class ServerFailedError(StackError):
-    """A server did not start, or ended while it was being waited for."""
+    """A server did not start, or ended before it was ready."""
 
 
 class SettingsConflictError(StackError):
-    """The servers of this home already run, with other settings than those asked for."""
+    """The servers of this home already run with other settings than the requested ones."""
 
 
 class CredentialsError(StackError):
-    """A user name is not allowed, or the stored passwords do not fit the stored data."""
+    """A user name is not allowed, or the stored passwords do not belong to the stored data."""

@@ -1,7 +1,7 @@
-"""Up, running, down: the life of one home's servers, whichever flavour they are.
+"""Starts, uses and stops the servers of one home, for all flavours.
 
-Law: whoever changes a home holds its lock. The supervisor, once started, is the only one that starts and stops servers; the
-functions here tell it to, and find out whether the servers answer.
+Invariants: a process that changes a home holds its lock. Once started, only the supervisor starts and stops servers; the functions
+here send it signals, and check that the servers answer.
 """
 
 import contextlib
@@ -18,31 +18,31 @@ from citybeat.stack.errors import CredentialsError, ServerFailedError, SettingsC
 from citybeat.stack.model import MOSQUITTO, PORT_SETTINGS, TIMESCALEDB, Home, Say, Servers, ServerStatus, StackSettings
 from citybeat.stack.passwords import Passwords, check_source_names
 from citybeat.stack.plan import Plan, Report
-from citybeat.stack.probe import Answer
+from citybeat.stack.probe import Readiness
 from citybeat.stack.process import LOOPBACK, identify, is_alive, send
 from citybeat.stack.sandbox import Kind, Sandbox
 
-# Seconds until a server has to answer. After a crash PostgreSQL first recovers: at most max_wal_size (4 GB) of log.
-START_PATIENCE = 120.0
-RELOAD_PATIENCE = 10.0  # seconds for the broker to take new users; it does so within one turn of its loop
-STEP = 0.02  # seconds between questions
-WAITING = "waiting for another citybeat that starts or stops the servers of this home"
+# Seconds within which a server has to answer. After a crash PostgreSQL first replays at most max_wal_size (4 GB) of log.
+START_TIMEOUT = 120.0
+RELOAD_TIMEOUT = 10.0  # seconds for the broker to read new users; it does so within one turn of its loop
+STEP = 0.02  # seconds between checks
+WAITING = "waiting for another citybeat process that starts or stops the servers of this home"
 
 
 def up(settings: StackSettings, say: Say = print) -> Servers:
-    """Start the servers unless they run, and leave them running when this process ends.
+    """Start the servers unless they are running, and leave them running when this process ends.
 
     Parameters
     ----------
     settings
-        What to run, and where.
+        Servers to run, and their home.
     say
-        Told, in a line each, what takes long.
+        Called with a line about each step that takes long.
 
     Raises
     ------
     StackError
-        Its leaves: a port is taken, a tool is missing, a server did not start, the stack runs with other settings.
+        Any subclass: a port is taken, a tool is missing, a server did not start, the servers run with other settings.
     """
     if not settings.wanted():
         return _given(settings)
@@ -55,17 +55,17 @@ def up(settings: StackSettings, say: Say = print) -> Servers:
 
 @contextlib.contextmanager
 def running(settings: StackSettings, say: Say = print, *, force: Kind | None = None) -> Iterator[Servers]:
-    """Have the servers for as long as the block takes, or this process lives.
+    """Run the servers until the block is left or this process ends.
 
-    Servers that run already are used, and left running while anybody else uses them or `up` has started them. Otherwise
-    they are started, and stopped by the last user. A user that is killed counts as gone within a fraction of a second.
+    Servers that are running already are used, and left running while other processes use them or if `up` started them. Otherwise
+    they are started, and the last user stops them. A user that is killed is noticed within a fraction of a second.
 
     Parameters
     ----------
     settings, say
         As for `up`.
     force
-        Take this kind of sandbox; for tests of the fallback.
+        Use this kind of sandbox; for tests of the fallback.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def running(settings: StackSettings, say: Say = print, *, force: Kind | None = N
     home = _made(settings)
     with lock.exclusive(home.run / "lock", say, WAITING):
         if _live(home) is None:
-            home.keep.unlink(missing_ok=True)  # of a stack that a reboot ended
+            home.keep.unlink(missing_ok=True)  # left by servers that a reboot ended
         lock.register_use(home.users)
         try:
             servers = _ensure(settings, home, say, force)
@@ -94,7 +94,7 @@ def running(settings: StackSettings, say: Say = print, *, force: Kind | None = N
 
 
 def down(settings: StackSettings) -> None:
-    """Stop the servers in an orderly way, whoever uses them; nothing happens when they do not run."""
+    """Stop the servers gracefully, even while they are used; does nothing if they are not running."""
     home = Home.of(settings)
     if not home.run.exists():
         return
@@ -104,7 +104,7 @@ def down(settings: StackSettings) -> None:
 
 
 def reset(settings: StackSettings) -> None:
-    """Stop the servers, and delete their data. The root and all passwords stay, so gateways need not be changed."""
+    """Stop the servers and delete their data. The root and all passwords stay, so that gateways need no new ones."""
     home = Home.of(settings)
     down(settings)
     if not home.run.exists():
@@ -117,14 +117,14 @@ def reset(settings: StackSettings) -> None:
 
 
 def status(settings: StackSettings) -> list[ServerStatus]:
-    """Say how each server is; the settings' ports need not be those that it runs with."""
+    """Return the state of each server. The ports in the settings need not be those that it runs with."""
     home = Home.of(settings)
     report = Report.load(home.state)
     return [_status_of(name, settings, home, report) for name in (TIMESCALEDB, MOSQUITTO)]
 
 
 def credentials(settings: StackSettings, names: Sequence[str]) -> dict[str, str]:
-    """Return the broker passwords of sources; those that have none get one.
+    """Return the broker passwords of sources, and create missing ones.
 
     Parameters
     ----------
@@ -136,18 +136,18 @@ def credentials(settings: StackSettings, names: Sequence[str]) -> dict[str, str]
     Returns
     -------
     dict
-        Name to password. When a broker runs, it lets them in by then.
+        Passwords by name. A running broker accepts them by the time this returns.
 
     Raises
     ------
     CredentialsError
-        When a name cannot be a source, or the broker is a given one, whose users are not ours to make.
+        A name cannot be a source, or the broker is given by URL, so that its users are administered elsewhere.
     ServerFailedError
-        When the broker that runs does not take them.
+        The running broker does not accept the passwords.
     """
     check_source_names(names)
     if settings.mqtt_url is not None:
-        raise CredentialsError("the broker at CITYBEAT_MQTT_URL is not citybeat's: make its users where it is administered")
+        raise CredentialsError("the broker at CITYBEAT_MQTT_URL is not run by citybeat: create its users where it is administered")
     home = _made(settings)
     with lock.exclusive(home.run / "lock"):
         passwords = local.load_passwords(home)
@@ -197,7 +197,7 @@ def _start(settings: StackSettings, home: Home, say: Say, force: Kind | None) ->
     left = Report.load(home.state)
     if left is not None:
         _clear(home, left)
-    # A home stays with the flavour that its data were made with, so that they do not seem to vanish.
+    # A home keeps the flavour that its data were created with; otherwise they would seem to vanish.
     flavour = settings.flavour if settings.flavour != "auto" else _kind_of_data(home)
     if flavour == "docker" or (flavour is None and docker.engine_answers()):
         asked = {TIMESCALEDB: settings.pg_port, MOSQUITTO: settings.mqtt_port}
@@ -225,9 +225,9 @@ def _start(settings: StackSettings, home: Home, say: Say, force: Kind | None) ->
 
 
 def _launch_supervisor(home: Home) -> int:
-    # It ends when nobody uses the servers, but not before it gets the home's lock, which the caller has.
-    # Its interpreter may not find citybeat by itself (`python3 -m citybeat.stack` in a checkout), so the folder is named; -P keeps
-    # modules of the current folder out.
+    # The supervisor ends when the servers have no users, but needs the home's lock for that, which the caller holds.
+    # Its interpreter may not find this package by itself (`python3 -m citybeat.stack` in a checkout), so the package's folder is
+    # named; -P keeps modules of the current folder out.
     folder = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, inherited] if inherited else [folder])}
@@ -257,24 +257,22 @@ def _await_report(home: Home, supervisor: int) -> Report:
 
 
 def _await_servers(home: Home, passwords: Passwords, ports: dict[str, int]) -> None:
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     for name, port in ports.items():
         while True:
             ready = postgres.ready(port) if name == TIMESCALEDB else mosquitto.ready(passwords, port)
-            report = _live(home)  # after the answer: it must be our server that gave it
+            report = _live(home)  # read after the answer, to be sure that the supervisor's server gave it
             if report is None:
                 raise ServerFailedError(f"the supervisor ended:\n{local.tail(home.log('supervisor'))}")
             server = report.servers.get(name)
             if server is not None and not local.still_runs(report, name):
                 log = home.log(name)
                 raise ServerFailedError(f"{name} ended; the end of {log}:\n{local.tail(log, server.log_from)}")
-            if ready is Answer.READY:
+            if ready is Readiness.READY:
                 break
             if time.monotonic() > deadline:
                 log = home.log(name)
-                raise ServerFailedError(
-                    f"{name} did not answer within {START_PATIENCE:.0f} s; the end of {log}:\n{local.tail(log)}"
-                )
+                raise ServerFailedError(f"{name} did not answer within {START_TIMEOUT:.0f} s; the end of {log}:\n{local.tail(log)}")
             time.sleep(STEP)
 
 
@@ -288,7 +286,7 @@ def _check_same(settings: StackSettings, report: Report) -> None:
             )
         if asked[name] not in {0, port}:
             raise SettingsConflictError(
-                f"the servers of this home run already, {name} on port {port} and not {asked[name]}: set "
+                f"the servers of this home already run with {name} on port {port}, not {asked[name]}: set "
                 f"{PORT_SETTINGS[name]}={port}, or `citybeat stack down` first, or use another CITYBEAT_HOME"
             )
 
@@ -300,12 +298,12 @@ def _revive(home: Home, report: Report) -> None:
     for name in crashed:
         local.check_port(name, report.ports[name])
     send(report.supervisor, signal.SIGHUP)
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     old = {name: report.servers[name].process for name in crashed}
     while time.monotonic() < deadline:
         now = _live(home)
         if now is None or all(now.servers[name].process != old[name] for name in crashed):
-            return  # whether they stay is found out by asking them
+            return  # the caller checks whether they answer
         time.sleep(STEP)
 
 
@@ -316,13 +314,13 @@ def _reload_broker(home: Home, report: Report, passwords: Passwords, names: Sequ
     if report.kind == "docker":
         docker.reload_users(home)
     elif not send(report.servers[MOSQUITTO].process, signal.SIGHUP):
-        return  # it has crashed; it reads the file when it starts again
-    deadline = time.monotonic() + RELOAD_PATIENCE
+        return  # the broker has crashed, and reads the file when it starts again
+    deadline = time.monotonic() + RELOAD_TIMEOUT
     for name in names:
-        while mosquitto.ready(passwords, report.ports[MOSQUITTO], name) is not Answer.READY:
+        while mosquitto.ready(passwords, report.ports[MOSQUITTO], name) is not Readiness.READY:
             if time.monotonic() > deadline:
                 raise ServerFailedError(
-                    f"the broker does not let {name} in; the end of its log:\n{local.tail(home.log(MOSQUITTO))}"
+                    f"the broker does not accept {name}; the end of its log:\n{local.tail(home.log(MOSQUITTO))}"
                 )
             time.sleep(STEP)
 
@@ -337,7 +335,7 @@ def _stop(home: Home) -> None:
 
 
 def _clear(home: Home, report: Report) -> None:
-    """Finish what a supervisor that was killed could not."""
+    """Stop what a killed supervisor has left running."""
     local.stop_leftovers(report)
     if home.state.exists() and report.kind == "docker":
         docker.run(Plan.load(home.plan).on_stop)

@@ -1,4 +1,4 @@
-"""The servers from the private root: everything that has to be there before the supervisor can start them."""
+"""The servers from the private root: prepares everything that the supervisor needs to start them."""
 
 import os
 import shutil
@@ -13,26 +13,26 @@ from citybeat.stack.plan import Plan, Report
 from citybeat.stack.process import free_port, is_alive, port_is_free, send, wait_gone
 from citybeat.stack.sandbox import Kind
 
-CONFIG = Path(__file__).parent / "config"  # the files that compose.yaml mounts too
+CONFIG = Path(__file__).parent / "config"  # compose.yaml mounts the same files
 
 
 def prepare(settings: StackSettings, home: Home, say: Say, force: Kind | None = None) -> tuple[Plan, str]:
-    """Build the root, find a way to run it, make the cluster, and write all configuration.
+    """Build the root, choose a sandbox, create the database cluster, and write all configuration.
 
     Parameters
     ----------
     force
-        The kind of sandbox to take; for tests of the fallback.
+        Use this kind of sandbox; for tests of the fallback.
 
     Returns
     -------
     plan, build
-        What the supervisor is to run, and the build id of the root.
+        The plan of the supervisor, and the build id of the root.
 
     Raises
     ------
     StackError
-        Its leaves, each saying what to do.
+        Any subclass; the message says what to do.
     """
     passwords = load_passwords(home)
     ports = {name: check_port(name, settings.pg_port if name == TIMESCALEDB else settings.mqtt_port) for name in settings.wanted()}
@@ -55,12 +55,12 @@ def prepare(settings: StackSettings, home: Home, say: Say, force: Kind | None = 
 
 
 def load_passwords(home: Home) -> Passwords:
-    """Read the home's passwords, with those that the stack itself needs.
+    """Read the home's passwords, and create those that the stack itself needs.
 
     Raises
     ------
     CredentialsError
-        When there is a database whose passwords are gone.
+        There is a database, but its passwords are missing.
     """
     passwords = Passwords(home.credentials)
     if OWNER not in passwords.database and (home.servers / postgres.DATA).exists():
@@ -73,35 +73,35 @@ def load_passwords(home: Home) -> Passwords:
 
 
 def check_port(name: str, port: int) -> int:
-    """Return the port that a server shall have: the one that is asked for, or for 0 a free one.
+    """Return the port of a server: the requested one, or a free one for 0.
 
     Raises
     ------
     PortTakenError
-        It names the port and the setting.
+        The port is taken; the message names the port and the setting.
     """
     if port == 0:
         return free_port()
     if not port_is_free(port):
         setting = PORT_SETTINGS[name]
         raise PortTakenError(
-            f"port {port} on 127.0.0.1, which {name} should have, is taken by another program: stop that program, or set "
+            f"port {port} on 127.0.0.1, configured for {name}, is taken by another program: stop that program, or set "
             f"{setting} to a free port (for example {setting}={free_port()})"
         )
     return port
 
 
 def stop_leftovers(report: Report) -> None:
-    """Stop what a supervisor left that did not end in an orderly way; as a rule nothing."""
+    """Stop servers left by a supervisor that was killed; usually there are none."""
     for server in report.servers.values():
-        for number, seconds in ((signal.SIGINT, 20.0), (signal.SIGKILL, 5.0)):  # Mosquitto takes SIGINT as SIGTERM
+        for number, seconds in ((signal.SIGINT, 20.0), (signal.SIGKILL, 5.0)):  # Mosquitto treats SIGINT as SIGTERM
             if send(server.process, number) and wait_gone(server.process, seconds):
                 break
 
 
 def stop_supervisor(report: Report) -> None:
-    """Have the supervisor stop its servers, and wait until it is gone."""
-    allowed = 120.0  # seconds: more than it gives its servers
+    """Tell the supervisor to stop its servers, and wait until it has ended."""
+    allowed = 120.0  # seconds: more than the supervisor gives its servers
     if send(report.supervisor, signal.SIGTERM) and not wait_gone(report.supervisor, allowed):
         send(report.supervisor, signal.SIGKILL)
         wait_gone(report.supervisor, 5.0)
@@ -117,7 +117,7 @@ def delete_data(home: Home) -> None:
 
 
 def tail(log: Path, start: int = 0, lines: int = 12) -> str:
-    """The last lines of a log, of what was written after its first `start` bytes."""
+    """The last lines of a log, ignoring its first `start` bytes."""
     try:
         with log.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -129,7 +129,7 @@ def tail(log: Path, start: int = 0, lines: int = 12) -> str:
 
 
 def trim_log(log: Path, limit: int = 10 * 1024 * 1024) -> None:
-    """Keep a log and its predecessor, of at most `limit` bytes each, when a server starts."""
+    """Rename a log of more than `limit` bytes, replacing the previous one; called when a server starts."""
     if log.exists() and log.stat().st_size > limit:
         log.replace(log.with_name(log.name + ".1"))
 
@@ -144,7 +144,7 @@ def _runner() -> list[str]:
 
 
 def _copy_config(home: Home) -> None:
-    # Copied, not bound: in the chroot fallback nothing can be bound, and the package may lie where others cannot read.
+    # Copied, not mounted: the chroot fallback cannot mount, and other users may not be able to read the package's folder.
     for old in home.config.iterdir():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     for part in ("postgres", "mosquitto"):

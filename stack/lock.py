@@ -1,4 +1,4 @@
-"""Locks of a home: one process at a time changes it, and any number use its servers."""
+"""Locks of a home: one process at a time changes it, and any number of processes use its servers."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from citybeat.stack.model import Say
 
 @contextlib.contextmanager
 def exclusive(path: Path, say: Say | None = None, waiting: str = "") -> Iterator[None]:
-    """Hold a file's lock; `waiting` is said when somebody else has it. Threads exclude each other as processes do."""
+    """Hold the lock of a file; `say(waiting)` is called if another process or thread has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -29,7 +29,7 @@ def exclusive(path: Path, say: Say | None = None, waiting: str = "") -> Iterator
 
 
 def try_exclusive(path: Path) -> int | None:
-    """Take a file's lock without waiting; its descriptor (close it to let go), or None when somebody has it."""
+    """Take the lock of a file without waiting. Returns a descriptor that releases the lock when closed, or None if it is taken."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,14 +39,14 @@ def try_exclusive(path: Path) -> int | None:
     return descriptor
 
 
-# POSIX record locks, not flock: a forked child does not inherit them, so a worker process that was forked from a user
-# of the servers does not keep the servers alive after that user's death.
-_in_use: dict[Path, tuple[int, int]] = {}  # path -> descriptor, how often this process uses it
+# POSIX record locks, not flock: a forked child does not inherit them, so that it does not keep the servers alive after the death of
+# the process that uses them.
+_in_use: dict[Path, tuple[int, int]] = {}  # path -> descriptor, number of uses in this process
 _in_use_guard = threading.Lock()
 
 
 def register_use(path: Path) -> None:
-    """Note that this process uses the servers, until `release_use` or its death."""
+    """Register this process as a user of the servers, until `release_use` or its death."""
     with _in_use_guard:
         descriptor, count = _in_use.get(path, (-1, 0))
         if count == 0:
@@ -56,7 +56,7 @@ def register_use(path: Path) -> None:
 
 
 def release_use(path: Path) -> bool:
-    """Take back one `register_use`; True when no process uses the servers any more."""
+    """Undo one `register_use`. Returns True if no process uses the servers any more."""
     with _in_use_guard:
         descriptor, count = _in_use[path]
         if count > 1:
@@ -64,7 +64,7 @@ def release_use(path: Path) -> bool:
             return False
         del _in_use[path]
         try:
-            # The supervisor holds the lock for microseconds whenever it looks; a second look tells it from a user.
+            # The supervisor holds the lock for microseconds whenever it checks; trying again tells it from a user.
             for _ in range(3):
                 if _nobody_else(descriptor):
                     return True
@@ -83,7 +83,7 @@ def _nobody_else(descriptor: int) -> bool:
 
 
 class Users:
-    """The supervisor's view of who uses its servers. One object a process: closing the file would drop its locks."""
+    """The supervisor's check for users of its servers. One object in a process: closing the file would drop its locks."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,4 +1,4 @@
-"""The nouns that the stack's modules share: settings, the servers' addresses, their status, and the home's layout."""
+"""Types shared by the stack's modules: settings, addresses and status of servers, and the layout of a home."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ Say = Callable[[str], None]
 TIMESCALEDB = "timescaledb"
 MOSQUITTO = "mosquitto"
 
-# The names that citybeat's own settings have, for messages that tell a user what to change.
+# Names of citybeat's settings, for messages that tell a user which to change.
 PORT_SETTINGS = {TIMESCALEDB: "CITYBEAT_PG_PORT", MOSQUITTO: "CITYBEAT_MQTT_PORT"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackSettings:
-    """What to run, and where.
+    """Servers to run, and their home.
 
-    A port of 0 means the port of the stack that already runs in this home, or any free one: tests use it.
+    A port of 0 is the port of servers that already run in this home, or any free port; tests use it.
     """
 
-    home: Path  # state directory, made when it is missing
+    home: Path  # state directory, created if missing
     root: Path | None = None  # the private Debian root; None: home/"root". Several homes may share one.
-    pg_port: int = 5433  # TCP; 5432 is where a machine's own PostgreSQL would be
-    mqtt_port: int = 1884  # TCP; 1883 is where a machine's own broker would be
-    database_url: str | None = None  # given: that server is not ours to start
-    mqtt_url: str | None = None  # given: that broker is not ours to start
+    pg_port: int = 5433  # TCP; a PostgreSQL of the machine itself would use 5432
+    mqtt_port: int = 1884  # TCP; a broker of the machine itself would use 1883
+    database_url: str | None = None  # if given, this server is used and none is started
+    mqtt_url: str | None = None  # if given, this broker is used and none is started
     flavour: Flavour = "auto"  # auto: Docker where an engine answers, else the private root
 
     def wanted(self) -> tuple[str, ...]:
-        """Names of the servers that are ours to run, in the order in which they are listed."""
+        """Names of the servers to run, in the order in which they are listed."""
         names = []
         if self.database_url is None:
             names.append(TIMESCALEDB)
@@ -43,7 +43,7 @@ class StackSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Servers:
-    """Where the servers answer. The URLs contain passwords: show them to their owner only."""
+    """URLs of the servers. They contain passwords: show them to their owner only."""
 
     database_url: str  # postgresql://citybeat:<password>@127.0.0.1:<port>/citybeat
     mqtt_url: str  # mqtt://ingest:<password>@127.0.0.1:<port>
@@ -52,17 +52,17 @@ class Servers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerStatus:
-    """One server as it is now."""
+    """Present state of one server."""
 
     name: str  # TIMESCALEDB or MOSQUITTO
-    state: State  # crashed: it ended and nobody had asked it to
-    pid: int | None  # of the server itself, as this machine's process table has it; None where there is none
+    state: State  # crashed: it ended by itself
+    pid: int | None  # of the server itself in this machine's process table; None if it does not run there
     detail: str  # one line, or for a crashed server the tail of its log
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where things are in a state directory."""
+    """Layout of a state directory."""
 
     path: Path
 
@@ -76,7 +76,7 @@ class Home:
 
     @property
     def servers(self) -> Path:
-        """The directory that the servers see as `/`: their data, their configuration, and nothing of anybody else."""
+        """The directory that the servers see as `/`, with their data and configuration only."""
         return self.path / "servers"
 
     @property
@@ -85,12 +85,12 @@ class Home:
 
     @property
     def secrets(self) -> Path:
-        """The broker's password file; a directory, because the file is replaced and containers mount by inode."""
+        """Directory of the broker's password file. A directory, because the file is replaced and containers mount by inode."""
         return self.servers / "secrets"
 
     @property
     def run(self) -> Path:
-        """Locks and the supervisor's state: worthless after a reboot."""
+        """Directory of locks and of the supervisor's state, which mean nothing after a reboot."""
         return self.path / "run"
 
     @property
@@ -118,7 +118,7 @@ class Home:
         return settings.root.absolute() if settings.root is not None else self.path / "root"
 
     def make(self) -> None:
-        """Make the directories, readable by their owner only: they hold passwords and a city's data."""
+        """Create the directories, readable by their owner only: they contain passwords and a city's data."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self.servers, self.config, self.secrets, self.run, self.path / "log"):
             directory.mkdir(exist_ok=True)

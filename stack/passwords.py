@@ -1,6 +1,6 @@
-"""Passwords of the servers' users: made here, kept in the home for its owner only, and hashed for the broker.
+"""Passwords of the servers' users: generated here, stored in the home for its owner only, and hashed for the broker.
 
-`credentials.json` holds them in clear, because the gateways' have to be handed out and our own processes log in with
+`credentials.json` contains them in clear text, because citybeat's processes log in with them and operators configure gateways with
 them; the broker gets hashes.
 """
 
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from citybeat.stack.errors import CredentialsError
 
-SUPERUSER = "postgres"  # of the local cluster; used for set-up only
-OWNER = "citybeat"  # owns the database, and is what citybeat logs in as
+SUPERUSER = "postgres"  # of the local database cluster; used for set-up only
+OWNER = "citybeat"  # owns the database; citybeat logs in as this role
 READER = "grafana"  # may only read
 INGEST = "ingest"  # the broker user that reads every source's topics
 GATEWAYS = tuple(f"gw-{number:02}" for number in range(1, 9))  # the simulator's
 
-# A source's name is its broker user name and a level of its topics (DESIGN section 3).
+# The name of a source is both its user name at the broker and a level of its topics.
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = frozenset({"provision", "ingest", "admin"})
 
-PASSWORD_BYTES = 24  # 192 random bits: nothing that can be guessed, whatever the hash costs
-# Mosquitto's own default for its $7$ format. More would only slow a reconnecting city down: see PASSWORD_BYTES.
+PASSWORD_BYTES = 24  # 192 random bits cannot be guessed, however cheap the hash is
+# Mosquitto's default for its $7$ format. More would only slow reconnecting clients down, see PASSWORD_BYTES.
 HASH_ITERATIONS = 101
-SALT_BYTES = 12  # as mosquitto_passwd 2.0 makes them
+SALT_BYTES = 12  # as in mosquitto_passwd 2.0
 
 
 class Passwords:
@@ -38,12 +38,12 @@ class Passwords:
     Parameters
     ----------
     path
-        The file; it need not exist. Whoever changes it holds the home's lock.
+        The file, which need not exist. A process that changes it holds the home's lock.
 
     Raises
     ------
     CredentialsError
-        When the file cannot be read as what it should be.
+        The content of the file is not valid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,19 +66,19 @@ class Passwords:
         return self._kinds["broker"]
 
     def add(self, *, database: Iterable[str] = (), broker: Iterable[str] = ()) -> bool:
-        """Make passwords for those users that have none, and store them; True when there were any."""
+        """Generate and store passwords for users without one. Returns True if there were any."""
         changed = False
         for kind, names in (("database", database), ("broker", broker)):
             for name in names:
                 if name not in self._kinds[kind]:
-                    self._kinds[kind][name] = secrets.token_urlsafe(PASSWORD_BYTES)  # fits into an URL as it is
+                    self._kinds[kind][name] = secrets.token_urlsafe(PASSWORD_BYTES)  # needs no escaping in a URL
                     changed = True
         if changed:
             write_private(self._path, json.dumps(self._kinds, indent=1) + "\n")
         return changed
 
     def add_own(self) -> bool:
-        """Make the passwords that the stack itself needs: database roles, ingest, and the simulator's gateways."""
+        """Generate the passwords that the stack itself needs: database roles, ingest, and the simulator's gateways."""
         return self.add(database=(SUPERUSER, OWNER, READER), broker=(INGEST, *GATEWAYS))
 
 
@@ -88,17 +88,19 @@ def check_source_names(names: Sequence[str]) -> None:
     Raises
     ------
     CredentialsError
-        For a reserved name, or one that is no level of a topic.
+        A name is reserved, or cannot be a level of a topic.
     """
     for name in names:
         if SOURCE_NAME.fullmatch(name) is None:
-            raise CredentialsError(f"{name!r} cannot be a source: use 1 to 64 of A-Z a-z 0-9 . _ - and no mark in front")
+            raise CredentialsError(
+                f"{name!r} cannot be a source: use 1 to 64 of A-Z a-z 0-9 . _ - beginning with a letter or digit"
+            )
         if name in RESERVED:
             raise CredentialsError(f"{name!r} is reserved and cannot be a source")
 
 
 def broker_hash(password: str, salt: bytes | None = None) -> str:
-    """Hash a password as Mosquitto 2.0 reads it: `$7$`, PBKDF2 with HMAC-SHA-512.
+    """Hash a password in the format of Mosquitto 2.0: `$7$`, PBKDF2 with HMAC-SHA-512.
 
     Examples
     --------
@@ -116,7 +118,7 @@ def password_file(users: Mapping[str, str]) -> str:
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file as a whole, never readable by anybody but who may, not even for a moment."""
+    """Replace a file atomically; at no moment is it readable with more permissions than `mode`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -124,7 +126,7 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
             os.fchmod(stream.fileno(), mode)  # whatever the umask is
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())  # a lost password file would lock a city's gateways out
+            os.fsync(stream.fileno())  # without a password file all gateways would be locked out
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What the supervisor is told, and what it tells: two JSON files in the home's `run/` directory."""
+"""The supervisor's plan (input) and report (output): two JSON files in the home's `run/` directory."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,23 +11,23 @@ from citybeat.stack.process import Identity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """A server as the supervisor starts and stops it."""
+    """Command, log and stop signals of one server."""
 
     name: str
     argv: list[str]  # inside the sandbox
     log: str  # file that its output is appended to
-    stop: list[tuple[str, float]]  # signals, mild ones first, each with the seconds that it is given
+    stop: list[tuple[str, float]]  # signals in order of severity, each with the seconds until the next
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Everything that a supervisor needs to know."""
+    """Input of a supervisor: the servers to run and their sandbox."""
 
     kind: str  # "root" | "docker"
     ports: dict[str, int]  # server -> TCP port on 127.0.0.1
-    sandbox: dict[str, str] | None = None  # as Sandbox.to_json makes it; None where there are no programs
+    sandbox: dict[str, str] | None = None  # from Sandbox.to_json; None without programs
     programs: list[Program] = field(default_factory=list)
-    on_stop: list[str] = field(default_factory=list)  # a command that stops what is not a child of the supervisor
+    on_stop: list[str] = field(default_factory=list)  # command that stops servers which are not children of the supervisor
 
     def save(self, path: Path) -> None:
         write_private(path, json.dumps(asdict(self)))
@@ -43,17 +43,17 @@ class Plan:
 
 @dataclass(slots=True)
 class Running:
-    """One server as its supervisor last saw it."""
+    """State of one server, as its supervisor last saw it."""
 
     state: str  # "running" | "crashed"
     process: Identity  # of the server itself
-    log_from: int  # bytes of the log that are older than this start
-    exit_status: int | None = None  # once it has crashed; negative: the signal
+    log_from: int  # length (bytes) of the log before this start
+    exit_status: int | None = None  # of a crashed server; negative: the signal that ended it
 
 
 @dataclass(slots=True)
 class Report:
-    """What the supervisor says: written at every change, removed when it has stopped everything."""
+    """Output of a supervisor: written at every change, removed when all servers have stopped."""
 
     supervisor: Identity
     kind: str
@@ -65,7 +65,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":
-        """Read a report; None when there is none, so that nothing runs and nothing has crashed."""
+        """Read a report; None if there is none: then no server runs and none has crashed."""
         try:
             data: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:

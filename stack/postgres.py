@@ -1,4 +1,4 @@
-"""TimescaleDB of one home: its cluster made once, its command line, and the database and roles in it."""
+"""TimescaleDB of one home: its cluster, command line, database and roles."""
 
 import os
 import secrets
@@ -16,17 +16,17 @@ from citybeat.stack.sandbox import Sandbox
 
 DATABASE = "citybeat"
 BIN = "/usr/lib/postgresql/17/bin"
-DATA = "postgres"  # directory of the cluster, in the home's servers/
+DATA = "postgres"  # directory of the cluster, below the home's servers/
 
-# Fast shutdown ends sessions and writes a checkpoint: at most shared_buffers, on a slow disk under load. Then an immediate
-# one, after which the next start recovers from the log; nothing committed is lost by either.
+# First a fast shutdown, which ends sessions and writes a checkpoint of at most shared_buffers. Then an immediate shutdown, after
+# which the next start recovers from the log. Neither loses committed data.
 STOP = [(signal.SIGINT.name, 60.0), (signal.SIGQUIT.name, 10.0)]
 
-# Collation by code point from PostgreSQL itself: no index ever depends on a C library's version.
-# MB of shared_buffers. Less than the least makes every insert read an index page; more than the most holds pages that the
-# kernel holds too, and a city of 200,000 series fits.
+# MB of shared_buffers. With fewer every insert would read an index page; more would hold pages that the kernel caches too, and a
+# city of 200,000 series fits.
 LEAST_BUFFERS, MOST_BUFFERS = 256, 4096
 
+# Collation by code point, built into PostgreSQL: no index depends on the version of a C library.
 INITDB_OPTIONS = (
     "--encoding=UTF8",
     "--locale=C.UTF-8",
@@ -48,43 +48,43 @@ CREATE EXTENSION IF NOT EXISTS timescaledb;
 
 
 def program(home: Home, sandbox: Sandbox, port: int) -> Program:
-    """Write the server's local settings, and describe how it is run."""
+    """Write the server's local settings; returns its program."""
     lines = [
-        "# Made at every start; the settings themselves are in the file that is included.",
+        "# Written at every start; the general settings are in the included file.",
         "include '/config/postgres/postgresql.conf'",
         "hba_file = '/config/postgres/pg_hba.conf'",
         f"listen_addresses = '{LOOPBACK}'",
         f"port = {port}",
         f"shared_buffers = {_shared_buffers()}MB",
-        "unix_socket_directories = ''  # a home's path may be longer than the 107 bytes that a socket's may have",
+        "unix_socket_directories = ''  # the path of a home may be longer than the 107 bytes of a socket's",
     ]
     if sandbox.kind == "chroot":
-        lines.append("dynamic_shared_memory_type = mmap  # there is no /dev/shm in it")
+        lines.append("dynamic_shared_memory_type = mmap  # a chroot has no /dev/shm")
     (home.config / "postgresql.conf").write_text("\n".join(lines) + "\n")
     argv = [f"{BIN}/postgres", "-D", f"/{DATA}", "-c", "config_file=/config/postgresql.conf"]
     return Program(name=TIMESCALEDB, argv=argv, log=str(home.log(TIMESCALEDB)), stop=STOP)
 
 
 def _shared_buffers() -> int:
-    """MB: a quarter of the machine's memory, as PostgreSQL's manual advises (section 19.4), within bounds."""
+    """A quarter of the machine's memory in MB, as PostgreSQL's manual advises (section 19.4), within bounds."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(max(memory // 4 // 2**20, LEAST_BUFFERS), MOST_BUFFERS)
 
 
 def make_cluster(home: Home, sandbox: Sandbox, passwords: Passwords) -> bool:
-    """Make the cluster unless it is there; True when it was made.
+    """Create the cluster unless it exists. Returns True if it was created.
 
     Raises
     ------
     ServerFailedError
-        When initdb fails; with its output.
+        initdb failed; the message has its output.
     """
     data = home.servers / DATA
     if data.exists():
         sandbox.own(data)
         data.chmod(0o700)
         return False
-    # Made under another name and renamed: one that was interrupted is never taken for a cluster.
+    # Created under another name and renamed, so that an interrupted one is never taken for a cluster.
     for leftover in home.servers.glob(f"{DATA}.new-*"):
         shutil.rmtree(leftover)
     new = home.servers / f"{DATA}.new-{secrets.token_hex(4)}"
@@ -109,25 +109,25 @@ def make_cluster(home: Home, sandbox: Sandbox, passwords: Passwords) -> bool:
 
 
 def set_up(home: Home, sandbox: Sandbox, passwords: Passwords, port: int, build: str) -> None:
-    """Make role, database and extension in a running server, unless this build of the root has done so.
+    """Create roles, database and extension in a running server, once for each build of the root.
 
     Raises
     ------
     CredentialsError
-        When the cluster does not know our superuser's password.
+        The stored password of the superuser is not that of the cluster.
     ServerFailedError
-        When psql fails otherwise; with its output.
+        psql failed otherwise; the message has its output.
     """
     marker = home.servers / "database.ready"
     if marker.exists() and marker.read_text() == build:
         return
-    # Passwords go through standard input: command lines can be read by every user of the machine.
+    # Passwords go through standard input: every user of the machine can read command lines.
     variables = f"\\set owner_password '{passwords.database[OWNER]}'\n"
     variables += f"\\set reader_password '{passwords.database[READER]}'\n"
     argv = [f"{BIN}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK, "-p", str(port), "-U", SUPERUSER, "-d"]
     environment = {"PGPASSWORD": passwords.database[SUPERUSER]}
     status, output = 0, ""
-    if marker.exists():  # a rebuilt root may bring a newer TimescaleDB; updating it has to be a session's first command
+    if marker.exists():  # a rebuilt root may bring a newer TimescaleDB; the update must be the first command of a session
         update = [*argv, DATABASE, "-c", "ALTER EXTENSION timescaledb UPDATE"]
         status, output = sandbox.run(update, env=environment)
     if status == 0:
@@ -142,8 +142,8 @@ def set_up(home: Home, sandbox: Sandbox, passwords: Passwords, port: int, build:
     marker.write_text(build)
 
 
-def ready(port: int) -> probe.Answer:
-    """Ask whether the server accepts connections."""
+def ready(port: int) -> probe.Readiness:
+    """Check whether the server accepts connections."""
     return probe.database(LOOPBACK, port, OWNER, DATABASE)
 
 
@@ -152,5 +152,5 @@ def url(passwords: Passwords, port: int) -> str:
 
 
 def data_directories(home: Home) -> list[Path]:
-    """What has to go for the database to be empty."""
+    """Paths to delete so that the database is empty."""
     return [home.servers / DATA, home.servers / "database.ready"]

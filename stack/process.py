@@ -1,7 +1,6 @@
-"""Processes and ports of this machine: who is who, who is alive, and children that do not outlive us.
+"""Processes and ports of this machine: identity, liveness, and children that do not outlive their parent.
 
-A process is named by its id and its start time together, so that a recycled id is never taken for one of ours, and
-never killed.
+A process is identified by its id and its start time together, so that a recycled id is never mistaken for it, and never killed.
 """
 
 import contextlib
@@ -25,20 +24,20 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, for all time."""
+    """One process; no later one has the same identity."""
 
     pid: int
     started: str  # boot id, and clock ticks since that boot
 
 
 def identify(pid: int) -> Identity | None:
-    """Return who has this process id now; None when nobody does, or only a zombie that waits for its parent."""
+    """Identity of the process with this id; None if there is none or only a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
+    fields = stat.rpartition(")")[2].split()  # the process name before it may contain anything
     if fields[0] in "ZX":
         return None
     return Identity(pid, f"{boot}:{fields[19]}")
@@ -49,7 +48,7 @@ def is_alive(identity: Identity) -> bool:
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:
-    """Signal a process if it is still the one we mean; False when it is gone."""
+    """Signal a process if it still exists; returns False if it is gone."""
     if not is_alive(identity):
         return False
     try:
@@ -60,7 +59,7 @@ def send(identity: Identity, number: signal.Signals) -> bool:
 
 
 def wait_gone(identity: Identity, seconds: float) -> bool:
-    """Wait until a process, child or not, is gone; False when it is still there after `seconds`."""
+    """Wait until a process, child or not, is gone; returns False if it still exists after `seconds`."""
     deadline = time.monotonic() + seconds
     while is_alive(identity):
         if time.monotonic() > deadline:
@@ -78,10 +77,9 @@ def spawn(
     cwd: Path | str | None = None,
     pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a child that the kernel kills when the calling process dies, however it dies.
+    """Start a child that the kernel kills when the calling process dies in any way.
 
-    The child leads a session of its own: Ctrl-C in a terminal reaches only the caller, which stops its children in the
-    order that is right.
+    The child leads a session of its own: Ctrl-C in a terminal reaches only the caller, which stops its children in the right order.
 
     Parameters
     ----------
@@ -93,8 +91,8 @@ def spawn(
     Raises
     ------
     StackError
-        When it is not called from the main thread: the kernel ties a child to the *thread* that started it, so a child
-        of a short-lived thread would die with that thread.
+        The caller is not the main thread: the kernel ties a child to the *thread* that started it, so a child of a short-lived
+        thread would die with that thread.
     """
     if threading.current_thread() is not threading.main_thread():
         raise StackError("spawn() must be called from the main thread: its child dies with the thread that started it")
@@ -112,9 +110,9 @@ def spawn(
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this TCP port of the loopback interface."""
+    """True if a server could listen on this TCP port of the loopback interface."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-        # As servers do: a connection of an earlier run in TIME_WAIT does not make a port taken.
+        # As servers do: a port with only an old connection in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -125,7 +123,7 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that nobody had a moment ago."""
+    """A TCP port that was free a moment ago."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

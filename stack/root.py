@@ -1,7 +1,7 @@
-"""The private root: Debian 13 packages of the servers, unpacked in a directory, the system itself untouched.
+"""The private root: Debian 13 packages of the servers, unpacked into a directory without touching the system.
 
-Only its `usr/` is used. Nothing in it is ever run as it is unpacked (mmdebstrap's `extract` variant), so it can be made by
-anybody, and deleted at any time while no server runs from it: it is a cache.
+Only its `usr/` is used. Unpacking runs no scripts of packages (mmdebstrap's `extract` variant), so any user can do it. The root is
+a cache: it can be deleted at any time while no server runs from it.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from citybeat.stack.errors import RootBuildError, ToolMissingError
 from citybeat.stack.model import Say
 
 SUITE = "trixie"
-# dash and coreutils: initdb and psql call a shell; everything else comes as a dependency.
+# dash and coreutils, because initdb and psql call a shell; all other packages come as dependencies.
 PACKAGES = ("postgresql-17-timescaledb", "mosquitto", "dash", "coreutils")
-# Counted up when the recipe below changes in a way that the two lines above do not show.
+# Increase it when the recipe below changes in a way that the constants do not show.
 RECIPE = 1
-# Not needed to run the servers; a third of the files, so deleting them pays in the chroot fallback, which links each.
+# Not needed to run the servers. They are a third of all files; the chroot fallback links each file.
 SUPERFLUOUS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "etc", "var", "tmp", "dev")
 MARKER = ".citybeat-root.json"
 TOOLS = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}  # program -> Debian package
@@ -33,12 +33,12 @@ APT_HINT = "sudo apt-get install --no-install-recommends {packages}"
 
 
 def fingerprint() -> str:
-    """What a root that this code made contains; a root with another fingerprint is built again."""
+    """Hash of the recipe; a root with another fingerprint is built again."""
     return hashlib.sha256(json.dumps([RECIPE, SUITE, PACKAGES, SUPERFLUOUS]).encode()).hexdigest()[:16]
 
 
 def build_id(root: Path) -> str | None:
-    """Name this very build of a root, or None when there is none, or one that is out of date."""
+    """Id of the present build of a root; None if there is none or it is out of date."""
     try:
         marker = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
@@ -47,59 +47,59 @@ def build_id(root: Path) -> str | None:
 
 
 def missing_packages(tools: Sequence[str] = tuple(TOOLS)) -> list[str]:
-    """Debian packages of those programs that are not on the PATH."""
+    """Debian packages of the programs that are not on the PATH."""
     return [TOOLS[tool] for tool in tools if shutil.which(tool, path=search_path()) is None]
 
 
 def search_path() -> str:
-    # An ordinary user's PATH on Debian has no sbin, where some of the programs that mmdebstrap calls live.
+    # On Debian the PATH of ordinary users lacks sbin, which has some of the programs that mmdebstrap calls.
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 def require_tools(tools: Sequence[str] = tuple(TOOLS)) -> None:
-    """Check that the programs are there.
+    """Check that programs are installed.
 
     Raises
     ------
     ToolMissingError
-        It names the packages and the command that installs them.
+        A program is missing; the message names the packages and the command that installs them.
     """
     missing = missing_packages(tools)
     if missing:
         command = APT_HINT.format(packages=" ".join(missing))
         raise ToolMissingError(
-            f"the local servers need {' and '.join(missing)}, which this machine has not. Install with: {command}\n"
-            "Or start Docker, or set CITYBEAT_DATABASE_URL and CITYBEAT_MQTT_URL to servers that you have."
+            f"the local servers need {' and '.join(missing)}, which are not installed. Install with: {command}\n"
+            "Or start Docker, or set CITYBEAT_DATABASE_URL and CITYBEAT_MQTT_URL to existing servers."
         )
 
 
 def ensure(root: Path, say: Say) -> str:
-    """Build the root unless it is there; two processes that ask at once build it once.
+    """Build the root unless it exists. Processes that call this at the same time build it once.
 
     Parameters
     ----------
     root
-        Directory of the root; its parent is made when it is missing.
+        Directory of the root; its parent is created if missing.
     say
-        Told what takes long.
+        Called with a line about each step that takes long.
 
     Returns
     -------
     str
-        The build id, new whenever the root was built anew.
+        The build id, which changes whenever the root is built again.
 
     Raises
     ------
     ToolMissingError
-        When mmdebstrap is needed and not installed.
+        mmdebstrap is needed but not installed.
     RootBuildError
-        When it fails; with the end of its output.
+        mmdebstrap failed; the message has the end of its output.
     """
     found = build_id(root)
     if found is not None:
         return found
     root.parent.mkdir(parents=True, exist_ok=True)
-    with lock.exclusive(root.with_name(root.name + ".lock"), say, "waiting for another citybeat that unpacks the servers"):
+    with lock.exclusive(root.with_name(root.name + ".lock"), say, "waiting for another citybeat process that unpacks the servers"):
         found = build_id(root)
         return found if found is not None else _build(root, say)
 
@@ -107,10 +107,10 @@ def ensure(root: Path, say: Say) -> str:
 def _build(root: Path, say: Say) -> str:
     require_tools(["mmdebstrap"])
     say("unpacking PostgreSQL 17, TimescaleDB and Mosquitto (once, about 15 s and 400 MB)")
-    for leftover in root.parent.glob(f"{root.name}.tmp-*"):  # of builds that were killed: we hold the lock
+    for leftover in root.parent.glob(f"{root.name}.tmp-*"):  # of killed builds, since this process holds the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    # As an ordinary user `chrootless`: unlike `unshare` it needs neither user namespaces nor ids in /etc/subuid, and
-    # since the extract variant runs none of the packages' scripts, both give the same files.
+    # `chrootless` for ordinary users: unlike `unshare` it needs neither user namespaces nor ids in /etc/subuid. The result is the
+    # same, since the extract variant runs no scripts of packages.
     mode = "root" if os.geteuid() == 0 else "chrootless"
     temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp-", dir=root.parent))
     try:

@@ -1,8 +1,7 @@
-"""How a program from the private root is run: under bubblewrap, or in a chroot where user namespaces are not allowed.
+"""Runs programs from the private root: under bubblewrap, or in a chroot where user namespaces are not allowed.
 
-In both, a program sees `/usr` of the root, and as `/` the home's `servers/` directory: its data, its configuration, and
-nothing else of the machine but the network. The supervisor starts every program through here, and is the one whose death
-ends it.
+In both cases a program sees `/usr` of the root, and the home's `servers/` directory as `/`: its data, its configuration, and
+nothing else of the machine but the network. The supervisor starts every program through this module; its death ends them.
 """
 
 import json
@@ -20,9 +19,9 @@ from citybeat.stack.root import require_tools
 
 Kind = Literal["bwrap", "chroot"]
 
-INSIDE_ID = 1000  # user and group id that programs have inside bubblewrap; outside it is the caller
-# User and group id in the chroot fallback. PostgreSQL refuses to run as root, and any existing user of the machine could
-# kill our servers; this id is outside the ranges that Debian and systemd hand out.
+INSIDE_ID = 1000  # user and group id of programs inside bubblewrap; outside they have those of the caller
+# User and group id in the chroot fallback. PostgreSQL refuses to run as root, and an existing user could kill the servers; this id
+# is outside the ranges that Debian and systemd assign.
 CHROOT_ID = 64735
 
 MERGED = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
@@ -31,7 +30,7 @@ ENVIRONMENT = {"PATH": "/usr/lib/postgresql/17/bin:/usr/sbin:/usr/bin", "LANG": 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A root, the directory that programs see as `/`, and the way in."""
+    """A root, the directory that programs see as `/`, and the kind of isolation."""
 
     kind: Kind
     root: str
@@ -60,12 +59,12 @@ class Sandbox:
         stdin, stdout
             As for `subprocess.Popen`; standard error goes where standard output goes.
         info
-            Descriptor that bubblewrap writes `{"child-pid": …}` to: the process started is bubblewrap itself. In a
-            chroot nothing is written; there the process is the program.
+            Descriptor that bubblewrap writes `{"child-pid": …}` to, since the process started is bubblewrap itself. In a chroot the
+            process is the program, and nothing is written.
         """
         inside = {**ENVIRONMENT, **(env or {})}
         parent = os.getpid()
-        # preexec_fn is safe here: the callers that start servers have one thread, and what it runs takes no locks.
+        # preexec_fn is safe here: processes that start servers have one thread, and the function takes no locks.
         if self.kind == "bwrap":
             return subprocess.Popen(
                 self._bwrap(argv, info),
@@ -88,13 +87,13 @@ class Sandbox:
         )
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, text: str = "") -> tuple[int, str]:
-        """Run a program to its end; its exit status and its output."""
+        """Run a program until it ends; returns its exit status and its output."""
         with self.popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             output, _ = process.communicate(text)
         return process.returncode, output
 
     def own(self, path: Path) -> None:
-        """Give a file or a tree to the user that programs run as; needed when a home changes between the two kinds."""
+        """Change the owner of a file or tree to the user of the programs; needed when a home changes between the two kinds."""
         wanted = CHROOT_ID if self.kind == "chroot" else os.geteuid()
         if os.geteuid() != 0 or path.lstat().st_uid == wanted:
             return
@@ -103,10 +102,10 @@ class Sandbox:
                 os.chown(Path(directory, name), wanted, wanted, follow_symlinks=False)
             if Path(directory) != path:
                 os.chown(directory, wanted, wanted)
-        os.chown(path, wanted, wanted)  # last: an interrupted change is taken up again
+        os.chown(path, wanted, wanted)  # last, so that an interrupted change is done again
 
     def prepare(self) -> None:
-        """Make `base` such that programs can run in it; cheap when it was done before."""
+        """Prepare `base` so that programs can run in it; cheap if it was done before."""
         base = Path(self.base)
         etc = base / "etc"
         etc.mkdir(exist_ok=True)
@@ -118,8 +117,8 @@ class Sandbox:
 
     def _bwrap(self, argv: Sequence[str], info: int | None) -> list[str]:
         command = [bubblewrap() or "bwrap", "--die-with-parent", "--unshare-user", "--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID)]
-        # In a process namespace of its own the death of the first process ends all others, backends included. The IPC
-        # namespace stays shared: PostgreSQL's guard against two servers on one data directory is a shared segment.
+        # In a process namespace of its own, the death of the first process ends all others, including PostgreSQL's backends. The
+        # IPC namespace stays shared: PostgreSQL detects a second server on one data directory by a shared memory segment.
         command += ["--unshare-pid", "--as-pid-1"]
         command += ["--ro-bind", f"{self.root}/usr", "/usr"]
         for name, target in MERGED.items():
@@ -134,21 +133,21 @@ class Sandbox:
 
 
 def choose(root: Path, base: Path, force: Kind | None = None) -> Sandbox:
-    """Find out what works for this user on this machine.
+    """Choose the kind of sandbox that works for this user on this machine.
 
     Parameters
     ----------
     root, base
-        The private root, and the directory that becomes `/`.
+        The private root, and the directory that programs see as `/`.
     force
-        Take this kind untried; for tests.
+        Use this kind without trying it; for tests.
 
     Raises
     ------
     ToolMissingError
-        When bubblewrap is not installed and there is no way without it.
+        bubblewrap is not installed, and the user is not root.
     SandboxError
-        When bubblewrap may not make user namespaces and the user is not root.
+        bubblewrap may not create user namespaces, and the user is not root.
     """
     is_root = os.geteuid() == 0
     if force is not None:
@@ -166,9 +165,9 @@ def choose(root: Path, base: Path, force: Kind | None = None) -> Sandbox:
         return Sandbox("chroot", str(root), str(base))
     raise SandboxError(
         f"bubblewrap cannot start the local servers: {reason}\n"
-        "This user may not make user namespaces here. Allow them (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
+        "This user may not create user namespaces. Allow them (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
         "kernel.apparmor_restrict_unprivileged_userns=0), or run as root, or start Docker, or set CITYBEAT_DATABASE_URL "
-        "and CITYBEAT_MQTT_URL to servers that you have."
+        "and CITYBEAT_MQTT_URL to existing servers."
     )
 
 
@@ -177,7 +176,7 @@ def bubblewrap() -> str | None:
 
 
 def child_pid(read_end: int) -> int | None:
-    """Read what bubblewrap wrote to its `info` descriptor; None when it ended before it started anything."""
+    """Read the process id from bubblewrap's `info` descriptor; None if it ended before it started the program."""
     with os.fdopen(read_end) as stream:
         text = stream.read()
     return int(json.loads(text)["child-pid"]) if text else None
@@ -189,7 +188,7 @@ def _enter_chroot(base: str, parent: int) -> None:
     os.setgroups([])
     os.setgid(CHROOT_ID)
     os.setuid(CHROOT_ID)
-    tether.tether(parent)  # last: the kernel forgets it when a process changes its user
+    tether.tether(parent)  # last, because the kernel resets it when a process changes its user
 
 
 def _furnish_chroot(root: Path, base: Path) -> None:
@@ -198,7 +197,7 @@ def _furnish_chroot(root: Path, base: Path) -> None:
         link = base / name
         if not link.is_symlink():
             link.symlink_to(target)
-    # No bind mounts without CAP_SYS_ADMIN, so the root's files are linked (one file system) or copied into place.
+    # Bind mounts need CAP_SYS_ADMIN, so the root's files are hard-linked (on one file system) or copied.
     marker = base / "usr.build"
     build = (root / ".citybeat-root.json").read_text()
     if not marker.exists() or marker.read_text() != build:
@@ -218,7 +217,6 @@ def _furnish_chroot(root: Path, base: Path) -> None:
         try:
             os.mknod(device, 0o020666, os.makedev(1, minor))
         except OSError:
-            # Containers may forbid devices. A file that is emptied at every start serves as /dev/null; nothing reads the
-            # others.
+            # Containers may forbid devices. A file that is emptied at every start replaces /dev/null; no program reads the others.
             device.write_bytes(b"")
         device.chmod(0o666)

@@ -1,10 +1,10 @@
-"""The process that the servers of one home belong to: `python -m citybeat.stack.supervisor HOME`.
+"""The parent process of the servers of one home: `python -m citybeat.stack.supervisor HOME`.
 
-It lives while somebody uses the servers, or while the home's `keep` file exists. Then, and on SIGTERM, it stops them
-gracefully and goes. SIGHUP: start again what has crashed. If it is killed itself, the kernel kills the servers: they were
-started with a parent-death signal, and it has a single thread, which is what that signal watches.
+It runs while processes use the servers or the home's `keep` file exists. After that, and on SIGTERM, it stops the servers
+gracefully and ends. On SIGHUP it starts crashed servers again. If it is killed, the kernel kills the servers: they are started with
+a parent-death signal, which watches the thread that started them, and the supervisor has only one.
 
-It does no more: readiness, set-up and messages are its callers' business.
+Readiness, set-up and messages are left to its callers.
 """
 
 import os
@@ -21,17 +21,17 @@ from citybeat.stack.plan import Plan, Program, Report, Running
 from citybeat.stack.process import Identity, identify, is_alive
 from citybeat.stack.sandbox import Sandbox, child_pid
 
-TICK = 0.1  # seconds between looks at children and users: how long a dead user's servers may live on
-STEP = 0.02  # seconds between looks while servers are stopping
+TICK = 0.1  # seconds between checks of children and users, and so the delay after the death of the last user
+STEP = 0.02  # seconds between checks while servers are stopping
 
 
 class Supervisor:
-    """The servers of one home.
+    """Runs the servers of one home.
 
     Parameters
     ----------
     home
-        The state directory; it holds the plan, and gets the report.
+        The state directory, which has the plan; the report is written to it.
     """
 
     def __init__(self, home: Home) -> None:
@@ -64,8 +64,8 @@ class Supervisor:
             return True
         if self._home.keep.exists() or not self._users.none_left():
             return False
-        # Nobody uses the servers. A process that is about to holds the home's lock: then look again later. With the lock
-        # held nobody can begin to, until this process has ended and with it the lock.
+        # The servers have no users. A process that is about to use them holds the home's lock: check again later. While this
+        # process holds the lock, none can begin to use them; the lock ends with this process.
         held = lock.try_exclusive(self._home.run / "lock")
         if held is None:
             return False
@@ -78,7 +78,9 @@ class Supervisor:
         for name, child in list(self._children.items()):
             status = child.poll()
             if status is None and signal.SIGHUP in self._signals and not is_alive(self._report.servers[name].process):
-                status = child.wait()  # the server is gone, and bubblewrap around it about to be: do not miss what we were told
+                status = (
+                    child.wait()
+                )  # the server is gone, and its bubblewrap about to end: wait, or SIGHUP would not start it again
             if status is not None:
                 del self._children[name]
                 server = self._report.servers[name]
@@ -97,7 +99,7 @@ class Supervisor:
     def _start(self, program: Program) -> Running:
         if self._plan.sandbox is None:
             raise RuntimeError("a plan with programs has a sandbox")
-        sandbox = Sandbox(**self._plan.sandbox)  # type: ignore[arg-type]  # its kind was written by us
+        sandbox = Sandbox(**self._plan.sandbox)  # type: ignore[arg-type]  # the kind was written by `local.prepare`
         log = Path(program.log)
         log_from = log.stat().st_size if log.exists() else 0
         read_end, write_end = os.pipe()
@@ -120,7 +122,7 @@ class Supervisor:
                     del deadlines[name]
                 elif time.monotonic() >= deadline:
                     if not signals:
-                        child.kill()  # bubblewrap takes its servers along
+                        child.kill()  # bubblewrap ends its server too
                         child.wait()
                         continue
                     number, seconds = signals.pop(0)
@@ -136,7 +138,7 @@ def _send_to_server(server: Identity, child: "subprocess.Popen[str]", number: si
     if identify(server.pid) == server:
         os.kill(server.pid, number)
     else:
-        child.kill()  # it never became the server
+        child.kill()  # the child never became the server
 
 
 def main() -> None:
@@ -144,8 +146,8 @@ def main() -> None:
     child = os.fork()
     if child > 0:
         os.write(1, str(child).encode())
-        os._exit(0)  # the caller waits for this half; the other is nobody's child, so nobody has to reap it
-    os.dup2(2, 1)  # let go of the pipe to the caller
+        os._exit(0)  # the caller waits for this process; init adopts and reaps the other one
+    os.dup2(2, 1)  # close the pipe to the caller
     Supervisor(home).run()
 
 

@@ -1,7 +1,7 @@
 """Run a program that ends with the process that started it: `tether.py PARENT_PID PROGRAM [ARGUMENT…]`.
 
-Executed as a file by `stack.process.spawn`, in an interpreter without site packages, so it imports nothing of ours and
-costs about 15 ms. The alternative, a `preexec_fn`, may deadlock when the caller has threads.
+Executed as a file by `stack.process.spawn`, in an interpreter without site packages, so it imports only the standard library; it
+takes about 15 ms. The alternative, a `preexec_fn`, may deadlock if the caller has threads.
 """
 
 import ctypes
@@ -13,17 +13,17 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def tether(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies; survives `exec`.
+    """Tell the kernel to kill this process when its parent dies; this survives `exec`.
 
     Parameters
     ----------
     parent
-        Process id that the parent must have. Another one means that it died before we could ask.
+        Expected process id of the parent. A different one means that the parent died before the kernel was told.
 
     Raises
     ------
     OSError
-        When the kernel refuses.
+        The kernel refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -37,7 +37,7 @@ def main() -> None:
     tether(int(sys.argv[1]))
     program = sys.argv[2]
     try:
-        os.execvp(program, sys.argv[2:])  # noqa: S606 - this is what it is for
+        os.execvp(program, sys.argv[2:])  # noqa: S606 - the purpose of this program
     except OSError as error:
         sys.stderr.write(f"{program}: {error.strerror}\n")
         sys.exit(127)

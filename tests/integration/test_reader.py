@@ -92,4 +92,4 @@ def test_the_command_grants_and_refuses_an_empty_password(database, tmp_path, mo
     assert (done.returncode, done.stderr) == (0, "the role grafana may read what dashboards show\n")
     refused = run("--password-file", "-", given="\n")
     assert refused.returncode == 1
-    assert "it is empty" in refused.stderr
+    assert "the file is empty" in refused.stderr

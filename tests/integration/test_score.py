@@ -257,4 +257,4 @@ def test_files_that_are_no_truth(tmp_path, run):
     truths.write(path, [{"fault": "moths"}], sources={})
     assert "'moths' is none of stuck, spike" in run("--truth", str(path)).stderr
     truths.write(path, [{"source": "gw-a", "outcome": "lost"}], sources={})
-    assert "nothing was sent, so there is nothing to score" in run("--truth", str(path)).stderr
+    assert "no reading was sent, so there is nothing to score" in run("--truth", str(path)).stderr

@@ -15,7 +15,7 @@ import pytest
 from citybeat import stack
 from citybeat.stack import postgres
 from citybeat.stack.passwords import Passwords
-from citybeat.stack.probe import Answer
+from citybeat.stack.probe import Readiness
 from citybeat.stack.process import free_port, identify, wait_gone
 
 CHECKOUT = Path(stack.__file__).parents[2]
@@ -315,6 +315,6 @@ def test_what_is_committed_survives_a_crash_of_everything(settings: stack.StackS
     assert gone(settings.home) == []
     servers = stack.up(settings, quiet)
     port = int(servers.database_url.rpartition(":")[2].partition("/")[0])
-    assert postgres.ready(port) is Answer.READY
+    assert postgres.ready(port) is Readiness.READY
     with psycopg.connect(servers.database_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1000,)

@@ -143,10 +143,10 @@ def test_postgres_is_asked_in_its_own_protocol(text: bytes):
         thread.start()
         said = probe.database("127.0.0.1", server.getsockname()[1], "citybeat", "citybeat")
         thread.join()
-    assert said is (probe.Answer.READY if text[:1] == b"R" else probe.Answer.NOT_YET)
+    assert said is (probe.Readiness.READY if text[:1] == b"R" else probe.Readiness.NOT_YET)
 
 
 def test_nobody_answers_is_not_yet():
     port = free_port()
-    assert probe.database("127.0.0.1", port, "a", "b") is probe.Answer.NOT_YET
-    assert probe.broker("127.0.0.1", port, "a", "b") is probe.Answer.NOT_YET
+    assert probe.database("127.0.0.1", port, "a", "b") is probe.Readiness.NOT_YET
+    assert probe.broker("127.0.0.1", port, "a", "b") is probe.Readiness.NOT_YET
