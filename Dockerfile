@@ -1,11 +1,11 @@
-# citybeat's own processes (ingest, API). The steps are those of the Makefile; a test compares them.
+# The image of citybeat's own processes (ingest, API). A test checks that its steps are those of the Makefile.
 FROM python:3.12-slim
 
-# No root inside: the processes need no rights at all.
+# The processes need no privileges, so they do not run as root.
 RUN useradd --uid 10001 --create-home citybeat
 WORKDIR /opt/citybeat
 
-# The lock first: this layer changes only when a dependency does.
+# The lock file first, so that this layer changes only with a dependency.
 COPY requirements.lock ./
 RUN python -m venv .venv \
  && .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes -r requirements.lock
@@ -21,9 +21,9 @@ COPY stack stack
 COPY citybeat citybeat
 RUN .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-deps --no-build-isolation -e .
 
-# Ingest's spool lies here; a volume, so that it outlives the container.
+# A volume for ingest's spool, which must outlive the container.
 RUN install -d -o citybeat -g citybeat /var/lib/citybeat
-# What `citybeat dashboards build` writes for Grafana: a volume takes its owner from here.
+# Target of `citybeat dashboards build`: a new volume takes its owner from this directory.
 RUN install -d -o citybeat -g citybeat /srv/grafana
 VOLUME /var/lib/citybeat
 ENV CITYBEAT_HOME=/var/lib/citybeat PATH=/opt/citybeat/.venv/bin:$PATH PYTHONUNBUFFERED=1
