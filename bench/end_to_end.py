@@ -65,7 +65,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Sample:
     """State of the ledger when it had changed."""
 
     at: float
@@ -126,9 +126,9 @@ def _watch(
     window: int,
     ramp: float,
     seconds: float,
-) -> tuple[list[Look], int]:
+) -> tuple[list[Sample], int]:
     """Let the sender send, and record the ledger whenever it has changed."""
-    looks: list[Look] = []
+    looks: list[Sample] = []
     total, began, spooled = len(sender.sent_at), time.monotonic(), 0
     sender.allow(window)
     flood = window >= total
@@ -142,7 +142,7 @@ def _watch(
         counted = ledger.totals(opened.connection) - before
         if counted.messages and (not looks or counted.messages != looks[-1].messages):
             cpu = {name: scene.cpu(pid) for name, pid in pids.items()}
-            looks.append(Look(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
+            looks.append(Sample(time.monotonic(), counted.messages, counted.received, counted.stored, cpu))
             sender.allow(counted.messages + window)
         spooled = max(spooled, ingest.said.get("spooled") or 0)
         sender.check()
@@ -151,7 +151,7 @@ def _watch(
     return looks, spooled
 
 
-def steady(looks: Sequence[Look], ramp: float) -> tuple[Look, Look]:
+def steady(looks: Sequence[Sample], ramp: float) -> tuple[Sample, Sample]:
     """Return the first and the last look of the steady part of a run."""
     after = [look for look in looks if look.at >= looks[0].at + ramp]
     if len(after) < _COMMITS - 1:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 
 from citybeat import logs, stack
 from citybeat.devices.device import Device
@@ -27,11 +28,18 @@ from citybeat.storage.registry import changes, records
 SLICE: Final = 10_000
 #: Format of times on the command line; typer takes a list.
 MOMENT: Final = ["%Y-%m-%dT%H:%M:%S%z"]
+#: Characters in a line of a wide table where standard output is no terminal: programs get unbroken words.
+_WIDTH: Final = 200
 
 
 def say(line: str) -> None:
     """Print a line for the operator on standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def wide_console() -> Console:
+    """Standard output for wide tables."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 @contextmanager
@@ -47,11 +55,6 @@ def failures() -> Iterator[None]:
     except (CitybeatError, StackError, SimulatorError) as exc:
         say(f"citybeat: {logs.redacted(str(exc))}")
         raise typer.Exit(1) from exc
-
-
-def logging_to_stderr(level: str = "INFO", form: logs.Form = "text") -> None:
-    """Send log lines to standard error; they never contain payloads or secrets (`citybeat/logs.py`)."""
-    logs.to_stderr(level, form)
 
 
 def stop_on_signals() -> threading.Event:

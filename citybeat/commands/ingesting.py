@@ -7,7 +7,7 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Final
 
-from citybeat import context, stack
+from citybeat import context, logs, stack
 from citybeat.children import command
 from citybeat.ingest import service, worker
 from citybeat.ingest.transport.supervisor import Process
@@ -30,7 +30,7 @@ def run(settings: Settings, *, stats: bool) -> None:
     GatewayError, LaneError
         See `ingest.service.run`.
     """
-    context.logging_to_stderr(settings.log_level, settings.log_format)
+    logs.to_stderr(settings.log_level, settings.log_format)
     stop = context.stop_on_signals()
     with context.servers(settings) as servers:
         try:
@@ -56,7 +56,7 @@ def run(settings: Settings, *, stats: bool) -> None:
 
 def work(settings: Settings, line: int) -> None:
     """Run a worker until its socket is closed. It ignores signals: the ingest service receives them and closes the socket."""
-    context.logging_to_stderr(settings.log_level, settings.log_format)
+    logs.to_stderr(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     assert settings.database_url is not None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from citybeat import context
@@ -22,8 +21,6 @@ from citybeat.storage.registry.keys import Key, Scope
 from citybeat.storage.registry.selection import Restriction
 
 app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_is_help=True, add_completion=False)
-#: Characters in a line where standard output is no terminal: programs get unbroken words.
-_WIDE: Final = 200
 _DAYS: Final = {"d": 1, "w": 7, "y": 365}
 
 
@@ -77,8 +74,7 @@ def list_keys() -> None:
                 "never" if key.expires_at is None else key.expires_at.isoformat(timespec="minutes"),
                 _state(key),
             )
-        out = Console()
-        out.print(table, width=None if out.is_terminal else _WIDE)
+        context.wide_console().print(table)
 
 
 @app.command()

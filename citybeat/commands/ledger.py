@@ -1,7 +1,6 @@
 """`citybeat ledger`: received readings and their outcomes, by minute and source; printed once or continuously."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -9,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -29,8 +28,6 @@ from citybeat.storage.db.connection import Connection, DatabaseUnavailableError,
 _MINUTES: Final = 10
 #: s between updates. Both queries of an update take a millisecond or two.
 _TICK: Final = 1.0
-#: Characters in a line where standard output is no terminal.
-_WIDTH: Final = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +78,10 @@ def ledger(
         if as_json:
             print(json.dumps(as_dict(shown, wrong), indent=2))
         else:
-            _console().print(table(shown))
-            _console().print("balanced" if not wrong else "NOT balanced: " + "; ".join(wrong), markup=False, highlight=False)
+            context.wide_console().print(table(shown))
+            context.wide_console().print(
+                "balanced" if not wrong else "NOT balanced: " + "; ".join(wrong), markup=False, highlight=False
+            )
         raise typer.Exit(1 if wrong else 0)
 
 
@@ -122,7 +121,7 @@ def as_dict(shown: Shown, wrong: Sequence[str]) -> dict[str, Any]:
 
 
 def _watch(url: str, sources: Sequence[str] | None, start: Callable[[], datetime], limit: int, stop: threading.Event) -> None:
-    console = _console()
+    console = context.wide_console()
     connection: Connection | None = None
     shown: RenderableType = ""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -163,7 +162,3 @@ def _cells(minute: str, source: str, counts: Counts) -> list[str]:
 
 def _style(counts: Counts) -> str:
     return "" if counts.balanced else "red"
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _WIDTH)

@@ -1,7 +1,6 @@
 """`citybeat simulate score`: reads a file of truth and the database; `simulator/` compares them."""
 
 import math
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from citybeat import context
 from citybeat.devices.batch import FOREVER, MICROSECOND, MINUTE, Int64
 from citybeat.devices.catalogue import Catalogue
 from citybeat.devices.errors import Reason
@@ -46,8 +45,6 @@ _SAMPLED: Final = 64
 _EARLY: Final = MICROSECOND
 #: s between queries of ingest's progress.
 _LOOK: Final = 0.2
-#: Characters in a line where standard output is no terminal.
-_WIDTH: Final = 160
 
 
 def score(
@@ -195,7 +192,7 @@ def _accounts(
 
 def show(score: Score) -> None:
     """Print a score as tables."""
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = context.wide_console()
     title = f"{score.scenario or 'a run'}, seed {score.seed}: {score.readings:,} readings"
     table = Table(title=title, title_justify="left")
     table.add_column("fault")
@@ -224,13 +221,13 @@ def show(score: Score) -> None:
         counts = (f"{count:,}" for count in (flag.flagged, flag.right, flag.aftermath, flag.wrong))
         flags.add_row(flag.flag, *counts, _rate(flag.precision), _rate(flag.strict))
     console.print(flags)
-    books = Table(title="ledger: truth / database, where they differ", title_justify="left")
-    books.add_column("source")
+    differences = Table(title="ledger: truth / database, where they differ", title_justify="left")
+    differences.add_column("source")
     for name in COUNTS:
-        books.add_column(name, justify="right")
+        differences.add_column(name, justify="right")
     for account in score.accounts:
-        books.add_row(account.source, *_sides(account))
-    console.print(books)
+        differences.add_row(account.source, *_sides(account))
+    console.print(differences)
     alarms = (
         f"false alarms: {score.false_alarms:,} of {score.clean:,} clean readings, {score.false_alarm_rate:.4%}"
         f" ({score.aftermath:,} more followed a faulty reading that was not flagged)"

@@ -7,7 +7,7 @@ import typer
 import uvicorn
 
 import citybeat.api.app
-from citybeat import context, http_ingest
+from citybeat import context, http_ingest, logs
 from citybeat.context import failures
 from citybeat.settings import Settings
 
@@ -25,7 +25,7 @@ def serve_api() -> None:
     """Serve the HTTP API and the console, until SIGTERM or Ctrl-C."""
     with failures():
         settings = Settings()
-        context.logging_to_stderr(settings.log_level, settings.log_format)
+        logs.to_stderr(settings.log_level, settings.log_format)
         context.check_port("the API", settings.api_host, settings.api_port, "CITYBEAT_API_PORT")
         with context.servers(settings) as servers:
             application = citybeat.api.app.create_app(

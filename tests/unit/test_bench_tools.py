@@ -92,7 +92,7 @@ def test_a_bar_whose_row_is_gone_is_an_error():
 
 
 def looks(*at):
-    return [end_to_end.Look(when, 10 * i, 1000 * i, 990 * i, {}) for i, when in enumerate(at)]
+    return [end_to_end.Sample(when, 10 * i, 1000 * i, 990 * i, {}) for i, when in enumerate(at)]
 
 
 def test_what_counts_begins_behind_the_ramp_and_ends_with_the_last_commit_that_was_seen():
