@@ -18,7 +18,7 @@ from citybeat.devices.flags import Flag
 from citybeat.devices.units import conversion
 from citybeat.devices.wire import names as names_of_readings
 from citybeat.devices.wire import senml, senml_units
-from citybeat.ingest.judging.decode import decode
+from citybeat.ingest.judging.decode import FORMATS, decode
 from citybeat.ingest.judging.message import Message
 from tests import oracles_senml as oracle
 
@@ -608,7 +608,7 @@ def test_rows_of_all_channels_are_in_order_of_arrival(many, monkeypatch):
         (7, None, Reason.UNKNOWN_CHANNEL),
         (8, None, Reason.TOO_LARGE),
     }
-    assert "readings, senml, senml-cbor, status" in next(r.detail for r in decoded.refused if r.message == 7)
+    assert ", ".join([*FORMATS, "status"]) in next(r.detail for r in decoded.refused if r.message == 7)
     assert read.statuses == [(3, "online")]
 
 
