@@ -93,6 +93,24 @@ def test_links_between_documents_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
+def anchors(document):
+    """The names by which links lead to the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_headings_lead_to_headings(document):
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text("utf-8")):
+        assert heading in anchors(document.parent / target if target else document), f"{target}#{heading}"
+
+
+def test_the_index_lists_every_page():
+    listed = set(re.findall(r"\]\(([\w.-]+\.md)\)", (ROOT / "docs/README.md").read_text("utf-8")))
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= listed
+
+
 def test_the_first_command_of_the_readme_is_the_demo():
     text = (ROOT / "README.md").read_text("utf-8")
     assert text.index("make demo") < text.index("make test") < 2500
