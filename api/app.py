@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
 from citybeat.api.console import files as console
-from citybeat.api.console_settings import ConsoleSettings
+from citybeat.api.console.settings import ConsoleSettings
 from citybeat.api.files.download import DOWNLOADS, Downloads
 from citybeat.api.http import openapi, problems
 from citybeat.api.http.bodies import UPLOAD, BoundedBodies

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from citybeat import logs
-from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.api.console.settings import ConsoleSettings, origin
 from citybeat.devices import catalogue
 from citybeat.devices.batch import MICROSECOND
 from citybeat.devices.catalogue import Catalogue

@@ -65,7 +65,7 @@ class IngestService:
         gate = threading.Event()
         if not adopted:
             gate.set()
-        self.lanes: Final = [
+        self.partitions: Final = [
             Partition(
                 number,
                 inbox,
@@ -79,12 +79,12 @@ class IngestService:
             )
             for number, (inbox, spool) in enumerate(zip(self.inboxes.each, own, strict=True))
         ]
-        self.workers: Final = [Worker(number, lane, spawn) for number, lane in enumerate(self.lanes)]
+        self.workers: Final = [Worker(number, partition, spawn) for number, partition in enumerate(self.partitions)]
 
     def start(self) -> None:
         """Start partitions, workers and the connection."""
-        for lane in self.lanes:
-            lane.start()
+        for partition in self.partitions:
+            partition.start()
         self.tend()
         self.gateway.start()
 
@@ -99,25 +99,25 @@ class IngestService:
             A partition's thread died or hangs.
         """
         self.gateway.check()
-        if self.gateway.shedding and not any(lane.state().unacknowledged for lane in self.lanes):
+        if self.gateway.shedding and not any(partition.state().unacknowledged for partition in self.partitions):
             # At two checks in a row: a batch that moves from the inbox to the worker is counted nowhere for a moment.
             if self._quiet:
                 self.gateway.renew()
             self._quiet = not self._quiet
         else:
             self._quiet = False
-        for lane in self.lanes:
-            lane.check()
+        for partition in self.partitions:
+            partition.check()
         for worker in self.workers:
             worker.tend()
 
     def stop(self) -> None:
         """Take no more messages, commit or spool those that were taken, acknowledge them, and end everything."""
         self.gateway.pause()
-        for lane in self.lanes:
-            lane.stop(_DRAIN)
+        for partition in self.partitions:
+            partition.stop(_DRAIN)
         deadline = time.monotonic() + _DRAIN + 1.0
-        while not all(lane.join(_TICK) for lane in self.lanes) and time.monotonic() < deadline:
+        while not all(partition.join(_TICK) for partition in self.partitions) and time.monotonic() < deadline:
             for worker in self.workers:
                 worker.tend()
         self.gateway.stop()
@@ -126,7 +126,7 @@ class IngestService:
 
     def report(self) -> dict[str, Any]:
         """Totals since the start, and the present state, for people."""
-        states = [lane.state() for lane in self.lanes]
+        states = [partition.state() for partition in self.partitions]
         with self._lock:
             totals = {**self._totals, **self._last}
         return {
@@ -147,11 +147,11 @@ class IngestService:
             f"{path} is damaged and was set aside: its messages were acknowledged and are not stored; examine it, then remove it"
             for path in set_aside(self._directory)
         ]
-        return found + [line for number, lane in enumerate(self.lanes) for line in _complaints(number, lane.state())]
+        return found + [line for number, partition in enumerate(self.partitions) for line in _complaints(number, partition.state())]
 
     def gauges(self) -> list[Gauges]:
         """Gauges and process counters, for `Metrics`."""
-        states = [lane.state() for lane in self.lanes]
+        states = [partition.state() for partition in self.partitions]
         now = time.time()
 
         def gauge(name: str, text: str, value: Callable[[PartitionState], float]) -> Gauges:

@@ -16,7 +16,7 @@ import anyio.to_thread
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.api.console.settings import ConsoleSettings, origin
 from citybeat.api.http import problems
 
 _HERE: Final = Path(__file__).parent

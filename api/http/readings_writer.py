@@ -173,7 +173,7 @@ def reused(exc: CitybeatError) -> Problem:
 
 
 def told(refused: Sequence[Refused], within: Restriction | None) -> list[Refused]:
-    """What was refused, as somebody who is restricted so may know it: devices of others are not there."""
+    """Refusals as a restricted caller may see them: devices of others appear as not registered."""
     return [
         entry._replace(reason=told_reason(entry.reason, within), detail=unknown_device(entry.device))
         if within is not None and entry.reason == Reason.SOURCE_MISMATCH

@@ -29,7 +29,7 @@ _LOG: Final = logging.getLogger(__name__)
 SUFFIX: Final = ".spool"
 #: Appended to the name of a damaged file, so that operators find it; no program opens it again.
 DAMAGED: Final = ".damaged"
-_SQL: Final = sql.load("spool", room="citybeat.ingest")
+_SQL: Final = sql.load("spool", package="citybeat.ingest")
 #: Error codes of SQLite that mean a problem of the disk, not of the file.
 _DISK: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 

@@ -33,9 +33,9 @@ Spawn = Callable[[int], Process]
 class Worker:
     """The process of one partition. For the main thread: the kernel ends a child with the thread that started it."""
 
-    def __init__(self, number: int, lane: Partition, spawn: Spawn) -> None:
+    def __init__(self, number: int, partition: Partition, spawn: Spawn) -> None:
         self._number: Final = number
-        self._lane: Final = lane
+        self._partition: Final = partition
         self._spawn: Final = spawn
         self._process: Process | None = None
         self._started_at = 0.0
@@ -53,7 +53,7 @@ class Worker:
         """Start the process if it does not run; kill it first if it hangs."""
         now = time.monotonic()
         if self._process is not None:
-            if self._lane.worker_hangs:
+            if self._partition.worker_hangs:
                 _LOG.error("worker %d (process %d) does not answer; it is killed", self._number, self._process.pid)
                 self._process.kill()
                 self._process.wait()
@@ -86,4 +86,4 @@ class Worker:
         with theirs:
             self._process = self._spawn(theirs.fileno())
         self._started_at = time.monotonic()
-        self._lane.attach(Connection(ours.detach()))
+        self._partition.attach(Connection(ours.detach()))

@@ -19,15 +19,15 @@ _FIELDS: Final = re.compile(r"\{(\w+\.)?fields( types)?( = \w+)?\}")
 
 
 @cache
-def load(file: str, *, room: str = "citybeat.storage") -> Mapping[str, LiteralString]:
-    """Load the statements of `{room}/queries/{file}.sql`, by name.
+def load(file: str, *, package: str = "citybeat.storage") -> Mapping[str, LiteralString]:
+    """Load the statements of `{package}/queries/{file}.sql`, by name.
 
     Raises
     ------
     ValueError
         A name is used twice, or SQL comes before the first name.
     """
-    text = files(room).joinpath("queries", f"{file}.sql").read_text("utf-8")
+    text = files(package).joinpath("queries", f"{file}.sql").read_text("utf-8")
     head, *parts = _NAME.split(text)
     if any(line and not line.startswith("--") for line in head.splitlines()):
         raise ValueError(f"{file}.sql: SQL before the first '-- name:' line")

@@ -11,7 +11,7 @@ import pytest
 
 from citybeat.api.app import create_app
 from citybeat.api.console import files
-from citybeat.api.console_settings import ConsoleSettings, origin
+from citybeat.api.console.settings import ConsoleSettings, origin
 from citybeat.devices import flags
 from citybeat.devices.catalogue import Domain, builtin
 

@@ -74,7 +74,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path):
     intake = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     intake.gateway.dropped = 0
     text = intake.metrics.exposition()[1].decode()
-    intake.lanes[0]._spool.close()
+    intake.partitions[0]._spool.close()
     requests = Requests()
     requests.answered("GET", "/", 200, 0.1)
     requests.ended.labels("slow").inc()

@@ -21,6 +21,38 @@ PACKAGES = {
     "api": {"devices", "storage"},
     "citybeat": {"devices", "stack", "storage", "simulator", "dashboards", "ingest", "api"},
 }
+#: Wings of packages, each with the wings that it may import; "" is what stands at the top of the package. In most packages that is
+#: the composition, which no wing may import; in devices, and beside commands, it is what the wings share.
+WINGS = {
+    "devices": {"": set(), "wire": {""}, "registry": {""}},
+    "ingest": {"judging": set(), "transport": {"judging"}, "writing": {"judging"}, "": {"judging", "transport", "writing"}},
+    "storage": {
+        "db": set(),
+        "registry": {"db"},
+        "rollups": {"db", "registry"},
+        "batches": {"db", "registry", "rollups"},
+        "accounts": {"db", "registry", "rollups", "batches"},
+        "reads": {"db", "registry", "rollups", "batches"},
+        "": {"db", "registry", "rollups", "batches", "accounts", "reads"},
+    },
+    "api": {
+        "http": set(),
+        "series": {"http"},
+        "files": {"http", "series"},
+        "live": {"http", "series"},
+        "console": {"http"},
+        "routes": {"http", "series", "files", "live"},
+        "": {"http", "series", "files", "live", "console", "routes"},
+    },
+    "simulator": {
+        "": {"city", "faults", "load"},
+        "city": {""},
+        "faults": {"", "city"},
+        "load": {""},
+        "replay": {""},
+        "score": {"", "faults"},
+    },
+}
 #: Where a package may be imported: a folder, or one file of it.
 ONLY_IN = {
     "psycopg": ["storage"],
@@ -132,6 +164,38 @@ def test_packages_import_only_what_they_may(path):
     own = path.relative_to(ROOT).parts[0]
     ours = {package(imported) for imported in imports(path)} - {None}
     assert ours <= PACKAGES[own] | {own}
+
+
+def wing(package: str, imported: str) -> str | None:
+    """The wing that an imported name of `citybeat.{package}` belongs to; None: it is of another package."""
+    parts = imported.split(".")
+    if parts[:2] != ["citybeat", package]:
+        return None
+    return parts[2] if len(parts) > 2 and (ROOT / package / parts[2]).is_dir() else ""
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    found = set()
+    for path in modules():
+        own, *rest = path.relative_to(ROOT).parts
+        if own == package:
+            home = rest[0] if len(rest) > 1 else ""
+            found |= {(home, to) for to in (wing(package, imported) for imported in imports(path)) if to not in {None, home}}
+    return found
+
+
+@pytest.mark.parametrize("package", WINGS)
+def test_wings_import_only_what_they_may(package):
+    assert arrows(package) <= {(wing, allowed) for wing, others in WINGS[package].items() for allowed in others}
+
+
+@pytest.mark.parametrize("package", [package for package in WINGS if package != "simulator"])
+def test_no_wing_leads_back_to_itself(package):
+    behind: dict[str, set[str]] = {wing: set() for wing in WINGS[package]}
+    for _ in behind:  # as many steps as a longest way may have
+        for home, to in arrows(package):
+            behind[home] |= {to} | behind[to]
+    assert not [wing for wing, reached in behind.items() if wing in reached]
 
 
 @pytest.mark.parametrize("path", modules(), ids=name)

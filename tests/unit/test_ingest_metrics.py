@@ -26,8 +26,8 @@ def intake(tmp_path):
     layout = IngestConfig(workers=2, size=BatchSize(), patience=Timeouts(), spool=tmp_path)
     made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     yield made
-    for lane in made.lanes:
-        lane._spool.close()
+    for partition in made.partitions:
+        partition._spool.close()
 
 
 def shown(intake):
@@ -86,8 +86,8 @@ def test_everything_is_there_before_the_first_message(intake):
 def test_how_things_stand(intake):
     intake.inboxes.put([Message("city/v1/gw/readings", b"123", 1, False, 1, 1, 1)])
     (place,) = [number for number, inbox in enumerate(intake.inboxes.each) if len(inbox)]
-    lane, worker = intake.lanes[place], str(place)
-    lane._spool.append(uuid4(), [Message("t", b"12345", 1, False, 1, 1, 1)] * 2)
+    partition, worker = intake.partitions[place], str(place)
+    partition._spool.append(uuid4(), [Message("t", b"12345", 1, False, 1, 1, 1)] * 2)
     intake.workers[place].restarts = 3
     intake.gateway.dropped, intake.gateway.lost = 11, 2
     expected = {
@@ -113,17 +113,17 @@ def test_what_keeps_it_from_being_ready(intake, tmp_path):
     assert complaints[0] == "not connected to the broker"
     assert len(complaints) == 3
     intake.gateway._connected.set()
-    for lane in intake.lanes:
-        lane._states.ready = True
+    for partition in intake.partitions:
+        partition._states.ready = True
     assert intake.complaints() == []
     for name in ("x.spool.damaged-1", "x.spool.damaged-1-wal"):
         (tmp_path / name).touch()
     assert "x.spool.damaged-1 is damaged" in intake.complaints()[0]
     assert value(intake, "ingest_spool_damaged_files") == len(intake.complaints()) == 1
     (tmp_path / "x.spool.damaged-1").unlink()
-    intake.lanes[1]._states.trouble = "the disk is full"
+    intake.partitions[1]._states.trouble = "the disk is full"
     assert intake.complaints() == ["worker 1: the disk is full"]
-    intake.lanes[1]._states.full = True
+    intake.partitions[1]._states.full = True
     assert "nothing is acknowledged" in intake.complaints()[0]
 
 

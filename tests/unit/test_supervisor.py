@@ -20,7 +20,7 @@ line.poll(60)
 DEAD = "raise SystemExit(3)"
 
 
-class Lane:
+class Partition:
     """A partition, as far as its worker's supervisor uses it."""
 
     def __init__(self):
@@ -42,8 +42,8 @@ class Spawner:
 
 
 @pytest.fixture
-def lane():
-    made = Lane()
+def partition():
+    made = Partition()
     yield made
     for line in made.lines:
         line.close()
@@ -64,15 +64,15 @@ def spawn():
             process.wait()
 
 
-def test_it_is_started_once_and_answers_over_its_line(lane, spawn):
+def test_it_is_started_once_and_answers_over_its_line(partition, spawn):
     starter = spawn(ECHO)
-    worker = Worker(0, lane, starter)
+    worker = Worker(0, partition, starter)
     assert not worker.is_up
     for _ in range(3):
         worker.tend()
     assert len(starter.processes) == 1
     assert worker.is_up
-    (line,) = lane.lines
+    (line,) = partition.lines
     assert isinstance(line, Connection)
     line.send(41)
     assert line.recv() == 42
@@ -82,10 +82,10 @@ def test_it_is_started_once_and_answers_over_its_line(lane, spawn):
     assert starter.processes[0].returncode == 0
 
 
-def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ever_later(lane, spawn, monkeypatch):
+def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ever_later(partition, spawn, monkeypatch):
     monkeypatch.setattr(supervisor, "_BACK_OFF", (0.0, 0.05, 0.3))
     starter = spawn(DEAD)
-    worker = Worker(0, lane, starter)
+    worker = Worker(0, partition, starter)
     began, starts = time.monotonic(), []
     while len(starter.processes) < 4:
         worker.tend()
@@ -102,25 +102,25 @@ def test_one_that_is_killed_is_started_again_at_once_and_one_that_keeps_dying_ev
     assert len(starter.processes) == 5
 
 
-def test_one_that_hangs_is_killed_and_replaced(lane, spawn):
+def test_one_that_hangs_is_killed_and_replaced(partition, spawn):
     starter = spawn(ECHO)
-    worker = Worker(0, lane, starter)
+    worker = Worker(0, partition, starter)
     worker.tend()
-    lane.worker_hangs = True
+    partition.worker_hangs = True
     worker.tend()
-    lane.worker_hangs = False
+    partition.worker_hangs = False
     assert starter.processes[0].returncode == -9
     deadline = time.monotonic() + 10
     while len(starter.processes) < 2:
         worker.tend()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(lane.lines) == 2
+    assert len(partition.lines) == 2
 
 
-def test_one_that_does_not_end_is_killed(lane, spawn):
+def test_one_that_does_not_end_is_killed(partition, spawn):
     starter = spawn("import time; time.sleep(60)")
-    worker = Worker(0, lane, starter)
+    worker = Worker(0, partition, starter)
     worker.wait(0.1)  # none was started
     worker.tend()
     worker.wait(0.1)

@@ -49,7 +49,7 @@ class Bench:
             if not adopted:
                 gate.set()
         self.gate = gate
-        self.lane = Partition(
+        self.partition = Partition(
             0,
             self.inbox,
             self.spool,
@@ -61,7 +61,7 @@ class Bench:
             gate=gate,
         )
         self.line = None
-        self.lane.start()
+        self.partition.start()
 
     def put(self, *which):
         for number in which:
@@ -70,7 +70,7 @@ class Bench:
     def worker(self):
         """Attach a new worker."""
         ours, self.line = Pipe()
-        self.lane.attach(ours)
+        self.partition.attach(ours)
 
     def request(self):
         assert self.line.poll(PATIENCE)
@@ -93,8 +93,8 @@ class Bench:
         return [number for _, messages in self.answered for number in messages]
 
     def end(self, within=5.0):
-        self.lane.stop(within)
-        assert self.lane.join(PATIENCE)
+        self.partition.stop(within)
+        assert self.partition.join(PATIENCE)
 
 
 @pytest.fixture
@@ -107,111 +107,111 @@ def bench(tmp_path):
 
     yield make
     for each in made:
-        each.lane.stop(0.0)
-        each.lane.join(PATIENCE)
+        each.partition.stop(0.0)
+        each.partition.join(PATIENCE)
 
 
 def test_flowing_messages_are_acknowledged_when_they_are_committed_and_not_before(bench):
-    lane = bench(patience=Timeouts())
-    lane.worker()
-    lane.put(1, 2, 3, 4)
-    first = lane.request()
+    partition = bench(patience=Timeouts())
+    partition.worker()
+    partition.put(1, 2, 3, 4)
+    first = partition.request()
     assert numbers(first.messages) == [1, 2, 3]
-    assert lane.acknowledged == []
-    assert lane.lane.state().unacknowledged == 4
-    lane.answer(first)
-    assert lane.work(1) == [[4]]
-    until(lambda: lane.acknowledged == [1, 2, 3, 4])
-    until(lambda: len(lane.answered) == 2)
-    assert lane.answered == [(3, [1, 2, 3]), (1, [4])]
-    assert len(lane.spool) == 0
-    lane.end()
+    assert partition.acknowledged == []
+    assert partition.partition.state().unacknowledged == 4
+    partition.answer(first)
+    assert partition.work(1) == [[4]]
+    until(lambda: partition.acknowledged == [1, 2, 3, 4])
+    until(lambda: len(partition.answered) == 2)
+    assert partition.answered == [(3, [1, 2, 3]), (1, [4])]
+    assert len(partition.spool) == 0
+    partition.end()
 
 
 def test_a_worker_that_does_not_answer_has_its_batch_spooled_under_its_id_and_all_others_queue_behind(bench):
-    lane = bench()
-    lane.worker()
-    lane.put(1, 2)
-    request = lane.request()
-    lane.line.send(Trouble(why="the database is away"))
-    until(lambda: lane.acknowledged == [1, 2])
-    lane.put(3, 4, 5, 6)
-    until(lambda: lane.acknowledged == [1, 2, 3, 4, 5, 6])
-    state = lane.lane.state()
+    partition = bench()
+    partition.worker()
+    partition.put(1, 2)
+    request = partition.request()
+    partition.line.send(Trouble(why="the database is away"))
+    until(lambda: partition.acknowledged == [1, 2])
+    partition.put(3, 4, 5, 6)
+    until(lambda: partition.acknowledged == [1, 2, 3, 4, 5, 6])
+    state = partition.partition.state()
     assert (state.spooled, state.unacknowledged, state.trouble, state.ready) == (6, 0, "the database is away", False)
-    assert lane.spool.first().id == request.id
-    lane.answer(request)  # that try was committed after all
-    assert lane.work(2) == [[3, 4, 5], [6]]
-    until(lambda: lane.written == [1, 2, 3, 4, 5, 6])
-    lane.worker()
-    lane.put(7)
-    assert lane.work(1) == [[7]]
-    until(lambda: lane.acknowledged[-1] == 7)
-    assert lane.lane.state().trouble == ""
-    lane.end()
+    assert partition.spool.first().id == request.id
+    partition.answer(request)  # that try was committed after all
+    assert partition.work(2) == [[3, 4, 5], [6]]
+    until(lambda: partition.written == [1, 2, 3, 4, 5, 6])
+    partition.worker()
+    partition.put(7)
+    assert partition.work(1) == [[7]]
+    until(lambda: partition.acknowledged[-1] == 7)
+    assert partition.partition.state().trouble == ""
+    partition.end()
 
 
 def test_a_new_worker_gets_what_the_one_before_had_not_answered_with_the_same_id(bench):
-    lane = bench(patience=Timeouts())
-    lane.worker()
-    lane.put(1)
-    request = lane.request()
-    lane.line.close()
-    lane.worker()
-    again = lane.request()
+    partition = bench(patience=Timeouts())
+    partition.worker()
+    partition.put(1)
+    request = partition.request()
+    partition.line.close()
+    partition.worker()
+    again = partition.request()
     assert (again.id, numbers(again.messages)) == (request.id, [1])
-    lane.answer(again)
-    until(lambda: lane.acknowledged == [1])
-    lane.end()
+    partition.answer(again)
+    until(lambda: partition.acknowledged == [1])
+    partition.end()
 
 
 def test_without_any_worker_everything_goes_to_disk(bench):
-    lane = bench()
-    lane.put(*range(10))
-    until(lambda: lane.acknowledged == list(range(10)))
-    lane.end()
-    assert lane.spool.messages == 10
+    partition = bench()
+    partition.put(*range(10))
+    until(lambda: partition.acknowledged == list(range(10)))
+    partition.end()
+    assert partition.spool.messages == 10
 
 
 def test_an_inbox_that_stays_full_is_spooled_although_the_worker_answers(bench):
-    lane = bench()
-    lane.worker()
-    stop, append, spooled = threading.Event(), lane.spool.append, []
-    lane.spool.append = lambda *batch: spooled.append(batch) or append(*batch)
+    partition = bench()
+    partition.worker()
+    stop, append, spooled = threading.Event(), partition.spool.append, []
+    partition.spool.append = lambda *batch: spooled.append(batch) or append(*batch)
 
     def slow():
         while not stop.is_set():
-            if lane.line.poll(0.01):
-                request = receive(lane.line)
+            if partition.line.poll(0.01):
+                request = receive(partition.line)
                 time.sleep(0.05)
-                lane.answer(request)
+                partition.answer(request)
 
     thread = threading.Thread(target=slow)
     thread.start()
-    lane.put(*range(60))
-    until(lambda: len(lane.written) >= 60)
+    partition.put(*range(60))
+    until(lambda: len(partition.written) >= 60)
     stop.set()
     thread.join(PATIENCE)
     assert spooled
-    assert lane.written == list(range(60))
-    assert lane.acknowledged == list(range(60))
-    lane.end()
+    assert partition.written == list(range(60))
+    assert partition.acknowledged == list(range(60))
+    partition.end()
 
 
 def test_a_full_spool_acknowledges_nothing_and_loses_nothing(bench):
-    lane = bench(spool_bytes=4)
-    lane.put(1, 2, 3, 4, 5)
-    until(lambda: lane.lane.state().full)
-    assert lane.acknowledged == [1, 2, 3]
-    state = lane.lane.state()
+    partition = bench(spool_bytes=4)
+    partition.put(1, 2, 3, 4, 5)
+    until(lambda: partition.partition.state().full)
+    assert partition.acknowledged == [1, 2, 3]
+    state = partition.partition.state()
     assert (state.spooled, state.waiting) == (3, 2)
     assert "CITYBEAT_SPOOL_BYTES" in state.trouble
-    lane.worker()
-    assert lane.work(1) == [[1, 2, 3]]
-    assert lane.work(1) == [[4, 5]]
-    until(lambda: lane.acknowledged == [1, 2, 3, 4, 5])
-    assert not lane.lane.state().full
-    lane.end()
+    partition.worker()
+    assert partition.work(1) == [[1, 2, 3]]
+    assert partition.work(1) == [[4, 5]]
+    until(lambda: partition.acknowledged == [1, 2, 3, 4, 5])
+    assert not partition.partition.state().full
+    partition.end()
 
 
 def test_what_earlier_lanes_left_comes_first_and_other_lanes_spool_until_it_is_written(bench, tmp_path):
@@ -239,96 +239,96 @@ def test_what_earlier_lanes_left_comes_first_and_other_lanes_spool_until_it_is_w
     other.answer(first)
     until(lambda: adopting.written == [1, 2, 3, 10] and other.written == [20])
     assert not left.path.exists()
-    other.lane.stop(0.0)
-    other.lane.join(PATIENCE)
+    other.partition.stop(0.0)
+    other.partition.join(PATIENCE)
     adopting.end()
 
 
 def test_told_to_stop_it_ends_when_all_is_committed(bench):
-    lane = bench(patience=Timeouts())
-    lane.worker()
-    lane.put(*range(7))
-    lane.lane.stop(10.0)
-    assert lane.work(3) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert lane.lane.join(PATIENCE)
-    assert lane.acknowledged == list(range(7))
+    partition = bench(patience=Timeouts())
+    partition.worker()
+    partition.put(*range(7))
+    partition.partition.stop(10.0)
+    assert partition.work(3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert partition.partition.join(PATIENCE)
+    assert partition.acknowledged == list(range(7))
     with pytest.raises(EOFError):  # the worker is told by the end of its line
-        lane.line.recv()
-    assert not lane.spool.path.exists()
+        partition.line.recv()
+    assert not partition.spool.path.exists()
 
 
 def test_told_to_stop_without_a_database_it_spools_and_ends(bench):
-    lane = bench(patience=Timeouts(spool_after=100.0))
-    lane.worker()
-    lane.put(*range(4))
-    lane.request()
-    lane.lane.stop(0.3)
-    assert lane.lane.join(PATIENCE)
-    assert lane.acknowledged == [0, 1, 2, 3]
-    assert lane.spool.messages == 4
+    partition = bench(patience=Timeouts(spool_after=100.0))
+    partition.worker()
+    partition.put(*range(4))
+    partition.request()
+    partition.partition.stop(0.3)
+    assert partition.partition.join(PATIENCE)
+    assert partition.acknowledged == [0, 1, 2, 3]
+    assert partition.spool.messages == 4
 
 
 def test_told_to_stop_with_a_full_spool_it_ends_and_leaves_the_rest_to_the_broker(bench):
-    lane = bench(spool_bytes=1)
-    lane.put(1, 2, 3, 4)
-    until(lambda: lane.lane.state().full)
-    lane.lane.stop(0.3)
-    assert lane.lane.join(PATIENCE)
-    assert lane.acknowledged == []
+    partition = bench(spool_bytes=1)
+    partition.put(1, 2, 3, 4)
+    until(lambda: partition.partition.state().full)
+    partition.partition.stop(0.3)
+    assert partition.partition.join(PATIENCE)
+    assert partition.acknowledged == []
 
 
 def test_a_worker_that_says_nothing_hangs_and_one_that_complains_does_not(bench):
-    lane = bench()
-    lane.worker()
-    assert not lane.lane.worker_hangs
-    lane.put(1)
-    request = lane.request()
-    until(lambda: lane.lane.worker_hangs)
-    until(lambda: lane.line.send(Trouble(why="again")) or not lane.lane.worker_hangs)
-    lane.answer(request)
-    until(lambda: lane.answered)
+    partition = bench()
+    partition.worker()
+    assert not partition.partition.worker_hangs
+    partition.put(1)
+    request = partition.request()
+    until(lambda: partition.partition.worker_hangs)
+    until(lambda: partition.line.send(Trouble(why="again")) or not partition.partition.worker_hangs)
+    partition.answer(request)
+    until(lambda: partition.answered)
     time.sleep(0.4)
-    assert not lane.lane.worker_hangs
-    lane.line.send(Ready())
-    until(lambda: lane.lane.state().ready)
-    lane.end()
+    assert not partition.partition.worker_hangs
+    partition.line.send(Ready())
+    until(lambda: partition.partition.state().ready)
+    partition.end()
 
 
 def test_an_idle_lane_knows_how_its_worker_is_and_leaves_nothing_unread(bench):
-    lane = bench()
-    lane.worker()
-    lane.line.send(Ready())
-    until(lambda: lane.lane.state().ready)
+    partition = bench()
+    partition.worker()
+    partition.line.send(Ready())
+    until(lambda: partition.partition.state().ready)
     for i in range(5000):  # more than the line holds
-        lane.line.send(Trouble(why=f"away {i}"))
-    until(lambda: lane.lane.state().trouble == "away 4999")
-    assert not lane.lane.state().ready
-    lane.line.send(Ready())
-    until(lambda: lane.lane.state().ready)
-    assert lane.lane.state().trouble == ""
-    lane.line.close()
-    until(lambda: not lane.lane.state().ready)
-    lane.end()
+        partition.line.send(Trouble(why=f"away {i}"))
+    until(lambda: partition.partition.state().trouble == "away 4999")
+    assert not partition.partition.state().ready
+    partition.line.send(Ready())
+    until(lambda: partition.partition.state().ready)
+    assert partition.partition.state().trouble == ""
+    partition.line.close()
+    until(lambda: not partition.partition.state().ready)
+    partition.end()
 
 
 def test_a_lane_that_dies_says_why(bench):
-    lane = bench()
-    lane.lane.check()
-    lane.spool.append = lambda *_: 1 / 0
-    lane.put(1)
-    until(lambda: not lane.lane._thread.is_alive())
+    partition = bench()
+    partition.partition.check()
+    partition.spool.append = lambda *_: 1 / 0
+    partition.put(1)
+    until(lambda: not partition.partition._thread.is_alive())
     with pytest.raises(LaneError, match="ZeroDivisionError"):
-        lane.lane.check()
+        partition.partition.check()
 
 
 def test_a_lane_that_hangs_is_noticed(bench):
-    lane = bench(patience=Timeouts(spool_after=0.05, dead_after=0.2))
+    partition = bench(patience=Timeouts(spool_after=0.05, dead_after=0.2))
     wait = threading.Event()
-    lane.spool.append = lambda *_: wait.wait(PATIENCE) and None
-    lane.put(1)
+    partition.spool.append = lambda *_: wait.wait(PATIENCE) and None
+    partition.put(1)
     with pytest.raises(LaneError, match="hung"):
-        until(lane.lane.check)
-    lane.spool.append = lambda *_: (_ for _ in ()).throw(SpoolFullError("over"))
+        until(partition.partition.check)
+    partition.spool.append = lambda *_: (_ for _ in ()).throw(SpoolFullError("over"))
     wait.set()
 
 
