@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
-from citybeat.api.console import files as console
+from citybeat.api.console import files as console_files
 from citybeat.api.console.settings import ConsoleSettings
 from citybeat.api.files.download import DOWNLOADS, Downloads
 from citybeat.api.http import openapi, problems
@@ -102,7 +102,7 @@ def create_app(
     anonymous: frozenset[Scope] = frozenset(),
     intake: ReadingsWriter | None = None,
     replay: Replay | None = None,
-    look: ConsoleSettings | None = None,
+    console: ConsoleSettings | None = None,
     version: str | None = None,
 ) -> FastAPI:
     """The API as an ASGI application. Without a database it starts too, and answers that it is not ready.
@@ -131,7 +131,7 @@ def create_app(
         Writes readings; started and stopped with the application. Without it readings are refused.
     replay : Replay, optional
         Retries quarantined messages.
-    look : ConsoleSettings, optional
+    console : ConsoleSettings, optional
         Settings of the console.
     version : str, optional
         The version that /healthz and the documentation show; that of the installed distribution, unless given.
@@ -188,7 +188,7 @@ def create_app(
     app.add_middleware(Counted, requests=requests)  # outermost, so that it counts what the client received, and when
     for module in _ROUTES:
         app.include_router(module.router)
-    app.include_router(console.router(look or ConsoleSettings(), shown))
+    app.include_router(console_files.router(console or ConsoleSettings(), shown))
     openapi.complete(app, app.state.routes)
     return app
 

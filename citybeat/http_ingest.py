@@ -16,7 +16,7 @@ def intake(settings: Settings, database_url: str) -> HttpIngest:
     """A writer of readings with the same pipeline as ingest; the API starts it."""
     return HttpIngest(
         settings.pipeline(database_url),
-        size=settings.layout().size,
+        size=settings.ingest_config().size,
         max_bytes=settings.max_message_bytes,
         room=settings.inbox_bytes,
     )

@@ -32,7 +32,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 # A default stands beside its reason in the package that uses it; a setting refers to it.
 _STACK: Final = StackSettings(home=Path(".citybeat"))
 _SESSION: Final = Session(url="")
-_LAYOUT: Final = IngestConfig(size=BatchSize(), patience=Timeouts(), spool=Path())
+_LAYOUT: Final = IngestConfig(size=BatchSize(), timeouts=Timeouts(), spool=Path())
 _LIMITS: Final = Limits()
 
 
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         description="Bytes of payload in the spool at most; when it is full, ingest stops acknowledging messages.",
     )
     spool_after_s: PositiveFloat = Field(
-        _LAYOUT.patience.spool_after,
+        _LAYOUT.timeouts.spool_after,
         description="Seconds that messages wait for the database before they are written to the spool.",
     )
     max_message_bytes: PositiveInt = Field(
@@ -253,7 +253,7 @@ class Settings(BaseSettings):
         """Scopes of an API request without a key."""
         return frozenset({Scope.READ} if self.api_anonymous == "read" else ())
 
-    def look(self) -> ConsoleSettings:
+    def console(self) -> ConsoleSettings:
         """Settings of the console."""
         return ConsoleSettings(tiles=self.console_tiles, credit=self.console_credit, zone=self.zone)
 
@@ -267,12 +267,12 @@ class Settings(BaseSettings):
             ca=self.mqtt_ca,
         )
 
-    def layout(self) -> IngestConfig:
+    def ingest_config(self) -> IngestConfig:
         """Sizes of ingest, and the time after which it uses its spool."""
         return IngestConfig(
             workers=self.workers,
             size=BatchSize(messages=self.batch_messages, bytes=self.batch_bytes, linger=self.batch_linger_s),
-            patience=Timeouts(spool_after=self.spool_after_s),
+            timeouts=Timeouts(spool_after=self.spool_after_s),
             inbox_bytes=self.inbox_bytes,
             spool=self.home / "spool" if self.spool_dir is None else self.spool_dir,
             spool_bytes=self.spool_bytes,

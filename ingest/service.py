@@ -40,7 +40,7 @@ class IngestConfig:
 
     workers: int = 1
     size: BatchSize
-    patience: Timeouts
+    timeouts: Timeouts
     #: bytes of payload that may wait in memory.
     inbox_bytes: int = 64 * 1024 * 1024
     spool: Path
@@ -51,17 +51,17 @@ class IngestConfig:
 class IngestService:
     """Connection, partitions and workers; the loop that checks them is `run`."""
 
-    def __init__(self, session: Session, layout: IngestConfig, spawn: Spawn) -> None:
-        self._directory: Final = layout.spool
+    def __init__(self, session: Session, config: IngestConfig, spawn: Spawn) -> None:
+        self._directory: Final = config.spool
         self._lock: Final = threading.Lock()  # protects the next two
         self._totals: Final = Counter(batches=0)  # and the ledger's columns
         self._last = {"lag_s": 0.0, "commit_s": 0.0}  # of the last batch
         self._quiet = False  # no message was unacknowledged at the last check
-        self.metrics: Final = Metrics(layout.workers, self.gauges)
-        count = layout.workers
-        self.inboxes: Final = Inboxes(count, max_bytes=layout.inbox_bytes)
+        self.metrics: Final = Metrics(config.workers, self.gauges)
+        count = config.workers
+        self.inboxes: Final = Inboxes(count, max_bytes=config.inbox_bytes)
         self.gateway: Final = Gateway(session, self.inboxes)
-        own, adopted = _spools(layout, session.client_id)
+        own, adopted = _spools(config, session.client_id)
         gate = threading.Event()
         if not adopted:
             gate.set()
@@ -70,8 +70,8 @@ class IngestService:
                 number,
                 inbox,
                 spool,
-                size=layout.size,
-                patience=layout.patience,
+                size=config.size,
+                timeouts=config.timeouts,
                 acknowledge=self.gateway.acknowledge,
                 committed=partial(self._count, number),
                 adopted=adopted if number == 0 else (),
@@ -95,7 +95,7 @@ class IngestService:
         ------
         GatewayError
             The broker refuses the connection, or the network thread died.
-        LaneError
+        PartitionError
             A partition's thread died or hangs.
         """
         self.gateway.check()
@@ -201,7 +201,7 @@ class IngestService:
 
 def run(
     session: Session,
-    layout: IngestConfig,
+    config: IngestConfig,
     spawn: Spawn,
     stop: threading.Event,
     *,
@@ -214,7 +214,7 @@ def run(
     Parameters
     ----------
     session : Session
-    layout : IngestConfig
+    config : IngestConfig
     spawn : Spawn
     stop : threading.Event
         Once set, no more messages are taken, the rest is committed or spooled and acknowledged, and the function returns.
@@ -225,14 +225,14 @@ def run(
 
     Raises
     ------
-    GatewayError, LaneError
+    GatewayError, PartitionError
         See `IngestService.tend`.
     SpoolInUseError, SpoolFullError
         A spool file cannot be opened.
     EndpointError
         The port is in use.
     """
-    intake = IngestService(session, layout, spawn)
+    intake = IngestService(session, config, spawn)
     host, port = endpoint
     with Endpoint(host, port, metrics=intake.metrics.exposition, ready=intake.complaints):
         _watch(intake, stop, report, report_every)
@@ -259,7 +259,7 @@ def _watch(
             report(intake.report())
 
 
-def _spools(layout: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spool]]:
+def _spools(config: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spool]]:
     """A spool for each partition, and spools to be emptied before anything else, in the order in which they were filled.
 
     If all files with messages have the names of these partitions, each partition continues its file. If another number of workers,
@@ -268,8 +268,8 @@ def _spools(layout: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spo
     another process has open are left alone.
     """
     together: list[Spool] = []
-    left = [spool for path in leftovers(layout.spool) if (spool := _left(path, together)) is not None]
-    names = [f"{client_id}-{number}-of-{layout.workers}" for number in range(layout.workers)]
+    left = [spool for path in leftovers(config.spool) if (spool := _left(path, together)) is not None]
+    names = [f"{client_id}-{number}-of-{config.workers}" for number in range(config.workers)]
     if all(spool.path.name.removesuffix(SUFFIX) in names for spool in left):
         for spool in left:
             spool.close()
@@ -279,7 +279,7 @@ def _spools(layout: IngestConfig, client_id: str) -> tuple[list[Spool], list[Spo
         for spool in left:
             _LOG.info("%s has %d messages of earlier workers, which are written first", spool.path, spool.messages)
         names = [f"{name}.{time.time_ns()}" for name in names]
-    own = [Spool(layout.spool / f"{name}{SUFFIX}", max_bytes=layout.spool_bytes, together=together) for name in names]
+    own = [Spool(config.spool / f"{name}{SUFFIX}", max_bytes=config.spool_bytes, together=together) for name in names]
     return own, sorted(left, key=lambda spool: spool.oldest or 0.0)
 
 

@@ -46,11 +46,11 @@ class _File(NamedTuple):
     kind: str
 
 
-def router(look: ConsoleSettings, version: str) -> APIRouter:
+def router(console: ConsoleSettings, version: str) -> APIRouter:
     """The routes `/` and `/console/…`; they need no key, and are not in the OpenAPI document."""
     routes = APIRouter(include_in_schema=False)
-    settings = orjson.dumps({"tiles": look.tiles, "credit": look.credit, "zone": look.zone, "version": version})
-    policy = _policy(origin(look.tiles) if look.tiles else "")
+    settings = orjson.dumps({"tiles": console.tiles, "credit": console.credit, "zone": console.zone, "version": version})
+    policy = _policy(origin(console.tiles) if console.tiles else "")
 
     @routes.api_route("/", methods=["GET", "HEAD"])
     async def page(request: Request) -> Response:

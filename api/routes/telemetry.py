@@ -17,7 +17,7 @@ from citybeat.api.routes.service import ServiceDep
 from citybeat.api.series.aggregates import Aggregate
 from citybeat.api.series.fill import Fill
 from citybeat.api.series.plan import MAX_SERIES, Bucket
-from citybeat.api.series.query import SeriesQuery, SeriesResult, allowed, ask, check
+from citybeat.api.series.query import SeriesQuery, SeriesResult, allowed, check, run
 from citybeat.api.series.selecting import DevicesFilter, check_metrics, resolve
 from citybeat.api.series.thin import FEWEST, Thin
 from citybeat.devices.clock import rfc3339
@@ -184,7 +184,7 @@ async def series(service: ServiceDep, caller: Reader, parameters: Annotated[Seri
         raise problems.not_found(
             f"device {parameters.device!r} has no sensor {parameters.metric!r}; see /v1/devices/{parameters.device}"
         )
-    found = await ask(service.pool, chosen, question)
+    found = await run(service.pool, chosen, question)
     return answer(
         {
             "device": chosen.device[0],
@@ -216,7 +216,7 @@ async def query(service: ServiceDep, caller: Reader, body: Annotated[QueryBody, 
     check_metrics(service.catalogue, body.metrics, name="metrics", where="body")
     question = _question(body, "body", service.max_points)
     chosen = await resolve(service.pool, wanted, caller, where="body")
-    found = await ask(service.pool, chosen, question)
+    found = await run(service.pool, chosen, question)
     return answer(
         {
             **_head(question, found),

@@ -75,7 +75,7 @@ class SeriesResult:
     thinned: Thinned | None = None
 
 
-async def ask(pool: ReadPool, chosen: Selected, question: SeriesQuery) -> SeriesResult:
+async def run(pool: ReadPool, chosen: Selected, question: SeriesQuery) -> SeriesResult:
     """The answer to a question, which passed `check`, about these series.
 
     Raises

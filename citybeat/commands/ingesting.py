@@ -27,7 +27,7 @@ def run(settings: Settings, *, stats: bool) -> None:
     ------
     SchemaError
         The schema is of another version. An unavailable database is no error: messages are spooled until it is back.
-    GatewayError, LaneError
+    GatewayError, PartitionError
         See `ingest.service.run`.
     """
     logs.to_stderr(settings.log_level, settings.log_format)
@@ -46,7 +46,7 @@ def run(settings: Settings, *, stats: bool) -> None:
 
         service.run(
             settings.session(servers.mqtt_url),
-            settings.layout(),
+            settings.ingest_config(),
             spawn,
             stop,
             endpoint=(settings.ingest_host, settings.ingest_port),

@@ -34,7 +34,12 @@ def _with_device_fields(command: Callable[..., None]) -> Callable[..., None]:
             type_, default = types[about.type]
             kind = inspect.Parameter.KEYWORD_ONLY
             options.append(
-                inspect.Parameter(name, kind, default=default, annotation=Annotated[type_, typer.Option(help=about.description)])
+                inspect.Parameter(
+                    name,
+                    kind,
+                    default=default,
+                    annotation=Annotated[type_, typer.Option(help=f"{about.description} Default: none.")],
+                )
             )
     own = inspect.signature(command)
     listed = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]

@@ -35,7 +35,7 @@ def serve_api() -> None:
                 rate=settings.api_requests_per_minute,
                 intake=http_ingest.intake(settings, servers.database_url),
                 replay=http_ingest.Replays(settings, servers.database_url),
-                look=settings.look(),
+                console=settings.console(),
             )
             serve(application, settings.api_host, settings.api_port)
 

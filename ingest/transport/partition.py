@@ -47,7 +47,7 @@ _LOG: Final = logging.getLogger(__name__)
 _LOG_EVERY: Final = 10.0
 
 
-class LaneError(CitybeatError):
+class PartitionError(CitybeatError):
     """A partition's thread died or hangs, so its sources are no longer served."""
 
 
@@ -89,7 +89,7 @@ class Partition:
     spool : Spool
         Used by this partition only.
     size : BatchSize
-    patience : Timeouts
+    timeouts : Timeouts
     acknowledge : callable
         Called with messages that are committed or on disk.
     committed : callable
@@ -107,7 +107,7 @@ class Partition:
         spool: Spool,
         *,
         size: BatchSize,
-        patience: Timeouts,
+        timeouts: Timeouts,
         acknowledge: Callable[[Sequence[Message]], object],
         committed: Callable[[Committed, Sequence[Message]], object],
         adopted: Sequence[Spool] = (),
@@ -116,14 +116,14 @@ class Partition:
         self._inbox: Final = inbox
         self._spool: Final = spool
         self._size: Final = size
-        self._patience: Final = patience
+        self._timeouts: Final = timeouts
         self._acknowledge: Final = acknowledge
         self._committed: Final = committed
         self._adopted: Final = list(adopted)
         self._gate: Final = gate
         self._thread: Final = threading.Thread(target=self._run, name=f"partition {number}", daemon=True)
         self._failure: BaseException | None = None
-        self._states: Final = PartitionStates(spool_after=patience.spool_after)
+        self._states: Final = PartitionStates(spool_after=timeouts.spool_after)
         self._row: Row | None = None  # on disk, of the batch at the worker
         self._line: Connection | None = None
         self._new_line: Connection | None = None
@@ -157,18 +157,20 @@ class Partition:
 
         Raises
         ------
-        LaneError
+        PartitionError
         """
         if not self._thread.is_alive() and self._stop_at is None:
-            raise LaneError(f"{self._thread.name} died: {self._failure!r}") from self._failure
-        if self._thread.is_alive() and time.monotonic() - self._alive_at > self._patience.dead_after:
-            raise LaneError(f"{self._thread.name} has hung for {self._patience.dead_after:.0f} s; does the spool's disk answer?")
+            raise PartitionError(f"{self._thread.name} died: {self._failure!r}") from self._failure
+        if self._thread.is_alive() and time.monotonic() - self._alive_at > self._timeouts.dead_after:
+            raise PartitionError(
+                f"{self._thread.name} has hung for {self._timeouts.dead_after:.0f} s; does the spool's disk answer?"
+            )
 
     @property
     def worker_hangs(self) -> bool:
         """True if the worker has a batch and has not answered for too long."""
         states = self._states
-        return states.batch is not None and states.connected and time.monotonic() - states.heard_at > self._patience.hung_after
+        return states.batch is not None and states.connected and time.monotonic() - states.heard_at > self._timeouts.hung_after
 
     def state(self) -> PartitionState:
         """Figures of this moment."""

@@ -5,7 +5,7 @@ their batch is committed or when they are on disk, whichever comes first; and as
 queue behind it, on disk too. So messages of a source are committed in the order in which they arrived, whatever happens.
 
 A batch keeps its id when it is sent again, to another worker, or is put on disk while the worker still tries to write it. So it
-does not matter whether an attempt whose answer was never heard took effect: the database knows (`Transaction.committed`).
+does not matter whether an attempt whose answer was never heard took effect: the database knows (`BatchTransaction.committed`).
 
 =========  =================  ===============  =============
 state      batch at worker    batches on disk  acknowledged?

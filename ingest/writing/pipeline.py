@@ -75,7 +75,7 @@ class Pipeline:
         self._limits: Final = limits
         self._max_bytes: Final = max_bytes
         self._quota: Final = quarantine_quota
-        self._store: BatchWriter | None = None
+        self._writer: BatchWriter | None = None
         self._lookup: Connection | None = None
         self._registry: Registry | None = None
         self._history = History.empty(0)
@@ -90,21 +90,21 @@ class Pipeline:
         self.close()
         self._lookup = connect(self._url, application="ingest registry")
         registry_store.listen(self._lookup)
-        self._store = BatchWriter(self._url, quarantine_quota=self._quota)
+        self._writer = BatchWriter(self._url, quarantine_quota=self._quota)
         self._registry = registry_store.load(self._lookup, self._catalogue)
-        self._history = History.loaded(self._store.history(len(self._registry.owner)))
+        self._history = History.loaded(self._writer.history(len(self._registry.owner)))
 
     def close(self) -> None:
         """Close the connections."""
-        for thing in (self._store, self._lookup):
+        for thing in (self._writer, self._lookup):
             if thing is not None:
                 thing.close()
-        self._store = self._lookup = None
+        self._writer = self._lookup = None
 
     @property
     def is_open(self) -> bool:
         """True while the connections are open."""
-        return self._store is not None
+        return self._writer is not None
 
     def poll_registry(self) -> None:
         """Load the registry if the database has notified of a change; costs one system call if it has not."""
@@ -123,8 +123,8 @@ class Pipeline:
         assert self._registry is not None
         if registry_store.version(self._lookup) != self._registry.version:
             self._registry = registry_store.load(self._lookup, self._catalogue)
-            assert self._store is not None
-            self._history = History.loaded(self._store.history(len(self._registry.owner)))
+            assert self._writer is not None
+            self._history = History.loaded(self._writer.history(len(self._registry.owner)))
             _LOG.info("registry is at version %d with %d series", self._registry.version, len(self._registry.series))
 
     def process(
@@ -200,7 +200,7 @@ class Pipeline:
         moved = False
         while True:
             try:
-                if self._store is None:
+                if self._writer is None:
                     self.open()
                 elif moved:
                     self.refresh()
@@ -287,7 +287,7 @@ class Pipeline:
         within: Within | None = None,
     ) -> BatchResult:
         """Attempt the transaction. `without`: positions, counted through all messages, of readings to refuse because of `why`."""
-        assert self._store is not None
+        assert self._writer is not None
         assert self._registry is not None
         read = decode(messages, max_bytes=self._max_bytes)
         prepared = self._judge(read, without, why)
@@ -297,7 +297,7 @@ class Pipeline:
             self.refresh()
             if self._registry.version != before:
                 prepared = self._judge(read, without, why)
-        with self._store.batch(batch_id, prepared.source_ids.tolist()) as transaction:
+        with self._writer.batch(batch_id, prepared.source_ids.tolist()) as transaction:
             if transaction.committed:
                 _LOG.info("a batch of %d messages had been committed by the attempt before", len(messages))
                 return BatchResult(counts=Counter(), stored=None, same_since=np.empty(0, np.int64))
@@ -316,7 +316,7 @@ class Pipeline:
         if written.stored is not None:
             self._history.advance(written.stored, written.same_since)
         if written.replaced:
-            self._history = History.loaded(self._store.history(len(self._registry.owner)))
+            self._history = History.loaded(self._writer.history(len(self._registry.owner)))
         return written
 
     def _judge(self, read: DecodedBatch, without: Sequence[int], why: str) -> PreparedBatch:

@@ -61,19 +61,19 @@ class _Known:
     history: History
 
     @classmethod
-    def loaded(cls, store: BatchWriter, connection: Connection, settings: Settings) -> Self:
+    def loaded(cls, writer: BatchWriter, connection: Connection, settings: Settings) -> Self:
         registry = registry_store.load(connection, settings.catalogue)
-        return cls(registry, History.loaded(store.history(len(registry.owner))))
+        return cls(registry, History.loaded(writer.history(len(registry.owner))))
 
 
 def replay(
-    store: BatchWriter, connection: Connection, settings: Settings, wanted: Filter, *, after: int = 0, limit: int | None = None
+    writer: BatchWriter, connection: Connection, settings: Settings, wanted: Filter, *, after: int = 0, limit: int | None = None
 ) -> Replayed:
     """Retry the open rows of a filter, oldest first.
 
     Parameters
     ----------
-    store : BatchWriter
+    writer : BatchWriter
     connection : Connection
         In autocommit mode; for reading.
     settings : Settings
@@ -94,7 +94,7 @@ def replay(
     StorageError
         Any subclass of it: see `BatchWriter.batch`. Work that was committed stays; calling again continues.
     """
-    known = _Known.loaded(store, connection, settings)
+    known = _Known.loaded(writer, connection, settings)
     total: Counter[str] = Counter()
     left = sys.maxsize if limit is None else limit
     while rows := quarantine.listed(connection, wanted, after=after, limit=min(_ROWS, left)):
@@ -102,12 +102,12 @@ def replay(
         left -= len(rows)
         ids = [row.id for row in rows]
         try:
-            total.update(_transact(store, connection, ids, known, settings))
+            total.update(_transact(writer, connection, ids, known, settings))
         except RefusedDataError:
             # The database still refuses readings of some row: that row stays as it is, and the others are retried.
             for row in rows:
                 try:
-                    total.update(_transact(store, connection, [row.id], known, settings))
+                    total.update(_transact(writer, connection, [row.id], known, settings))
                 except RefusedDataError:
                     total.update(messages=1, quarantined=row.readings)
         if not left:
@@ -115,10 +115,10 @@ def replay(
     return Replayed(counts=total, last=None)
 
 
-def _transact(store: BatchWriter, connection: Connection, ids: Sequence[int], known: _Known, settings: Settings) -> Counter[str]:
+def _transact(writer: BatchWriter, connection: Connection, ids: Sequence[int], known: _Known, settings: Settings) -> Counter[str]:
     """Retry some rows in one transaction."""
     while True:
-        with store.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
+        with writer.batch(uuid4(), quarantine.sources_of(connection, ids)) as transaction:
             if fresh := transaction.registry_version == known.registry.version:
                 if transaction.moved:
                     known.history.put(transaction.catch_up())
@@ -128,7 +128,7 @@ def _transact(store: BatchWriter, connection: Connection, ids: Sequence[int], kn
             known.history.advance(prepared.judged.batch.take(stored), prepared.same_since[stored])
             return counts
         # As for a batch: a declaration waits for these rows, or has been applied to stored readings.
-        anew = _Known.loaded(store, connection, settings)
+        anew = _Known.loaded(writer, connection, settings)
         known.registry, known.history = anew.registry, anew.history
 
 

@@ -1,4 +1,5 @@
-"""Refused messages: listing them, and recording the result of a retry. A retry's transaction is `Store.batch`, as for any batch.
+"""Refused messages: listing them, and recording the result of a retry. A retry's transaction is `BatchWriter.batch`, as for any
+batch.
 
 Functions of a plain connection are for commands and retries. The async ones execute the same statements for the API, narrowed by
 the caller's restriction.

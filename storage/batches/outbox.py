@@ -1,7 +1,7 @@
 """Transactional outbox behind `/v1/stream`. Each transaction appends the readings that it stored; housekeeping trims old rows.
 
-Invariant: a transaction calls `lock_writer`, itself or through `Store.batch`, before it gets its number, and appends afterwards.
-Readers rely on it (`outbox_frontier`, `repeatable/04_streams.sql`).
+Invariant: a transaction calls `lock_writer`, itself or through `BatchWriter.batch`, before it gets its number, and appends
+afterwards. Readers rely on it (`outbox_frontier`, `repeatable/04_streams.sql`).
 
 A row has readings of one transaction as columns one behind the other, in network byte order: series int4, time int8 (us since 1970
 UTC), value float8, code int2. The code of a reading is its flags. The code of a state is its place in `devices.states.STATES`; its

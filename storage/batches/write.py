@@ -44,7 +44,7 @@ _STORED: Final[Mapping[str, Type | None]] = {"place": "int8", "value": "float8"}
 
 
 class BatchTransaction:
-    """The steps of one batch; `storage.batches.writer.Store.batch` makes it."""
+    """The steps of one batch; `storage.batches.writer.BatchWriter.batch` makes it."""
 
     def __init__(
         self,

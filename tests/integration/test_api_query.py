@@ -10,7 +10,7 @@ from citybeat.api.http.gate import EVERYTHING, Caller
 from citybeat.api.series import plan
 from citybeat.api.series.fill import Fill
 from citybeat.api.series.plan import Bucket
-from citybeat.api.series.query import SeriesQuery, ask
+from citybeat.api.series.query import SeriesQuery, run
 from citybeat.api.series.selecting import resolve
 from citybeat.api.series.thin import Thin
 from citybeat.devices.device import Device, Sensor
@@ -244,7 +244,7 @@ def test_a_question_can_be_asked_without_a_route(api, city):
 
     async def go():
         chosen = await resolve(pool, Selection(), replace(EVERYBODY, within=Restriction(districts=["north"])))
-        return chosen, await ask(pool, chosen, question)
+        return chosen, await run(pool, chosen, question)
 
     chosen, found = api._runner.run(go())
     assert set(chosen.device) == {"a"}

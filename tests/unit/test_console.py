@@ -47,14 +47,14 @@ FAMILIES = {
 }
 
 
-def serve(look=None):
+def serve(console=None):
     url = "postgresql://nobody@127.0.0.1:1/none"
-    return create_app(database_url=url, catalogue=builtin(), rate=6_000, version="1.2.3", look=look)
+    return create_app(database_url=url, catalogue=builtin(), rate=6_000, version="1.2.3", console=console)
 
 
-def get(url, look=None, **headers):
+def get(url, console=None, **headers):
     async def send():
-        transport = httpx.ASGITransport(app=serve(look))
+        transport = httpx.ASGITransport(app=serve(console))
         async with httpx.AsyncClient(transport=transport, base_url="http://citybeat.test") as client:
             return await client.get(url, headers=headers)
 
@@ -160,14 +160,14 @@ def test_nothing_else_is_served(name):
 
 
 def test_what_the_city_decides():
-    look = ConsoleSettings(tiles="https://{s}.tiles.example:8443/{z}/{x}/{y}.png", credit="© somebody", zone="Asia/Ho_Chi_Minh")
-    assert get("/console/settings.json", look).json() == {
+    console = ConsoleSettings(tiles="https://{s}.tiles.example:8443/{z}/{x}/{y}.png", credit="© somebody", zone="Asia/Ho_Chi_Minh")
+    assert get("/console/settings.json", console).json() == {
         "tiles": "https://{s}.tiles.example:8443/{z}/{x}/{y}.png",
         "credit": "© somebody",
         "zone": "Asia/Ho_Chi_Minh",
         "version": "1.2.3",
     }
-    assert "img-src 'self' data: https://*.tiles.example:8443;" in get("/", look).headers["content-security-policy"]
+    assert "img-src 'self' data: https://*.tiles.example:8443;" in get("/", console).headers["content-security-policy"]
     assert get("/console/settings.json").json()["tiles"] is None
 
 

@@ -70,7 +70,7 @@ def test_metrics_that_cannot_have_a_fault_are_documented(kinds):
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path):
-    layout = IngestConfig(size=BatchSize(), patience=Timeouts(), spool=tmp_path)
+    layout = IngestConfig(size=BatchSize(), timeouts=Timeouts(), spool=tmp_path)
     intake = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     intake.gateway.dropped = 0
     text = intake.metrics.exposition()[1].decode()

@@ -23,7 +23,7 @@ from citybeat.ingest.transport.partition import Timeouts
 @pytest.fixture
 def intake(tmp_path):
     """A service with two workers, not started."""
-    layout = IngestConfig(workers=2, size=BatchSize(), patience=Timeouts(), spool=tmp_path)
+    layout = IngestConfig(workers=2, size=BatchSize(), timeouts=Timeouts(), spool=tmp_path)
     made = IngestService(Session(url="mqtt://127.0.0.1:1"), layout, lambda _: None)
     yield made
     for partition in made.partitions:

@@ -14,7 +14,7 @@ import pytest
 from citybeat.ingest.judging.message import Message
 from citybeat.ingest.transport.inbox import BatchSize, Inbox, Inboxes
 from citybeat.ingest.transport.ipc import Committed, Ready, Trouble, receive
-from citybeat.ingest.transport.partition import LaneError, Partition, Timeouts
+from citybeat.ingest.transport.partition import Partition, PartitionError, Timeouts
 from citybeat.ingest.transport.spool import Spool, SpoolFullError
 
 SIZE = BatchSize(messages=3, linger=0.0)
@@ -41,7 +41,7 @@ def until(condition):
 class Bench:
     """A partition, and the messages that it acknowledged and reported."""
 
-    def __init__(self, path, *, patience=QUICK, spool_bytes=10**6, adopted=(), gate=None):
+    def __init__(self, path, *, timeouts=QUICK, spool_bytes=10**6, adopted=(), gate=None):
         self.inbox, self.spool = Inbox(), Spool(path / "own.spool", max_bytes=spool_bytes)
         self.acknowledged, self.answered = [], []
         if gate is None:
@@ -54,7 +54,7 @@ class Bench:
             self.inbox,
             self.spool,
             size=SIZE,
-            patience=patience,
+            timeouts=timeouts,
             acknowledge=lambda messages: self.acknowledged.extend(numbers(messages)),
             committed=lambda answer, messages: self.answered.append((answer.counts["stored"], numbers(messages))),
             adopted=adopted,
@@ -112,7 +112,7 @@ def bench(tmp_path):
 
 
 def test_flowing_messages_are_acknowledged_when_they_are_committed_and_not_before(bench):
-    partition = bench(patience=Timeouts())
+    partition = bench(timeouts=Timeouts())
     partition.worker()
     partition.put(1, 2, 3, 4)
     first = partition.request()
@@ -152,7 +152,7 @@ def test_a_worker_that_does_not_answer_has_its_batch_spooled_under_its_id_and_al
 
 
 def test_a_new_worker_gets_what_the_one_before_had_not_answered_with_the_same_id(bench):
-    partition = bench(patience=Timeouts())
+    partition = bench(timeouts=Timeouts())
     partition.worker()
     partition.put(1)
     request = partition.request()
@@ -245,7 +245,7 @@ def test_what_earlier_lanes_left_comes_first_and_other_lanes_spool_until_it_is_w
 
 
 def test_told_to_stop_it_ends_when_all_is_committed(bench):
-    partition = bench(patience=Timeouts())
+    partition = bench(timeouts=Timeouts())
     partition.worker()
     partition.put(*range(7))
     partition.partition.stop(10.0)
@@ -258,7 +258,7 @@ def test_told_to_stop_it_ends_when_all_is_committed(bench):
 
 
 def test_told_to_stop_without_a_database_it_spools_and_ends(bench):
-    partition = bench(patience=Timeouts(spool_after=100.0))
+    partition = bench(timeouts=Timeouts(spool_after=100.0))
     partition.worker()
     partition.put(*range(4))
     partition.request()
@@ -317,16 +317,16 @@ def test_a_lane_that_dies_says_why(bench):
     partition.spool.append = lambda *_: 1 / 0
     partition.put(1)
     until(lambda: not partition.partition._thread.is_alive())
-    with pytest.raises(LaneError, match="ZeroDivisionError"):
+    with pytest.raises(PartitionError, match="ZeroDivisionError"):
         partition.partition.check()
 
 
 def test_a_lane_that_hangs_is_noticed(bench):
-    partition = bench(patience=Timeouts(spool_after=0.05, dead_after=0.2))
+    partition = bench(timeouts=Timeouts(spool_after=0.05, dead_after=0.2))
     wait = threading.Event()
     partition.spool.append = lambda *_: wait.wait(PATIENCE) and None
     partition.put(1)
-    with pytest.raises(LaneError, match="hung"):
+    with pytest.raises(PartitionError, match="hung"):
         until(partition.partition.check)
     partition.spool.append = lambda *_: (_ for _ in ()).throw(SpoolFullError("over"))
     wait.set()
