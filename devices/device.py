@@ -157,7 +157,7 @@ class Device:
     source: str  # the MQTT user that it publishes through
     domain: Domain
     sensors: tuple[Sensor, ...]
-    name: str = _described(FieldType.TEXT, "For people.", "Riverside air station")
+    name: str = _described(FieldType.TEXT, "Name for people.", "Riverside air station")
     latitude: float | None = _described(
         FieldType.NUMBER, "Degrees north, WGS 84; given with `longitude`, or not at all.", 10.7769, least=-90, most=90
     )

@@ -24,7 +24,7 @@ _WORDING = {"description", "summary", "example", "examples", "title"}
 
 def http() -> Any:
     """Paths, parameters and schemas of the OpenAPI document."""
-    service = create_app(database_url="postgresql://nobody@127.0.0.1:1/none", catalogue=builtin(), version="0")
+    service = create_app(database_url="postgresql://nobody@127.0.0.1:1/none", catalogue=builtin(), rate=1, version="0")
     document = service.openapi()
     return {"paths": _without_wording(document["paths"]), "schemas": _named(document["components"]["schemas"])}
 
@@ -61,7 +61,7 @@ def flat(tree: Any, at: str = "") -> dict[str, Any]:
     """Leaves of nested objects by their path, so that a difference says where it is."""
     if isinstance(tree, dict) and tree:
         return {path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{at}/{key}").items()}
-    return {at: tree}
+    return {at: sorted(tree) if at.endswith("/required") else tree}  # the order of required members means nothing
 
 
 def _commands(command: Any, name: str) -> Iterable[tuple[str, list[str]]]:

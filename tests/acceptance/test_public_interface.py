@@ -8,7 +8,7 @@ from tests import public_interface as interface
 from tests.acceptance.conftest import wait_for
 
 #: Differences that CHANGELOG.md describes: path in the interface -> why.
-CHANGES: dict[str, str] = {}
+CHANGES: dict[str, str] = {"/command_line/citybeat": "--version is new"}
 
 
 @pytest.mark.parametrize("part", ["http", "command_line", "settings"])
