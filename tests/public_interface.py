@@ -61,7 +61,9 @@ def flat(tree: Any, at: str = "") -> dict[str, Any]:
     """Leaves of nested objects by their path, so that a difference says where it is."""
     if isinstance(tree, dict) and tree:
         return {path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{at}/{key}").items()}
-    return {at: sorted(tree) if at.endswith("/required") else tree}  # the order of required members means nothing
+    return {
+        at: sorted(tree) if isinstance(tree, list) and at.endswith("/required") else tree
+    }  # the order of required members means nothing
 
 
 def _commands(command: Any, name: str) -> Iterable[tuple[str, list[str]]]:
