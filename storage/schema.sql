@@ -632,8 +632,8 @@ CREATE FUNCTION over_limits(standard text, zone text, start timestamptz, stop ti
 CREATE FUNCTION registry_changed() RETURNS trigger
     LANGUAGE plpgsql;
 
--- Devices that fit all given filters; storage/registry/selection.py (Selection) describes the parameters. A device without a place is in no
--- box and near nothing.
+-- Devices that fit all given filters; storage/registry/selection.py (Selection) describes the parameters. A device without a place
+-- is in no box and near nothing.
 CREATE FUNCTION selected_devices(devices text[], domains text[], districts text[], tags jsonb[], tag_names text[], bbox float8[],
     near float8[], retired bool) RETURNS SETOF devices
     LANGUAGE sql STABLE PARALLEL SAFE;

@@ -44,12 +44,12 @@ def settings() -> dict[str, str]:
 
 def metrics(*expositions: str) -> dict[str, list[str]]:
     """Type and labels of each metric in what servers show."""
-    found: dict[str, set[str]] = {}
+    found: dict[tuple[str, str], set[str]] = {}
     for text in expositions:
         for family in text_string_to_metric_families(text):
-            kinds = found.setdefault(family.name, {family.type})
-            kinds.update(label for sample in family.samples for label in sample.labels)
-    return {name: sorted(kinds) for name, kinds in sorted(found.items())}
+            labels = found.setdefault((family.name, family.type), set())
+            labels.update(label for sample in family.samples for label in sample.labels)
+    return {name: [kind, *sorted(labels)] for (name, kind), labels in sorted(found.items())}
 
 
 def version_0_1_0() -> dict[str, Any]:

@@ -26,6 +26,11 @@ class DeviceEntry:
     metrics: Sequence[str]  # sorted
     described: Mapping[str, Any]  # id, source, domain, and the fields of `devices.device.DEVICE_FIELDS`
 
+    @property
+    def id(self) -> str:
+        """Id of the device."""
+        return str(self.described["id"])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Newest:

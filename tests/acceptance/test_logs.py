@@ -63,4 +63,4 @@ def test_neither_payloads_nor_passwords_are_logged(town, form):
         stats = [line for line in lines if "level" not in json.loads(line)]
         assert len(stats) < len(lines)
     else:
-        assert any(line.startswith("timestamp=") and " level=warning logger=ingest." in line for line in lines)
+        assert any(line.startswith("timestamp=") and " level=warning logger=citybeat.ingest." in line for line in lines)

@@ -42,7 +42,7 @@ def readers(url: str) -> dict[str, object]:
             return page, hours, found
 
         page, hours, found = asyncio.run(ask())
-        shown = ledger.look(connection, None, datetime(2026, 1, 1, tzinfo=UTC), 10)
+        shown = ledger.excerpt(connection, None, datetime(2026, 1, 1, tzinfo=UTC), 10)
         samples = {
             (sample.name, sample.labels.get("outcome")): sample.value
             for family in metrics.families(found, 0.0)

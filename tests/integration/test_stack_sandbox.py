@@ -115,7 +115,8 @@ def test_root_without_namespaces_falls_back_to_chroot(tmp_path: Path, built_root
 
 @as_root
 def test_an_ordinary_user(open_directory: Path, built_root: Path):
-    shutil.copytree(CHECKOUT / "stack", open_directory / "stack")
+    shutil.copytree(CHECKOUT / "stack", open_directory / "citybeat" / "stack")
+    shutil.copy(CHECKOUT / "citybeat" / "__init__.py", open_directory / "citybeat")
     os.chown(open_directory, ORDINARY, ORDINARY)
     arguments = ["-c", SCRIPT, str(open_directory / "home"), str(built_root)]
     probe = f"import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access({str(built_root / 'usr')!r}, os.X_OK))"
