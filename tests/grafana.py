@@ -1,4 +1,4 @@
-"""What Grafana does to a query of a PostgreSQL data source: variables and macros before it is sent, frames of what comes back.
+"""Grafana's treatment of a query of a PostgreSQL data source: variables and macros before it is sent, frames of its result.
 
 As its macros.go and sql_engine.go have it, with TimescaleDB switched on. It shares no line with what makes the queries.
 """
@@ -30,7 +30,7 @@ Value = str | Raw | Sequence[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What the time picker says, on a panel of so many points."""
+    """The range of the time picker, on a panel of so many points."""
 
     start: datetime
     stop: datetime

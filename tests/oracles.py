@@ -166,7 +166,7 @@ def summands(value, kind, previous):
 
 
 def aggregates(row, kind):
-    """What telemetry shows of a bucket, from its row."""
+    """Aggregates of a bucket, from its row."""
     n, s1, s2 = row["n"], row["s1"], row["s2"]
     shown = dict.fromkeys(("mean", "sum", "min", "max", "first", "last", "stddev", "increase"))
     shown |= {"count": n, "bad_count": row["n_bad"]}

@@ -32,7 +32,7 @@ def index(pollutant: str, c: float) -> float | None:
 
 
 def nowcast(hours: Sequence[float | None]) -> float | None:
-    """Of twelve hourly means, oldest first."""
+    """The NowCast of twelve hourly means, oldest first."""
     newest_first = list(reversed(hours))
     if sum(c is not None for c in newest_first[:3]) < 2:
         return None

@@ -30,7 +30,7 @@ def from_json(payload):
 
 
 def from_cbor(payload):
-    """Of payloads without tags, but for decimal fractions; integer labels become names, other keys stay."""
+    """Decodes CBOR without tags, except decimal fractions; integer labels become names, other keys stay."""
     stream = io.BytesIO(payload)
     try:
         pack = cbor2.CBORDecoder(stream, read_size=1, max_depth=7).decode()

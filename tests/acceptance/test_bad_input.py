@@ -1,4 +1,4 @@
-"""What devices get wrong, over a real broker to a real ingest: each is accounted for by its reason, and the next is served."""
+"""Mistakes of devices, over a real broker to a real ingest: each is counted under its reason, and the next message is served."""
 
 import json
 import time

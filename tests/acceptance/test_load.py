@@ -45,7 +45,7 @@ def test_what_is_acknowledged_is_stored_and_good(town, ingest, form):
 
 
 def test_any_broker(town):
-    """Of which no more is known than an address, a user and a password; nothing is registered."""
+    """A system known by its address, a user and a password only; nothing is registered."""
     url = f"mqtt://127.0.0.1:{town.settings.mqtt_port}"
     word = town.password("anybody")
     arguments = ("simulate", "load", "--url", url, "--username", "anybody", "--topic", "city/v1/anybody/{source}/x", "--for", "2s")

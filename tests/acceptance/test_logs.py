@@ -1,4 +1,4 @@
-"""What ingest logs of a bad day: neither what was sent nor a password, in a form that programs can read."""
+"""Logs of ingest on a bad day contain neither payloads nor passwords, and have a form that programs can read."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What programs rely on is as it was in version 0.1.0, apart from what CHANGELOG.md says."""
+"""The public interface is that of version 0.1.0, apart from the changes in CHANGELOG.md."""
 
 import httpx
 import pytest

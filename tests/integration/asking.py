@@ -1,4 +1,4 @@
-"""What tests of questions share: two devices with a sensor of every kind, and how they are asked about."""
+"""Fixtures of tests of queries: two devices with a sensor of every kind, and functions that query them."""
 
 from datetime import UTC, datetime
 

@@ -238,7 +238,7 @@ def refuse(url, devices):
 
 
 def plain(answer):
-    """What an answer says, without what hangs on the moment."""
+    """The content of an answer, without members that depend on the moment."""
 
     def without(thing):
         if isinstance(thing, dict):

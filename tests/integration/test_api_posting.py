@@ -484,7 +484,7 @@ def test_a_database_that_is_away(start_api, database, city, servers):
 
 
 def test_no_room(start_api, database, city):
-    """What waits is bounded: a source that somebody holds keeps the others' readings out, not in memory."""
+    """Waiting readings are bounded: while a source is locked, others' readings are refused, not kept in memory."""
     api = start_api(database, intake=direct(database, room=200, size=BatchSize(messages=1, bytes=1, linger=0)))
     good(post(api, NO_TIME))
     source = records.ensure_sources(city, ["gw-1"])["gw-1"]

@@ -225,7 +225,7 @@ def test_a_zone_that_only_python_knows_is_no_mistake_of_ours(api, city, monkeypa
 
 
 def test_a_question_can_be_asked_without_a_route(api, city):
-    """What a later route, or a restricted key, does: narrow the selection, then ask."""
+    """A later route, or a restricted key, narrows the selection, then queries."""
     pool = api.app.state.service.pool
     question = SeriesQuery(
         start=utc(T0),

@@ -64,7 +64,7 @@ def test_lttb_unless_said_otherwise(api, day):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_policy_comes_first(api, day, rule):
-    """Of good readings only: the bad peak is none of them."""
+    """Only good readings are thinned: the bad peak is none of them."""
     answer = api.get("/v1/series", **SENSOR, **DAY, bucket="raw", flags="good", max_points=100, thin=rule).json()
     good = [row for row in as_shown(day) if not row[2]]
     assert set(rows_of(answer["columns"])) <= set(good)

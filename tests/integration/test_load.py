@@ -100,7 +100,7 @@ def payloads(count: int, name: str = "") -> list[bytes]:
 
 
 def topics_of(senders):
-    """Of these alone: the broker is shared with tests that want not to be heard."""
+    """Counts messages of these sources alone: the broker is shared with other tests."""
     return [f"city/v1/{sender.source}/readings" for sender in senders]
 
 

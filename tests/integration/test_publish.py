@@ -34,7 +34,7 @@ def wanted(language: str = "en", *, password: str | None = "secret", new_passwor
 
 
 def run(grafana: Grafana, what: publish.Wanted, token: str = ADMIN) -> list[str]:
-    """What was done."""
+    """The requests that were made."""
     done: list[str] = []
     with publish.connected(grafana.url, token) as api:
         publish.carry_out(publish.plan(api, what), done.append)

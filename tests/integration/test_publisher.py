@@ -26,7 +26,7 @@ from tests.integration.test_load_brokers import Broker
 
 
 class Listener:
-    """What the ingest user sees of a source."""
+    """Messages of a source as the ingest user receives them."""
 
     def __init__(self, url: str, topic: str) -> None:
         parts = urlsplit(url)

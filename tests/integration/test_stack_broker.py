@@ -1,4 +1,4 @@
-"""What the broker lets whom do, asked with a real client; and that it keeps what it has acknowledged."""
+"""Rights at the broker, tried with a real client; and messages that it has acknowledged are kept."""
 
 import queue
 import secrets

@@ -49,7 +49,7 @@ def pids(settings: stack.StackSettings) -> dict[str, int]:
 
 
 def gone(home: Path, seconds: float = 10) -> list[str]:
-    """What is left of a home's processes after some patience; a killed process's children take a moment to go."""
+    """Processes of a home that are left after some patience; a killed process's children take a moment to go."""
     deadline = time.monotonic() + seconds
     while processes_of(home) and time.monotonic() < deadline:
         time.sleep(0.05)

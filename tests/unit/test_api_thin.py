@@ -49,7 +49,7 @@ def slow_minmax(time, value, points):
 
 
 def areas(time, value, before, bucket, after):
-    """Of the triangles of each row of a bucket with a row before, and with the bucket after: the middle of its times, the mean of
+    """Areas of triangles of each row of a bucket with a row before and the bucket after: the middle of its times, the mean of
     its values. Twice; and what rounding may make of them.
     """
     x, y = (float(time[after[0]]) + float(time[after[-1]])) / 2, np.mean([value[row] for row in after])

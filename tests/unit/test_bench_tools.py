@@ -1,4 +1,4 @@
-"""What measurements are made with: MQTT by hand, payloads in a file, what a process used, and when a ratio is missed."""
+"""Tools of measurements: payloads in a file, resources that a process used, and ratios below their bar."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What documents say is what the code has."""
+"""Documents agree with the code."""
 
 import re
 from pathlib import Path

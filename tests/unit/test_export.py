@@ -248,7 +248,7 @@ class Client:
 
 
 def play(client, source, downloads=None, **options):
-    """What becomes of a download; and whether its place was given back."""
+    """The end of a download, and whether its place was given back."""
     downloads = downloads or Downloads(1)
 
     async def run():

@@ -80,7 +80,7 @@ def rows_of(steps, sources=SOURCES):
 
 
 def labels(rows):
-    """How often each (delivery, outcome, reason) is there."""
+    """Number of rows of each (delivery, outcome, reason)."""
     return Counter(
         (FAULTS[d], OUTCOMES[o].value, REASONS[r])
         for d, o, r in zip(rows["delivery"].tolist(), rows["outcome"].tolist(), rows["reason"].tolist(), strict=True)
@@ -92,7 +92,7 @@ def messages(steps, source="gw-1"):
 
 
 def said(message):
-    """What a payload says: (device, metric, us or None, value) by reading."""
+    """Readings of a payload: (device, metric, us or None, value)."""
     read = decode([received(message)], max_bytes=10**6).decoded
     assert not read.refused
     return list(zip(read.device, read.metric, read.time.tolist(), read.value.tolist(), strict=True))
@@ -160,7 +160,7 @@ def test_messages_that_nothing_hits_are_those_of_the_clean_city_to_the_byte(spec
 
 
 def found_readings(steps):
-    """What was measured, whatever became of it; of readings that were sent twice, once."""
+    """Readings that were measured, whatever their outcome; those that were sent twice, once."""
     rows = rows_of(steps)
     return {(s, t): v for s, t, v in zip(rows["series"].tolist(), rows["time"].tolist(), rows["true"].tolist(), strict=True)}
 

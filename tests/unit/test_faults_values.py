@@ -1,4 +1,4 @@
-"""What faulty sensors show: as their slow twins say, the same in any chunks, and as large as is meaningful for each metric."""
+"""Values of faulty sensors equal their slow twins', are the same in any chunks, and are meaningful for each metric."""
 
 import math
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What is held for one stream, and how it is written; without a database."""
+"""Buffers of one stream, and the events written from them; without a database."""
 
 import asyncio
 
@@ -212,7 +212,7 @@ class Keys:
 
 
 async def attended(monkeypatch, client, do):
-    """What became of a stream while something was done."""
+    """The state of a stream after something was done."""
 
     async def nothing(*_):
         pass

@@ -1,4 +1,4 @@
-"""What is told of a file of devices: all that is wrong, by the line it is wrong in, and nothing else."""
+"""Mistakes in a file of devices are all reported, with their lines, and nothing else is."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which package may import which. The syntax trees are walked, so that an import inside a function counts too."""
+"""Rules on imports between packages and wings. The syntax trees are walked, so that an import inside a function counts too."""
 
 import ast
 import re

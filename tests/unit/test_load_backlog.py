@@ -1,4 +1,4 @@
-"""What the load generator keeps of messages on their way: no identifier twice, no message lost, whatever the broker does."""
+"""The load generator's messages on their way: no identifier twice, no message lost, whatever the broker does."""
 
 import numpy as np
 import pytest

@@ -41,7 +41,7 @@ def nothing_refused():
 
 
 def kept(truth, flags=0, delay=MICROSECOND, **columns):
-    """What is stored if all goes well."""
+    """Rows that are stored if all goes well."""
     rows = np.zeros(len(truth), STORED)
     rows["series"], rows["value"], rows["flags"] = truth["series"], truth["value"], flags
     rows["time"] = np.where(truth["claimed"] == NEVER, truth["sent_at"] + delay, truth["claimed"])

@@ -1,4 +1,4 @@
-"""What connections inherit from the API's listener."""
+"""Options that connections inherit from the API's listener."""
 
 import socket
 

@@ -35,7 +35,7 @@ COUNTERS = [i for i, (_, sensor) in enumerate(SENSORS, 1) if builtin()[sensor.me
 
 
 def readings(after: int, until: int) -> Batch:
-    """What the city sends, sorted as ingest sorts it; series i of the city has the id i + 1."""
+    """Readings of the city, sorted as ingest sorts them; series i of the city has the id i + 1."""
     due = schedule.due(PLAN, after, until)
     time = due.time[due.report]
     value = signals.sample(CITY.series, due.series, time)

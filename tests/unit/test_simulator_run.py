@@ -64,7 +64,7 @@ class Broker:
 
 
 def decoded(broker: Broker) -> dict[str, reports.Decoded]:
-    """What ingest would read of it; nothing may be refused."""
+    """The message as ingest decodes it; nothing may be refused."""
     found = {}
     for source, link in broker.links.items():
         found[source] = reports.decode(link.payloads, [source] * len(link.payloads), np.zeros(len(link.payloads), np.int64))

@@ -1,4 +1,4 @@
-"""What hangs together in a city: weather, neighbours, roads, stations, holidays."""
+"""Dependences within a city: weather, neighbours, roads, stations, holidays."""
 
 from datetime import UTC, datetime
 
@@ -31,7 +31,7 @@ def weather(row: int, start: int, what: str, *, days: int = 28, step: int = 600)
 
 
 def anomaly(values: np.ndarray, *, a_day: int = 144) -> np.ndarray:
-    """What is left when the mean course of the day is taken away."""
+    """Deviations from the mean course of the day."""
     days = values.reshape(-1, a_day)
     return (days - days.mean(axis=0)).ravel()
 
@@ -41,7 +41,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pairs(rows: np.ndarray, low: float, high: float) -> list[tuple[int, int]]:
-    """Of series whose devices are so many km apart, at least and at most."""
+    """Correlations of series whose devices are so many km apart, at least and at most."""
     device = CITY.series.device[rows]
     east, north = CITY.series.east[device], CITY.series.north[device]
     apart = np.hypot(east[:, None] - east, north[:, None] - north)

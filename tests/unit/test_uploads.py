@@ -52,7 +52,7 @@ rows = st.lists(st.tuples(times, names, names, values), min_size=1, max_size=30)
 
 
 def plain_value(text):
-    """What the cell means, or why nothing."""
+    """The meaning of a cell, or the reason why it has none."""
     text = text.strip()
     if text.lower() in {"", "null", "nan", "na"}:
         return math.nan
@@ -206,6 +206,6 @@ def test_a_small_file_that_unpacks_to_much(monkeypatch):
 
 
 def test_numbers_agree_with_the_decoder():
-    """What the pattern lets through as it is, JSON would read the same."""
+    """A cell that the pattern lets through is one that JSON would read the same."""
     for text in ("1", "-1.5", "1e3", "0.1"):
         assert plain_value(text) == number(orjson.loads(text))

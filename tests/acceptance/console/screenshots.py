@@ -100,7 +100,7 @@ def _answers(url: str) -> bool:
 
 
 def _caught_up(url: str, key: str) -> bool:
-    """Whether the newest reading is of this minute."""
+    """True if the newest reading is of this minute."""
     time.sleep(1.0)  # each look reads every sensor's newest reading
     ages = httpx.get(f"{url}/v1/latest", params={"limit": 10_000}, headers={"X-API-Key": key}, timeout=30).json()["columns"][
         "age_s"

@@ -1,4 +1,4 @@
-"""What an operator sees, and does."""
+"""The console as an operator sees and uses it."""
 
 import time
 from collections.abc import Callable

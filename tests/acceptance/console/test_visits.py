@@ -100,7 +100,7 @@ def test_a_page_that_cannot_load_tries_again(chromium: Browser, service: Service
 
 
 def test_a_reset_is_made_good(chromium: Browser, service: Service, source: mqtt.Client):
-    """What lay between is gone: the page asks for everything anew, and follows from there."""
+    """Events between two visits are gone: the page reads everything anew, and follows from there."""
     tell(source, "con-live", "temperature", 27.0)
     asked: list[str] = []
     with browsers.visit(chromium, service.url) as visit:

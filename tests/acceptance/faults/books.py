@@ -28,7 +28,7 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What the database has."""
+    """Contents of the database."""
 
     stored: Sequence[Reading]
     quarantined: Sequence[tuple[str, bytes, frozenset[str]]]  # topic, payload, reasons: rows
@@ -37,14 +37,14 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What is wrong, and what was lost that may be."""
+    """Mistakes that were found, and messages whose loss is permitted."""
 
     differences: list[str]
     lost: list[Sent]  # acknowledged, allowed to be lost, and lost
 
 
 def read(connection: Connection, devices: Sequence[str], boot: str) -> Found:
-    """What a database has of these devices and this boot, in one snapshot."""
+    """Reads the rows of these devices and this boot, in one snapshot."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         stored = connection.execute(_STORED, [list(devices)]).fetchall()
@@ -200,7 +200,7 @@ def _judge_quarantine(
 
 
 def _there(i: int, one: Sent, rivals: dict[Key, list[tuple[int, float]]], stored: dict[Key, float]) -> tuple[int, int]:
-    """How many of a message's readings are there, of those that it alone has sent; and how many these are."""
+    """Numbers of stored readings that this message alone has sent, and of readings that it alone has sent."""
     own = [reading[:3] for reading in one.readings if [j for j, _ in rivals.get(reading[:3], [])] == [i]]
     return sum(key in stored for key in own), len(own)
 
@@ -226,7 +226,7 @@ def _judge_numbers(sent: Sequence[Sent], found: Found, certain: Sequence[bool], 
 
 
 def _absent(one: Sent, found: Found, there: tuple[int, int], kept: dict[tuple[str, bytes], list[frozenset[str]]]) -> bool:
-    """Whether a message left no trace of its own."""
+    """True if a message left no trace of its own."""
     if one.seq is not None:
         return (one.source, one.seq) not in found.seen
     if one.reasons:

@@ -1,4 +1,4 @@
-"""What devices get wrong, each kind with the outcome that it must have. No two payloads are equal, so that each can be found."""
+"""Mistakes of devices, each kind with the outcome that it must have. No two payloads are equal, so that each can be found."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which cases a test run plays: a few that change with the commit, so that a day's commits play all of them; or all.
+"""Cases of a test run: a few that change with the commit, so that a day's commits play all of them; or all.
 
 CITYBEAT_FAULTS=all: all. CITYBEAT_FAULTS=words: those that have them in their name.
 """

@@ -1,4 +1,4 @@
-"""What one source sends: message after message, drawn from a seed. The same seed, the same messages, whenever they are sent.
+"""Messages of one source, drawn from a seed. The same seed, the same messages, whenever they are sent.
 
 Readings of four kinds of metric (gauge, direction, level, counter), a quarter-second of data a message; now and then late ones
 between others, repeated ones, ones without a time, other values for a time that was sent before, and poison.
@@ -150,7 +150,7 @@ def _reports(readings: tuple[Reading, ...]) -> list[dict[str, object]]:
 
 
 def summary(sent: list[Sent]) -> str:
-    """How many of what, as one line."""
+    """Numbers of messages of each kind, as one line."""
     counts: dict[str, int] = {}
     for one in sent:
         counts[one.what.partition(":")[0]] = counts.get(one.what.partition(":")[0], 0) + 1
