@@ -91,9 +91,9 @@ class Writer:
     def __init__(self, opened: scene.Scene, traffic: Traffic) -> None:
         self._batches: Final = batches(traffic)
         self._limits: Final = Limits()
-        self._store: Final = BatchWriter(opened.url, quarantine_quota=1)
+        self._writer: Final = BatchWriter(opened.url, quarantine_quota=1)
         self.registry: Final[Registry] = records.load(opened.connection, builtin())
-        self._history = History.loaded(self._store.history(len(self.registry.owner)))
+        self._history = History.loaded(self._writer.history(len(self.registry.owner)))
 
     def judged(self) -> PreparedBatch:
         """Return the next batch without writing it."""
@@ -106,7 +106,7 @@ class Writer:
         """Write the next batch; return s of its transaction, and its new readings."""
         prepared = self.judged()
         began = time.perf_counter()
-        with self._store.batch(uuid4(), sorted(set(prepared.source_ids.tolist()))) as transaction:
+        with self._writer.batch(uuid4(), sorted(set(prepared.source_ids.tolist()))) as transaction:
             written = write(transaction, prepared, self.registry, self._history.time)
         took = time.perf_counter() - began
         assert written.stored is not None
@@ -115,7 +115,7 @@ class Writer:
 
     def close(self) -> None:
         """Close the connection."""
-        self._store.close()
+        self._writer.close()
 
 
 def batches(traffic: Traffic) -> Iterator[list[Message]]:

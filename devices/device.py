@@ -150,7 +150,7 @@ class Device:
 
     The fields from `name` on describe the device and make up `DEVICE_FIELDS`, from which bodies and answers of the API, columns of
     files, SQL statements and options of `citybeat devices add` are derived. A new field is one line here, and a migration that adds
-    the column and defines `selected_devices`, which returns rows of the table, again.
+    the column.
     """
 
     id: str

@@ -13,6 +13,8 @@ from typing import Final
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, StorageError, translated
 
+#: The migration that makes the tables of version 0.1.0, the first release, whose databases have seen 1 to 19 in files of their own.
+BASE: Final = 19
 _FILE: Final = re.compile(r"(\d+)_([a-z0-9_]+)\.sql")
 _SQL: Final = sql.load("schema_version")
 
@@ -37,7 +39,7 @@ class Script:
 
 
 def migrations() -> list[Script]:
-    """Every migration, in order. Each is applied once, and never edited afterwards.
+    """Every migration from `BASE` on, in order. Each is applied once, and never edited afterwards.
 
     Raises
     ------
@@ -45,8 +47,8 @@ def migrations() -> list[Script]:
         A file is named wrongly, or a number is missing or stands twice.
     """
     found = _scripts("migrations")
-    if [script.number for script in found] != list(range(1, len(found) + 1)):
-        raise SchemaError("migrations must be numbered 1, 2, 3, … without gaps")
+    if [script.number for script in found] != list(range(BASE, BASE + len(found))):
+        raise SchemaError(f"migrations must be numbered {BASE}, {BASE + 1}, {BASE + 2}, … without gaps")
     return found
 
 
@@ -83,16 +85,18 @@ def check_history(seen: dict[int, tuple[str, str]], available: Iterable[Script])
     Raises
     ------
     SchemaError
-        The database is newer than this program, or an applied migration was edited since.
+        The database is newer than this program or older than version 0.1.0, or an applied migration was edited since.
     """
     known = {script.number: script for script in available}
-    newest = max(seen, default=0)
-    if newest > len(known):
+    newest = max(seen, default=BASE)
+    if newest > max(known):
         raise SchemaError(
-            f"the schema is at {newest} ({seen[newest][0]}), this program knows {len(known)} at most; use a newer one"
+            f"the schema is at {newest} ({seen[newest][0]}), this program knows {max(known)} at most; use a newer one"
         )
+    if newest < BASE:
+        raise SchemaError(f"the schema is at {newest}, which is older than citybeat 0.1.0; upgrade to 0.1.0 first")
     for number, (name, checksum) in seen.items():
-        if known[number].checksum != checksum:
+        if number in known and known[number].name == name and known[number].checksum != checksum:
             raise SchemaError(f"migration {number} ({name}) was applied with another text; migrations are never edited")
 
 
@@ -111,8 +115,8 @@ def check(connection: Connection) -> None:
             raise SchemaError("the database has no schema yet; run `citybeat migrate`")
         seen = applied(connection)
         check_history(seen, available)
-        if len(seen) < len(available):
-            raise SchemaError(f"the schema is at {len(seen)}, this program needs {len(available)}; run `citybeat migrate`")
+        if (at := max(seen, default=0)) < (needed := available[-1].number):
+            raise SchemaError(f"the schema is at {at}, this program needs {needed}; run `citybeat migrate`")
         names = outdated(connection)
     if names:
         raise SchemaError(f"functions and views are not those of this program ({', '.join(names)}); run `citybeat migrate`")

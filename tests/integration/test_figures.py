@@ -19,7 +19,6 @@ from citybeat.ingest.writing.pipeline import Pipeline
 from citybeat.storage.accounts import figures, ledger
 from citybeat.storage.batches.rows import GRACE, Numbers
 from citybeat.storage.batches.writer import BatchWriter
-from citybeat.storage.db import schema_version
 from citybeat.storage.db.pool import ReadPool
 from citybeat.storage.registry import records
 from citybeat.storage.rollups import retention
@@ -98,19 +97,6 @@ def test_what_ingest_wrote(pipeline, ask, connection):
     for done in (written, written_again):
         metrics.committed(0, Committed(id=uuid4(), counts=done.counts, reasons=done.reasons, took=0.0), lag=0.0)
     assert b'citybeat_ingest_received_readings_total{worker="0"} 6.0' in metrics.exposition()[1]
-
-
-def test_a_database_that_had_history_before(pipeline, ask, connection, database):
-    take(pipeline, [reading(), reading(1, device="nobody")], {"seq": 7, "boot": "x", "readings": reading(2)})
-    before = ask().ledger
-    connection.execute("DROP TABLE ledger_totals")
-    connection.execute("DROP INDEX quarantine_open")
-    connection.execute("ALTER TABLE seqs DROP COLUMN settled, DROP COLUMN mark, DROP COLUMN mark_at")
-    (migration,) = [script for script in schema_version.migrations() if script.name == "figures"]
-    connection.execute(migration.text)
-    assert ask().ledger == before
-    assert connection.execute("SELECT mark, mark_at = last_at, settled FROM seqs").fetchall() == [(8, True, None)]
-    assert ledger.discrepancies(connection) == []
 
 
 def test_what_finds_no_room_is_counted(pipeline, ask):

@@ -30,7 +30,7 @@ def test_a_newer_schema_is_refused(connection):
 
 
 def test_an_edited_migration_is_refused(connection):
-    connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE number = 1")
+    connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE number = 19")
     with pytest.raises(SchemaError, match="never edited"):
         schema_version.check(connection)
 
@@ -49,7 +49,7 @@ def test_no_schema_says_what_to_do(servers):
 
 def test_files_are_numbered_without_gaps():
     numbers = [m.number for m in schema_version.migrations()]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == list(range(19, 19 + len(numbers)))
 
 
 def test_chunk_intervals_are_settings(connection):

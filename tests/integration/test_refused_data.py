@@ -162,7 +162,7 @@ def test_of_several_addresses_the_one_that_serves_is_taken(city):
 
 def test_a_primary_that_became_a_standby_is_left(city):
     city.process(message(0, 20.0))
-    city.pipeline._store._connection.execute("SET default_transaction_read_only = on")
+    city.pipeline._writer._connection.execute("SET default_transaction_read_only = on")
     troubles = []
     assert city.pipeline.process([message(0, 21.0, at=TS + 1000)], lambda: False, trouble=troubles.append).counts["stored"] == 1
     assert "read-only" in str(troubles[0])

@@ -201,7 +201,7 @@ def test_a_batch_under_way_is_waited_for_and_one_judged_by_the_old_horizon_is_ju
     held = threading.Event()
     dropped = threading.Thread(target=lambda: held.wait(30) and _keep(database))
     dropped.start()
-    store = city.pipeline._store
+    store = city.pipeline._writer
     with store.batch(uuid4(), [city.one("SELECT id FROM sources WHERE name = 'gw'")]):
         held.set()
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

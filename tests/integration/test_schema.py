@@ -1,5 +1,6 @@
 """The schema is what storage/schema.sql shows, in a new database and in one that is upgraded."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,8 +24,8 @@ from tests.integration.schema_picture import definitions, picture
 
 STORAGE = Path(migrate.__file__).parent
 PICTURE = STORAGE / "schema.sql"
-#: The last migration of citybeat 0.1.0, which had functions and views in migrations.
-OLD = 19
+#: The migrations of version 0.1.0, which had functions and views in them too.
+OLD = sorted((Path(__file__).parent / "version_0_1_0").glob("*.sql"))
 #: us since 1970.
 NOON = 1_767_268_800_000_000
 
@@ -61,11 +62,11 @@ def old(servers) -> Iterator[str]:
                 "CREATE TABLE schema_migrations (number int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
                 " applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            for script in schema_version.migrations()[:OLD]:
-                made.execute(script.text)
+            for path in OLD:
+                made.execute(path.read_text("utf-8"))
                 made.execute(
                     "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-                    (script.number, script.name, script.checksum),
+                    (int(path.stem[:4]), path.stem[5:], hashlib.sha256(path.read_bytes()).hexdigest()),
                 )
             records.sync_catalogue(made, builtin())
         yield url
@@ -95,7 +96,7 @@ def test_an_old_database_with_readings_becomes_the_same(old, connection, fill_in
 
         assert upgraded.execute("SELECT count(*) FROM readings").fetchone() == (400,)
         assert done == [
-            *(f"{script.number:04d}_{script.name}" for script in schema_version.migrations()[OLD:]),
+            *(f"{script.number:04d}_{script.name}" for script in schema_version.migrations()[1:]),
             *(script.name for script in schema_version.repeatables()),
         ]
         schema_version.check(upgraded)
@@ -103,7 +104,18 @@ def test_an_old_database_with_readings_becomes_the_same(old, connection, fill_in
         assert before == (upgraded.execute(shown, period).fetchall(), upgraded.execute("SELECT * FROM telemetry_15m").fetchall())
         assert picture(upgraded) == PICTURE.read_text("utf-8")
         assert definitions(upgraded) == definitions(connection)
+        seeds = (
+            "SELECT s.name, level, since::text, xact, o.id FROM sources s, horizons, outbox_floor o WHERE s.name <> 'gw' ORDER BY 2"
+        )
+        assert len(upgraded.execute(seeds).fetchall()) == 3
+        assert upgraded.execute(seeds).fetchall() == connection.execute(seeds).fetchall()
         assert migrate.migrate(upgraded, builtin(), chunk_days={}) == []
+
+
+def test_a_database_older_than_the_first_release_is_refused(connection):
+    connection.execute("UPDATE schema_migrations SET number = number - 5")
+    with pytest.raises(SchemaError, match=r"upgrade to 0\.1\.0 first"):
+        migrate.migrate(connection, builtin(), chunk_days={})
 
 
 @pytest.fixture
@@ -148,7 +160,7 @@ def test_a_view_loses_a_column_together_with_a_migration_that_drops_it(connectio
     with pytest.raises(SchemaError, match=r"^repeatable/06_telemetry\.sql: cannot .*column"):
         _run(connection)
     drop = "DROP VIEW IF EXISTS telemetry_series CASCADE;  -- with it telemetry_1m and telemetry_15m\n"
-    number = len(schema_version.migrations()) + 1
+    number = schema_version.migrations()[-1].number + 1
     (files / f"migrations/{number:04d}_no_districts.sql").write_text(drop)
 
     assert _run(connection) == [f"{number:04d}_no_districts", "telemetry"]
