@@ -52,7 +52,8 @@ def migrate(connection: Connection, catalogue: Catalogue, *, chunk_days: dict[st
     Raises
     ------
     SchemaError
-        The database is newer than this program, an applied migration was edited since, or a file has an error.
+        The database is newer than this program or older than version 0.1.0, an applied migration was edited since, or a file has an
+        error.
     TransientError
         Other sessions held a lock that was needed, at each of `ATTEMPTS`.
     """

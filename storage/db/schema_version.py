@@ -13,10 +13,12 @@ from typing import Final
 from citybeat.storage.db import sql
 from citybeat.storage.db.connection import Connection, StorageError, translated
 
-#: The migration that makes the tables of version 0.1.0, the first release, whose databases have seen 1 to 19 in files of their own.
-BASE: Final = 19
 _FILE: Final = re.compile(r"(\d+)_([a-z0-9_]+)\.sql")
 _SQL: Final = sql.load("schema_version")
+#: The first migration: it makes what version 0.1.0, the first release, made by its migrations 1 to 19.
+_FIRST: Final = 19
+#: Checksum of the last migration of version 0.1.0, which has the number of our first.
+_RELEASED: Final = "42d754933253baffb186fd2e1e5048758ca6c6d3961d706aac2e0ac00c3b748e"
 
 
 class SchemaError(StorageError):
@@ -39,7 +41,7 @@ class Script:
 
 
 def migrations() -> list[Script]:
-    """Every migration from `BASE` on, in order. Each is applied once, and never edited afterwards.
+    """Every migration, in order, from that of version 0.1.0 on. Each is applied once, and never edited afterwards.
 
     Raises
     ------
@@ -47,8 +49,8 @@ def migrations() -> list[Script]:
         A file is named wrongly, or a number is missing or stands twice.
     """
     found = _scripts("migrations")
-    if [script.number for script in found] != list(range(BASE, BASE + len(found))):
-        raise SchemaError(f"migrations must be numbered {BASE}, {BASE + 1}, {BASE + 2}, … without gaps")
+    if [script.number for script in found] != list(range(_FIRST, _FIRST + len(found))):
+        raise SchemaError(f"migrations must be numbered {_FIRST}, {_FIRST + 1}, … without gaps")
     return found
 
 
@@ -85,18 +87,21 @@ def check_history(seen: dict[int, tuple[str, str]], available: Iterable[Script])
     Raises
     ------
     SchemaError
-        The database is newer than this program or older than version 0.1.0, or an applied migration was edited since.
+        The database is newer than this program, older than version 0.1.0, or an applied migration was edited since.
     """
-    known = {script.number: script for script in available}
-    newest = max(seen, default=BASE)
+    known = {script.number: {script.checksum} for script in available}
+    known[_FIRST].add(_RELEASED)
+    newest = max(seen, default=_FIRST)
     if newest > max(known):
         raise SchemaError(
             f"the schema is at {newest} ({seen[newest][0]}), this program knows {max(known)} at most; use a newer one"
         )
-    if newest < BASE:
-        raise SchemaError(f"the schema is at {newest}, which is older than citybeat 0.1.0; upgrade to 0.1.0 first")
+    if seen and _FIRST not in seen:
+        raise SchemaError(
+            f"the schema is at {newest}, older than version 0.1.0; run `citybeat migrate` of version 0.1.0 first, then this one"
+        )
     for number, (name, checksum) in seen.items():
-        if number in known and known[number].name == name and known[number].checksum != checksum:
+        if number >= _FIRST and checksum not in known[number]:
             raise SchemaError(f"migration {number} ({name}) was applied with another text; migrations are never edited")
 
 
@@ -115,8 +120,9 @@ def check(connection: Connection) -> None:
             raise SchemaError("the database has no schema yet; run `citybeat migrate`")
         seen = applied(connection)
         check_history(seen, available)
-        if (at := max(seen, default=0)) < (needed := available[-1].number):
-            raise SchemaError(f"the schema is at {at}, this program needs {needed}; run `citybeat migrate`")
+        newest = max(seen, default=0)
+        if newest < available[-1].number:
+            raise SchemaError(f"the schema is at {newest}, this program needs {available[-1].number}; run `citybeat migrate`")
         names = outdated(connection)
     if names:
         raise SchemaError(f"functions and views are not those of this program ({', '.join(names)}); run `citybeat migrate`")

@@ -1,4 +1,4 @@
--- Trigger functions that write the table audit. The triggers themselves belong to their tables (`migrations/`): `olds` and `news`
+-- Trigger functions that write the table audit. The triggers themselves belong to their tables (migration 0019): `olds` and `news`
 -- are the rows of one statement before and after it, and each trigger has only those of its own event.
 
 CREATE OR REPLACE FUNCTION audit_actor() RETURNS text LANGUAGE sql STABLE

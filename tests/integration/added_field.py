@@ -28,7 +28,7 @@ async def main(database):
     words = ["devices", "add", "env-1", "--source", "gw-1", "--domain", "environment", "--metric", "pm25", "--height", "2.5"]
     made = await asyncio.to_thread(CliRunner().invoke, commands, words, env=env)
     assert made.exit_code == 0, made.output
-    app = create_app(database_url=database, catalogue=builtin(), rate=6_000, anonymous=EVERYTHING)
+    app = create_app(database_url=database, catalogue=builtin(), anonymous=EVERYTHING, rate=6_000)
     transport = httpx.ASGITransport(app=app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://citybeat.test") as api:
         await through_the_api(api)

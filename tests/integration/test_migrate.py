@@ -52,6 +52,16 @@ def test_files_are_numbered_without_gaps():
     assert numbers == list(range(19, 19 + len(numbers)))
 
 
+def test_a_schema_before_the_first_release_is_refused(connection):
+    connection.execute("DELETE FROM schema_migrations")
+    connection.execute(
+        "INSERT INTO schema_migrations (number, name, checksum) VALUES (17, 'registry', 'x'), (18, 'statistics', 'x')"
+    )
+    for attempt in (lambda: migrate.migrate(connection, builtin(), chunk_days={}), lambda: schema_version.check(connection)):
+        with pytest.raises(SchemaError, match="at 18, older than version 0.1.0; run `citybeat migrate` of version 0.1.0 first"):
+            attempt()
+
+
 def test_chunk_intervals_are_settings(connection):
     migrate.migrate(connection, builtin(), chunk_days={"readings": 1.0, "readings_1m": 5.0})
     rows = connection.execute(
