@@ -1,21 +1,30 @@
 """The examples of CONTRIBUTING.md, used as it says."""
 
+import asyncio
+import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import create_model
 
+from citybeat.api.http import models
 from citybeat.dashboards import boards
 from citybeat.dashboards.board import Context
 from citybeat.dashboards.texts import Texts
 from citybeat.devices import batch, errors, flags
-from citybeat.devices.catalogue import builtin, extended
+from citybeat.devices.catalogue import Kind, builtin, extended
 from citybeat.devices.errors import Reason
 from citybeat.devices.flags import Flag
 from citybeat.devices.wire import decoded, names
+from citybeat.ingest.judging import decode
+from citybeat.ingest.judging.message import Message
+from citybeat.storage.db import schema_version
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
 #: Modules that the example of a wire format imports, by the last part of their names.
@@ -30,9 +39,9 @@ PAYLOADS = st.one_of(st.binary(max_size=20), st.lists(WORDS).map(lambda words: "
 
 def example(kind: str, section: str) -> str:
     """The first block of this kind behind the heading of a section."""
-    found = re.search(rf"^### {section}$.*?^```{kind}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^### {section}$.*?^ *```{kind}\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
     assert found
-    return found[1]
+    return textwrap.dedent(found[1])
 
 
 def keyvalue(payloads: list[bytes]) -> Any:
@@ -57,10 +66,35 @@ def test_the_wire_format_reads_what_it_says():
     ]
 
 
+def test_a_message_of_the_wire_format_becomes_columns(monkeypatch):
+    def read(payloads, _sources, _received_at):
+        return keyvalue(payloads)
+
+    monkeypatch.setattr(decode, "FORMATS", {**decode.FORMATS, "keyvalue": read})
+    payload = b"device=env-1 pm25=12.3 temperature=20"
+    message = Message("city/v1/gw/keyvalue", payload, received_at=NOW, redelivered=False, qos=1, mid=1, epoch=0)
+    columns = decode.decode([message], max_bytes=1000).decoded
+    assert (columns.device, columns.metric, columns.value.tolist()) == (["env-1"] * 2, ["pm25", "temperature"], [12.3, 20.0])
+    assert not columns.refused
+
+
 @given(st.lists(PAYLOADS, max_size=4))
 def test_the_wire_format_accounts_for_every_reading(payloads):
     read = keyvalue(payloads)
     assert read.received.sum() == len(read.value) + sum(each.index is not None for each in read.refused)
+
+
+def test_the_route_is_described_and_answers(monkeypatch):
+    monkeypatch.setattr(models, "KindsModel", create_model("KindsModel", kinds=(list[dict[str, Any]], ...)), raising=False)
+    module: dict[str, Any] = {}
+    exec(example("python", "A route"), module)
+    app = FastAPI()
+    app.include_router(module["router"])
+    described = app.openapi()["paths"]["/v1/kinds"]["get"]
+    assert described["responses"]["200"]["content"]["application/json"]["example"] == module["_EXAMPLE"]
+    kinds = json.loads(asyncio.run(module["kinds"](None)).body)["kinds"]
+    assert {kind["name"] for kind in kinds} == set(Kind)
+    assert all(kind["aggregates"] for kind in kinds)
 
 
 def test_the_metric_appears_on_its_dashboard():
@@ -68,3 +102,11 @@ def test_the_metric_appears_on_its_dashboard():
     assert catalogue.keys() - builtin().keys() == {"uvIndex"}
     made = boards.build(Context(catalogue=catalogue, words=Texts("vi")))
     assert "Chỉ số UV" in str(made["environment"])
+
+
+def test_migrations_are_named_as_the_page_on_migrations_says():
+    files = [script.file for script in schema_version.migrations()]
+    for number, file in enumerate(files, 1):
+        assert re.fullmatch(rf"(migrations/)?{number:04}_[a-z_]+\.sql", file)
+    page = (Path(__file__).parents[2] / "docs/migrations.md").read_text("utf-8")
+    assert f"`storage/migrations/{len(files) + 1:04}_noun.sql`" in page
