@@ -93,6 +93,29 @@ def test_links_between_documents_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
+#: Files that instructions tell the reader to write: `NAME`, and the names of examples.
+EXAMPLES = {
+    "api/routes/kinds.py",
+    "dashboards/boards/NAME.py",
+    "devices/wire/keyvalue.py",
+    "storage/migrations/0021_noun.sql",
+    "tests/unit/test_keyvalue.py",
+}
+FOLDERS = ("devices", "storage", "ingest", "api", "dashboards", "simulator", "stack", "citybeat", "tests", "bench", "docs")
+PATHS = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./*-]+\.(?:py|sql|md|toml|js|yaml))`")
+#: Texts that name files. The changelog and the decisions are history, and may name files that are gone.
+NAMING = [
+    *(path for path in DOCUMENTS if path.name != "CHANGELOG.md" and path.parent.name != "decisions"),
+    *(path for folder in FOLDERS if folder != "docs" for path in (ROOT / folder).rglob("*.py")),
+]
+
+
+def test_files_that_documents_and_modules_name_exist():
+    named = {(name, path.relative_to(ROOT).as_posix()) for path in NAMING for name in PATHS.findall(path.read_text("utf-8"))}
+    assert len(named) > 50
+    assert {(name, by) for name, by in named if name not in EXAMPLES and not any(ROOT.glob(name))} == set()
+
+
 def anchors(document):
     """The names by which links lead to the headings of a document, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
