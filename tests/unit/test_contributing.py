@@ -110,3 +110,12 @@ def test_migrations_are_named_as_the_page_on_migrations_says():
         assert re.fullmatch(rf"(migrations/)?{number:04}_[a-z_]+\.sql", file)
     page = (Path(__file__).parents[2] / "docs/migrations.md").read_text("utf-8")
     assert f"`storage/migrations/{len(files) + 1:04}_noun.sql`" in page
+
+
+def test_tests_that_the_page_names_exist():
+    named = set(re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", TEXT)) - {"test_keyvalue.py"}
+    assert len(named) > 10
+    assert named <= {path.name for path in Path(__file__).parents[1].rglob("test_*.py")}
+    cases = set(re.findall(r"`(test_\w+)`", TEXT))
+    text = "".join(path.read_text("utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert all(f"def {case}(" in text for case in cases)
