@@ -233,7 +233,7 @@ class _Sending:
             self._selector.register(link, selectors.EVENT_READ, number)
 
     def run(self) -> None:
-        """Send until told to stop."""
+        """Send until asked to stop."""
         shared, total = self._shared, len(self._ends)
         start, began, number = 0, 0.0, 0
         while shared[3] != _STOP:

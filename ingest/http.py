@@ -122,7 +122,7 @@ class HttpIngest:
         ----------
         offer : IngestRequest
         within : float
-            s after which nobody waits for the result any more.
+            s after which no request waits for the result any more.
 
         Returns
         -------
@@ -135,7 +135,7 @@ class HttpIngest:
         UnreadableError
             Nothing of the payload can be decoded. It is not quarantined, since its sender learns of it here.
         NotTakenError
-            There is no room for it at present.
+            The queue is full at present.
         OtherContentError
             A request with the same id and other content is pending or running.
         HttpIngestError
@@ -242,7 +242,7 @@ class HttpIngest:
 
 
 class _Attempt:
-    """One batch, which is tried until it is committed or nobody waits for it any more."""
+    """One batch, which is tried until it is committed or no request waits for it any more."""
 
     def __init__(self, pipeline: Pipeline, entries: Sequence[_Entry]) -> None:
         self._pipeline: Final = pipeline
@@ -297,7 +297,7 @@ class _Attempt:
             return OutcomeUnknownError(
                 "the database connection was lost during a commit; whether the readings are stored is unknown"
             )
-        _LOG.warning("not taken, the database is unavailable: %s", self._why)
+        _LOG.warning("readings over HTTP were not taken, the database is unavailable: %s", self._why)
         return NotTakenError("the database cannot be reached at the moment")
 
 

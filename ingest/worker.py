@@ -109,7 +109,7 @@ def serve(line: Connection, pipeline: Pipeline, housekeeper: Housekeeper) -> Non
             began = time.monotonic()
             written = pipeline.process(request.messages, closed, batch_id=request.id, trouble=trouble)
             if written is None:
-                _LOG.info("stopped while the database was away")
+                _LOG.info("worker stopped while the database was unavailable")
                 return
             remarks.note(written)
             line.send(

@@ -50,7 +50,7 @@ class Publisher:
     source : str
         The MQTT user name, and the level of its topics.
     password : str or None
-        None: the broker asks for none.
+        None: the broker requires none.
     window : int
         Messages without an answer, at most; the broker's Receive Maximum lowers it.
     stop : threading.Event, optional
@@ -130,7 +130,7 @@ class Publisher:
         Returns
         -------
         Receipt
-            It is told what the broker answers.
+            It receives the broker's answers.
 
         Raises
         ------

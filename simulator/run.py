@@ -80,7 +80,7 @@ def run(
     url : str
         Of the broker: mqtt://host:port, or mqtts:// for TLS.
     passwords : mapping
-        By source; None for a broker that asks for none.
+        By source; None for a broker that requires none.
     stop : threading.Event
     speed : float
         Simulated seconds a second. Simulated time is never ahead of the clock: see `schedule.timeline` for where it starts.

@@ -1,4 +1,4 @@
-"""Processes and ports of this machine: identity, liveness, and children that do not outlive their parent.
+"""Processes and ports of this machine: identity, whether they run, and children that do not outlive their parent.
 
 A process is identified by its id and its start time together, so that a recycled id is never mistaken for it, and never killed.
 """

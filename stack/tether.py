@@ -18,7 +18,7 @@ def tether(parent: int) -> None:
     Parameters
     ----------
     parent
-        Expected process id of the parent. A different one means that the parent died before the kernel was told.
+        Expected process id of the parent. A different one means that the parent died before `prctl` took effect.
 
     Raises
     ------

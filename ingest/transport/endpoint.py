@@ -68,7 +68,7 @@ class Endpoint:
             raise EndpointError(f"ingest cannot listen on {host}:{port} ({exc.strerror or exc}); set CITYBEAT_INGEST_PORT") from exc
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="endpoint", daemon=True)
         self._thread.start()
-        _LOG.info("listening", extra={"host": host, "port": self.port})
+        _LOG.info("the endpoint of metrics and health is listening", extra={"host": host, "port": self.port})
 
     def stop(self) -> None:
         """Stop listening; a second call does nothing."""

@@ -215,7 +215,7 @@ class Gateway:
             waiting = len(self._open)
         self.shedding = False
         session = "session resumed" if flags.session_present else "new session"
-        _LOG.info("connected to %s, %s; %d messages are not acknowledged yet", self._place, session, waiting)
+        _LOG.info("connected to the broker at %s, %s; %d messages are not acknowledged yet", self._place, session, waiting)
         # Retained messages only with a new subscription: otherwise each reconnect would deliver every source's status again.
         _, mid = client.subscribe(SUBSCRIPTION, options=SubscribeOptions(qos=1, retainHandling=1))
         self._subscription = mid or 0
@@ -228,7 +228,7 @@ class Gateway:
             self._fail(f"{why}; CITYBEAT_MQTT_CA names the file of the authority that issued it")
         elif time.monotonic() - self._logged_at >= _LOG_EVERY:
             self._logged_at = time.monotonic()
-            _LOG.warning("no connection to %s: %s", self._place, exc)
+            _LOG.warning("cannot connect to the broker at %s, will retry: %s", self._place, exc)
 
     def _on_subscribe(self, _client: Client, _data: Any, mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         if mid != self._subscription:
@@ -245,7 +245,7 @@ class Gateway:
         if code.value == _TAKEN_OVER:
             self._fail(f"another client took over the session {self._session.client_id!r}; give each ingest its own client id")
         elif code.is_failure:
-            _LOG.warning("connection to %s lost: %s", self._place, code)
+            _LOG.warning("connection to the broker at %s lost, will reconnect: %s", self._place, code)
 
     def _receive(self, found: Sequence[Publication]) -> None:
         """Take in the messages of one read of the network."""

@@ -1,7 +1,7 @@
 """A partition: one worker's share of the messages, on their way from an inbox to the worker or to disk.
 
 Each partition has a thread of its own. `ingest.transport.partition_states` decides; the thread carries out what it decides, and
-tells it what came of that.
+reports the outcome to it.
 """
 
 import logging

@@ -114,7 +114,7 @@ class Pipeline:
             if registry_store.notified(self._lookup):
                 self.refresh()
         except DatabaseUnavailableError as exc:
-            _LOG.warning("database away: %s", exc)
+            _LOG.warning("the database is unavailable, will retry: %s", exc)
             self.close()
 
     def refresh(self) -> None:
@@ -211,10 +211,10 @@ class Pipeline:
                 moved = True
                 continue
             except TransientError as exc:
-                _LOG.info("trying again: %s", exc)
+                _LOG.info("a batch failed, will retry: %s", exc)
                 problem: CitybeatError = exc
             except DatabaseUnavailableError as exc:
-                _LOG.debug("database away: %s", exc)
+                _LOG.debug("the database is unavailable, will retry: %s", exc)
                 self.close()
                 problem = exc
             if trouble is not None:

@@ -3,7 +3,7 @@
 The default city is shaped like Quy Nhơn: its former wards as districts, with their approximate centres, and three domains
 mixed as a city would: traffic 40 %, environment 25 %, energy 35 %.
 
-A city of a million devices is arrays; a `Device` is made when somebody asks for it. What a device is depends on the seed and on its
+A city of a million devices is arrays; a `Device` is made on request. A device depends on the seed and on its
 number alone, so that a larger city has the devices of a smaller one, and more.
 """
 

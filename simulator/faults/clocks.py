@@ -1,7 +1,7 @@
 """Faults of clocks: the time that a device with a wrong clock reports, as a function of (seed, device, time, fault). Pure.
 
 **No wrong time is ever a right one's.** Right clocks stamp whole milliseconds; wrong ones stamp microseconds that are none. So a
-reading with a wrong time never meets one with a right time in the database, which would make a conflict that nobody could foresee.
+reading with a wrong time never meets one with a right time in the database, which would make an unforeseeable conflict.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Figures of the load generator: of the last second, and in the report at the end.
 
 Pure: no clock, no socket. "Acknowledged" messages were taken by the broker, even those
-that nobody subscribes to.
+without a subscriber.
 """
 
 from collections import Counter

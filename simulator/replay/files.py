@@ -137,7 +137,7 @@ def replay(
     url : str
         Of the broker: mqtt://host:port, or mqtts:// for TLS.
     passwords : mapping
-        By source; None for a broker that asks for none.
+        By source; None for a broker that requires none.
     register : callable
         Takes the devices that have rows in the files.
     speed : float, optional

@@ -19,13 +19,13 @@ class Parts:
     Parameters
     ----------
     dtype : numpy.dtype
-        Of a row.
+        Type of a row.
     count : int
-        Parts. One part stays in memory.
+        Number of parts. A single part stays in memory.
     directory : Path
-        Of the files; whoever made it removes it.
+        Folder of the files; the caller that made it removes it.
     name : str
-        What the files are called, before their number.
+        Beginning of the files' names, before their number.
     """
 
     def __init__(self, dtype: np.dtype[Any], count: int, directory: Path, name: str) -> None:

@@ -143,10 +143,10 @@ def verdict(scorer: Scorer, accounts: Sequence[Account], *, scenario: str, seed:
     Parameters
     ----------
     scorer : Scorer
-        With every part, and the books' findings among its own.
+        With every part, and the ledger's findings among its own.
     accounts : sequence of Account
     scenario, seed, readings
-        What the truth file says, and how many rows it has.
+        Values of the truth file, and its number of rows.
     """
     _claims(scorer, accounts)
     kinds = [_kind(name, scorer.kinds[name]) for name in UNITS if name in scorer.kinds and _any(scorer.kinds[name])]

@@ -224,10 +224,10 @@ def test_a_wrong_password_is_an_error_that_does_not_show_it(gateway, servers):
 
 def test_a_broker_that_is_not_there_is_waited_for_and_said_so_once(gateway, caplog):
     waiting, _ = gateway(url=f"mqtt://127.0.0.1:{free_port()}")
-    until(lambda: "no connection to 127.0.0.1" in caplog.text)
+    until(lambda: "cannot connect to the broker at 127.0.0.1" in caplog.text)
     time.sleep(2.5)
     waiting.check()
-    assert caplog.text.count("no connection") == 1
+    assert caplog.text.count("cannot connect to the broker") == 1
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------------------
