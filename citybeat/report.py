@@ -68,7 +68,7 @@ def build(*, sent: Sequence[Sent], run: Counts, discrepancies: Sequence[str], ro
     run : Counts
         The ledger's totals of this run, over all sources.
     discrepancies, rollup_differences : sequence of str
-        Of the whole database, from `storage.accounts.ledger`.
+        Differences in the whole database, from `storage.accounts.ledger`.
     """
     outstanding = [f"source {s.source}: {s.outstanding} acknowledged messages did not arrive" for s in sent if s.outstanding]
     return Report(

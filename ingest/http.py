@@ -61,7 +61,7 @@ class _Entry:
     offer: IngestRequest
     message: Message
     future: Future[IngestResult]
-    until: float  # monotonic s; nobody waits for the result any longer
+    until: float  # monotonic s; no request waits for the result any longer
 
 
 class HttpIngest:
@@ -76,7 +76,7 @@ class HttpIngest:
     max_bytes : int
         Size of the largest payload.
     room : int
-        Bytes of payload that may wait.
+        Largest number of bytes of payload that may wait.
     """
 
     def __init__(self, pipeline: Pipeline, *, size: BatchSize, max_bytes: int, room: int) -> None:
@@ -135,7 +135,7 @@ class HttpIngest:
         UnreadableError
             Nothing of the payload can be decoded. It is not quarantined, since its sender learns of it here.
         NotTakenError
-            The queue is full at present.
+            The queue is full, or the server is stopping.
         OtherContentError
             A request with the same id and other content is pending or running.
         HttpIngestError

@@ -125,7 +125,7 @@ class Publisher:
         channel : str
         payload : bytes
         readings : int
-            How many are in it; counted when the broker acknowledges.
+            Number of readings in it; counted when the broker acknowledges.
 
         Returns
         -------

@@ -78,7 +78,7 @@ def run(
     ----------
     city : City
     url : str
-        Of the broker: mqtt://host:port, or mqtts:// for TLS.
+        URL of the broker: mqtt://host:port, or mqtts:// for TLS.
     passwords : mapping
         By source; None for a broker that requires none.
     stop : threading.Event

@@ -139,9 +139,9 @@ def answers(example: Any, *statuses: int, status: int = 200, others: Mapping[str
     example : anything
         An answer.
     *statuses : int
-        Of problems, beside those that every such route may answer.
+        Statuses of problems, beside those that every such route may answer.
     status : int
-        Of the answer.
+        Status of the response.
     others : mapping, optional
         Other media types that a client may accept, with their schemas and examples.
     """

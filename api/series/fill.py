@@ -54,7 +54,7 @@ def filled(values: Float64, known: Bools, time: Int64, rule: Fill, *, directions
     ----------
     values : (s, g) float64
     known : (s, g) bool
-        Whether a bucket has a good reading; all others are gaps, whatever their values.
+        True for buckets with a good reading; all others are gaps, whatever their values.
     time : (g,) int64
         us, ascending.
     rule : Fill

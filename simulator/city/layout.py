@@ -157,13 +157,13 @@ def build(
     seed : int
         Two cities of one seed are equal.
     interval_scale : float
-        What the sensors' intervals are multiplied by, as declared and as sent: below 1 for a busier demonstration.
+        Factor of the sensors' intervals, as declared and as sent: below 1 for a busier demonstration.
     districts : sequence of District
-        Whose centres devices stand around.
+        Districts; devices stand around their centres.
     types : sequence of DeviceType
         Makes of devices to choose from.
     mix : mapping, optional
-        How many devices are of each type, relative to others, by its name; types that are not named do not occur.
+        Relative number of devices of each type, by its name; types that are not named do not occur.
     holidays : mapping, optional
         Kind of day by date; Vietnam's public holidays, unless given.
 

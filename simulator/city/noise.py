@@ -29,7 +29,7 @@ def key(seed: int, *path: int | str) -> int:
     seed : int
         Any integer; taken modulo 2^64.
     path : int or str
-        What leads to the place; order matters.
+        Numbers and names that lead to the place; order matters.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def line(keys: Keys, x: Float64, time: Int64, period: int) -> Float64:
     Parameters
     ----------
     keys : (n,) uint64
-        Of the line.
+        Keys of the line.
     x : (n,) float64
         Place, in lengths after which nothing is shared any more.
     time : (n,) int64

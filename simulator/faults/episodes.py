@@ -45,7 +45,7 @@ def current(keys: Keys, time: Int64, window: Window, duration: Int64) -> Found:
     Parameters
     ----------
     keys : (n,) uint64
-        Of the series, device or gateway, and the fault.
+        Keys of the series, device or gateway, and the fault.
     time : (n,) int64
         us since 1970 UTC.
     window : Window

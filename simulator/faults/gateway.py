@@ -57,7 +57,7 @@ class Gateway:
     ----------
     source : str
     seed : int
-        Of the city.
+        Seed of the city.
     faults : sequence of GatewayFault
         In the scenario's order; those of other sources are left out here.
     known : Sensors

@@ -129,9 +129,9 @@ def spoil(
     ----------
     form : Form
     reports : list of dict
-        Of `wire.encode_report`, at least one. They are left as they are.
+        Reports made by `wire.encode_report`, at least one. They are not changed.
     seq, boot
-        Of the message.
+        Number and boot of the message.
     chance : float
         In [0, 1): which report, which reading, which byte.
     foreign : str, optional

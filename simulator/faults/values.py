@@ -116,9 +116,9 @@ def shown(faults: Sequence[ValueFault], known: Sensors, series: Int64, time: Int
     time : (n,) int64
         us since 1970 UTC.
     true : (n,) float64
-        What the sensors should show.
+        Values without faults.
     sample : callable
-        What series show at other times.
+        Function that computes values of series at other times.
 
     Returns
     -------

@@ -123,7 +123,7 @@ class Backlog:
         memoryview
             Empty: nothing can be sent.
         int
-            How many of `due` are used up.
+            Number of elements of `due` that are used up.
         """
         stock = self._stock[0]
         packets, first, used = stock.packets, stock.at, 0

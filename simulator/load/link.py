@@ -65,7 +65,7 @@ class Link:
     ----------
     to : Address
     topic : str
-        Of the frame that supplies get.
+        Topic of the frame that supplies get.
     username, password : str or None
     window : int
         Messages without an answer, at most; the broker's Receive Maximum lowers it.
@@ -221,7 +221,7 @@ class Link:
             When each new message should have been sent, ns, monotonic.
         supply : Supply
         ahead : int
-            How many messages to take from it at once.
+            Number of messages to take from it at once.
         now : int
             ns, monotonic.
         clock : int

@@ -50,7 +50,7 @@ class Pace:
         sent : (senders,) int64
             Messages that each has sent.
         may : (m,) int64
-            Which of them may.
+            Indices of the senders that may send.
         """
         if self.rate is None or not len(may):
             return otherwise

@@ -93,7 +93,7 @@ class Traffic:
     ----------
     source : str
     boot : str
-        What distinguishes this run: numbers start at 0.
+        Name of this run, in which numbers start at 0.
     devices : int
         Stations of the source; a multiple of what `stations_for` gives.
     size : int

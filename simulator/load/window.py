@@ -79,9 +79,9 @@ class Window:
         Returns
         -------
         number, due, sent, readings : (m,) int64
-            Of the messages that they belong to.
+            Properties of the messages that the answers belong to.
         known : (n,) bool
-            Which of `ids` had a message; m of them.
+            True for each of `ids` that had a message; m of them.
         """
         given = np.where(ids <= self._circle, ids, 0)  # 0 is no identifier, and never has a message
         order = np.arange(len(ids))

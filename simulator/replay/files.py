@@ -135,7 +135,7 @@ def replay(
     paths : sequence of Path
     replay_map : ReplayMap
     url : str
-        Of the broker: mqtt://host:port, or mqtts:// for TLS.
+        URL of the broker: mqtt://host:port, or mqtts:// for TLS.
     passwords : mapping
         By source; None for a broker that requires none.
     register : callable

@@ -84,7 +84,7 @@ class TimeReader:
         time : int
             us since 1970 UTC.
         oddity : Oddity or None
-            What a policy decided about.
+            Oddity that a policy decided about.
 
         Raises
         ------

@@ -17,7 +17,7 @@ class Refusals:
     boot : (n,) int64
         Place in the truth's list of starts; -1: of a message without a number, or of a start that the truth does not know.
     seq, index : (n,) int64
-        Which message, which reading of it.
+        Number of the message, and index of the reading in it.
     reason : (n,) int64
         Code, as of `simulator.faults.rows`.
     last_seq : sequence of int

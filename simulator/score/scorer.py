@@ -102,7 +102,7 @@ class Scorer:
     sensors : Sensors
     limits : Limits
     refusals : Refusals
-        What the database keeps in quarantine.
+        Contents of the database's quarantine.
     names : Names
     """
 

@@ -49,9 +49,9 @@ class Findings:
         what : str
         rows : (n,) labels
         which : (k,) int64
-            Of them.
+            Indices of rows.
         words : (k, …) array, optional
-            What is said of each besides, by `form`.
+            Further words on each, formatted by `form`.
         """
         if not len(which):
             return
