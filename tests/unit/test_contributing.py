@@ -105,11 +105,11 @@ def test_the_metric_appears_on_its_dashboard():
 
 
 def test_migrations_are_named_as_the_page_on_migrations_says():
-    files = [script.file for script in schema_version.migrations()]
-    for number, file in enumerate(files, 1):
-        assert re.fullmatch(rf"(migrations/)?{number:04}_[a-z_]+\.sql", file)
+    scripts = schema_version.migrations()
+    for script in scripts:
+        assert re.fullmatch(rf"migrations/{script.number:04}_[a-z0-9_]+\.sql", script.file)
     page = (Path(__file__).parents[2] / "docs/migrations.md").read_text("utf-8")
-    assert f"`storage/migrations/{len(files) + 1:04}_noun.sql`" in page
+    assert f"`storage/migrations/{scripts[-1].number + 1:04}_noun.sql`" in page
 
 
 def test_tests_that_the_page_names_exist():
