@@ -240,7 +240,7 @@ def test_alert_rules_say_what_to_do_in_both_languages(prometheus):
         assert all("⟦" in text for text in (rule["title"], *rule["annotations"].values()))
 
 
-def test_alerts_of_the_issue_are_there():
+def test_every_alert_rule_is_there():
     made = {rule["uid"] for rule in alerts.group(Context(catalogue=builtin(), words=Texts("en"), prometheus="prom"))}
     assert made == {f"citybeat-alert-{name}" for name in ("limit", "overdue", "ledger", "lag", "commit", "spool", "quarantine")}
 
